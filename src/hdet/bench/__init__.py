@@ -1,0 +1,1 @@
+"""Benchmarks behind the `hdet` command: tasks, runs, records, plots and reports."""

@@ -1,0 +1,309 @@
+"""The converge step: replace tensors by their mean over the replicas, in place.
+
+Tensors are packed into flat buckets, each of one (device, dtype). Two buffers alternate:
+one is on the wire while the other is packed or unpacked, and they are all the extra memory
+there is, whatever the model's size. Every element is written back through the tensor's own
+memory: `data_ptr`, strides and memory format stay, which CUDA graphs and compiled code rely
+on. A tensor is written only after its bucket has arrived, so a failing collective leaves no
+half-summed weights.
+
+Before the first bucket leaves, the replicas tell each other whether they hold the same
+layout and only finite values. One that does not is left out of the mean as a whole and
+healed by it.
+
+Source: HDET (arXiv 2604.24708), equation (3): theta_r <- mean over the replicas of theta.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from ..errors import require, where
+from .groups import Replicas, find_replicas
+
+# DDP's own bucket size: large enough to hide the latency of a collective.
+BUCKET_BYTES = 25 * 2**20
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@torch.no_grad()
+def average_(
+    tensors: Iterable[Tensor],
+    process_group: dist.ProcessGroup | None = None,
+    *,
+    model: nn.Module | None = None,
+    bucket_bytes: int = BUCKET_BYTES,
+) -> tuple[int, ...]:
+    """Average `tensors` over the replicas, in place, equation (3).
+
+    Collective: every rank calls it with tensors of the same shapes, strides and dtypes in
+    the same order. Half precision is summed in float32; integer tensors are left alone.
+
+    Before: `average_parameters(model.parameters(), group)`
+    After:  `hdet.average_(model.parameters(), model=model)`
+
+    Args:
+        tensors: parameters or any other tensors. Sharded ones (DTensor) are averaged shard
+            by shard over their mesh's replicate axis.
+        process_group: the replicas; default the mesh's replicate axis, else all ranks.
+        model: its floating-point buffers, such as batch-norm statistics, are averaged too.
+        bucket_bytes: size of a bucket in bytes, at least 1024; default 25 MiB, as in DDP.
+
+    Returns:
+        The replicas that were left out for being non-finite, ascending; the same on every
+        rank. With one replica, or no process group, nothing is sent and nothing changes.
+
+    Raises:
+        ValueError: on every rank and before anything changes, if an argument is out of
+            range, the tensors differ between ranks, or they are sharded without replicas.
+        RuntimeError: on every rank, if all replicas hold non-finite values.
+
+    References:
+        Cheng et al., arXiv 2604.24708, converge step.
+    """
+    require(
+        bucket_bytes >= 1024,
+        "average_",
+        "bucket_bytes",
+        bucket_bytes,
+        "must be at least 1024",
+        "leave it out for 25 MiB",
+    )
+    tensors = list(tensors)
+    if model is not None:
+        tensors += model.buffers()
+    replicas = find_replicas(tensors, "average_", process_group)
+    if not replicas.connected or replicas.size == 1:
+        return ()
+    averaging = Averaging(tensors, replicas, bucket_bytes)
+    rows = replicas.gather(replicas.sum_inner_(averaging.health()))
+    masked = check_health(rows)
+    averaging.run(masked)
+    return masked
+
+
+def local_floats(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return what is to be averaged: each tensor's local part, once, if it has floats.
+
+    Complex tensors are seen as real ones; integers, booleans and empty tensors drop out.
+    """
+    floats = []
+    for tensor in {id(t): t for t in tensors}.values():
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if local.is_complex():
+            local = torch.view_as_real(local)
+        if local.is_floating_point() and local.numel():
+            floats.append(local)
+    return floats
+
+
+def check_health(rows: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """Return which replicas are non-finite, from everyone's `Averaging.health`.
+
+    Raises:
+        ValueError: if the layouts differ.
+        RuntimeError: if no replica is finite.
+    """
+    odd = [r for r, row in enumerate(rows) if row[1] != rows[0][1]]
+    if odd:
+        raise ValueError(
+            f"{where()}`average_` needs the same shapes, strides and dtypes in the same "
+            f"order on every replica, and replicas {odd} differ from replica 0: build the "
+            f"same model with the same memory format everywhere."
+        )
+    masked = tuple(r for r, row in enumerate(rows) if row[0] > 0)
+    if len(masked) == len(rows):
+        raise RuntimeError(
+            f"{where()}All {len(rows)} replicas hold NaN or infinite values, so there is "
+            f"nothing to heal from. Load the last checkpoint and lower the learning rate, "
+            f"or clip gradients."
+        )
+    return masked
+
+
+class Averaging:
+    """One pass of equation (3) over a list of tensors: `health`, then `run`.
+
+    Args:
+        tensors: what is to be averaged; see `average_`.
+        replicas: who takes part.
+        bucket_bytes: size of a bucket.
+    """
+
+    def __init__(
+        self,
+        tensors: Iterable[Tensor],
+        replicas: Replicas,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
+        self._tensors = local_floats(tensors)
+        self._replicas = replicas
+        self._buckets = [_Bucket(p) for p in _plan(self._tensors, bucket_bytes)]
+        self._storages = [_take(b.device, b.nbytes) for b in self._buckets[:2]]
+        # Packed now, since checking one packed buffer is quicker than many small tensors.
+        for index in range(len(self._storages)):
+            self._pack(index)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are, and so where the collectives run."""
+        return self._tensors[0].device if self._tensors else torch.device("cpu")
+
+    def _pack(self, index: int) -> None:
+        """Pack bucket `index` into the buffer that bucket `index - 2` has left."""
+        bucket, storage = self._buckets[index], self._storages[index % 2]
+        if storage.device != bucket.device or storage.numel() < bucket.nbytes:
+            storage = self._storages[index % 2] = _take(bucket.device, bucket.nbytes)
+        bucket.pack(storage)
+
+    def health(self) -> Tensor:
+        """Return [non-finite, layout], float64: what the replicas check of each other."""
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        for bucket in self._buckets:
+            finite &= bucket.finite().to(self.device)
+        layout = hash(tuple((t.shape, t.stride(), t.itemsize) for t in self._tensors))
+        # 32 bits of a hash pass unharmed through a float64, and through sums over shards.
+        row = torch.tensor(
+            [0.0, layout & 0xFFFFFFFF], dtype=torch.float64, device=self.device
+        )
+        row[0] = (~finite).double()
+        return row
+
+    def run(self, masked: Sequence[int] = (), measure: bool = False) -> Tensor:
+        """Replace the tensors by their mean over the replicas not in `masked`. Collective.
+
+        Args:
+            masked: replicas that receive the mean and give nothing.
+            measure: whether to measure the divergence, one more pass over the tensors.
+
+        Returns:
+            The squares of ||theta_r - mean|| and ||mean|| for this process's tensors,
+            float32 on `device`; zeros if not measured.
+        """
+        silent = self._replicas.rank in masked
+        live = self._replicas.size - len(masked)
+        squares = torch.zeros(2, device=self.device)
+        for index, bucket in enumerate(self._buckets):
+            if index == 0:
+                bucket.send(self._replicas.group, silent)
+            if index + 1 < len(self._buckets):
+                if index >= 1:
+                    self._pack(index + 1)
+                self._buckets[index + 1].send(self._replicas.group, silent)
+            squares += bucket.unpack(live, measure).to(self.device)
+        _give_back(self._storages)
+        return squares
+
+
+# Fresh memory from the system costs more than the averaging itself on a CPU, page by page.
+# Accelerators have a caching allocator of their own.
+_resting: list[Tensor] = []
+
+
+def _take(device: torch.device, nbytes: int) -> Tensor:
+    """Return a byte buffer, one that rests from an earlier call if it is large enough."""
+    if device.type == "cpu":
+        while _resting:
+            storage = _resting.pop()
+            if storage.numel() >= nbytes:
+                return storage
+    return torch.empty(nbytes, dtype=torch.uint8, device=device)
+
+
+def _give_back(storages: list[Tensor]) -> None:
+    if not _resting:
+        _resting.extend(s for s in storages if s.device.type == "cpu")
+
+
+def _plan(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]]:
+    """Yield the flat pieces of each bucket; a tensor over the cap is cut into several."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    for (_, dtype), group in kinds.items():
+        cap = bucket_bytes // _wire_dtype(dtype).itemsize
+        pieces: list[Tensor] = []
+        room = cap
+        for tensor in group:
+            flat = _flat(tensor)
+            start = 0
+            while start < flat.numel():
+                piece = flat[start : start + room]
+                pieces.append(piece)
+                start += piece.numel()
+                room -= piece.numel()
+                if room == 0:
+                    yield pieces
+                    pieces, room = [], cap
+        if pieces:
+            yield pieces
+
+
+def _wire_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Return the tensor's memory as one dimension, a view, in order of address.
+
+    Raises:
+        ValueError: if its elements overlap or leave gaps.
+    """
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    dense = tensor.permute(order)
+    if not dense.is_contiguous():
+        raise ValueError(
+            f"{where()}`average_` got a tensor of shape {tuple(tensor.shape)} and strides "
+            f"{tensor.stride()}, whose elements overlap or leave gaps in memory: give the "
+            f"tensor that it is a view of."
+        )
+    return dense.view(-1)
+
+
+class _Bucket:
+    """Flat pieces of one device and dtype, and the buffer in which they travel."""
+
+    def __init__(self, pieces: list[Tensor]) -> None:
+        self._pieces = pieces
+        self._sizes = [piece.numel() for piece in pieces]
+        self._wire = _wire_dtype(pieces[0].dtype)
+        self.device = pieces[0].device
+        self.nbytes = sum(self._sizes) * self._wire.itemsize
+        self._buffer: Tensor | None = None
+
+    def pack(self, storage: Tensor) -> None:
+        self._buffer = storage[: self.nbytes].view(self._wire)
+        torch.cat(self._pieces, out=self._buffer)
+
+    def finite(self) -> Tensor:
+        parts = self._pieces if self._buffer is None else [self._buffer]
+        # One pass and no copy, unlike isfinite(); NaN and infinity both come through.
+        ends = torch.stack([end for part in parts for end in torch.aminmax(part)])
+        return ends.isfinite().all()
+
+    def send(self, group: dist.ProcessGroup | None, silent: bool) -> None:
+        assert self._buffer is not None
+        if silent:
+            self._buffer.zero_()
+        self._work = dist.all_reduce(self._buffer, group=group, async_op=True)
+
+    def unpack(self, live: int, measure: bool) -> Tensor:
+        """Write the mean back, once it is here; return the squared norms of `run`."""
+        assert self._buffer is not None and self._work is not None
+        self._work.wait()
+        mean, self._buffer = self._buffer.div_(live), None
+        slots = list(mean.split(self._sizes))
+        squares = torch.zeros(2, device=self.device)
+        if measure:
+            torch._foreach_sub_(self._pieces, slots)
+            gaps = [torch.linalg.vector_norm(p, dtype=torch.float32) for p in self._pieces]
+            squares[0] = torch.stack(gaps).square().sum()
+            squares[1] = torch.linalg.vector_norm(mean, dtype=torch.float32).square()
+        torch._foreach_copy_(self._pieces, slots)
+        return squares

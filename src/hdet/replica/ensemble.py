@@ -1,0 +1,198 @@
+"""The replicas of a run as one object: what each saw, and the sync at which they meet.
+
+A sync is a fixed sequence of collectives: one small gather (losses, whether the weights are
+finite, their layout), the averaging, one small gather of what the averaging measured. When
+it happens is decided by the caller from step counts alone, so that every rank does the same.
+
+Source: HDET (arXiv 2604.24708), equations (3) and (4).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import where
+from .averaging import Averaging, check_health
+from .groups import Replicas
+from .optimizer_state import all_state, weight_dependent_state
+from .setup_checks import SteppingGuard
+from .signals import LossMeter, interval_means
+
+
+@dataclass(frozen=True)
+class Sync:
+    """What a sync found; the same on every rank but for `milliseconds`.
+
+    Attributes:
+        losses: L_r of every replica, the mean over the interval; NaN where it gave none, or
+            where its weights were not finite.
+        given: whether any replica was given a loss in the interval.
+        masked: the replicas whose loss or weights were not finite. Weights are healed.
+        divergence: ||theta_r - mean|| / ||mean|| of every replica before it was averaged.
+        milliseconds: this process's time for the whole sync.
+    """
+
+    losses: list[float]
+    given: bool
+    masked: list[int]
+    divergence: list[float]
+    milliseconds: float
+
+
+class Ensemble:
+    """N replicas that part and meet again.
+
+    Args:
+        optimizer: its parameters, and the state that depends on them, are averaged.
+        model: its floating-point buffers are averaged too.
+        replicas: who they are.
+        name: the public name to put into errors.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module | None,
+        replicas: Replicas,
+        name: str,
+    ) -> None:
+        self.replicas = replicas
+        self.meter = LossMeter()
+        self._optimizer = optimizer
+        self._model = model
+        self._name = name
+        self._guard = SteppingGuard(optimizer)
+        self._syncs = 0
+        self._ever_given = False
+        self._masked_total = [0] * replicas.size
+        self._last: dict[str, Any] = {}
+
+    def before_step(self) -> None:
+        """Check what every step relies on. Local.
+
+        Raises:
+            RuntimeError: if there is no process group for the replicas that were promised,
+                or the scheduler is stepped several times per optimizer step.
+        """
+        if not self.replicas.connected:
+            raise RuntimeError(
+                f"`{self._name}(world_size={self.replicas.size})` has no process group to "
+                f"average over: call torch.distributed.init_process_group first, and start "
+                f"the script with torchrun."
+            )
+        self._guard.scheduler_stepped(self._name)
+
+    @torch.no_grad()
+    def sync(self) -> Sync:
+        """Average weights and the state that follows them, and gather losses. Collective.
+
+        The losses of the interval are read, not reset: `end_interval` does that.
+
+        Returns:
+            What was found.
+
+        Raises:
+            ValueError: on every rank, if the replicas' tensors differ in layout.
+            RuntimeError: on every rank, if no replica is finite.
+        """
+        start = time.perf_counter()
+        averaging = Averaging(self._tensors(), self.replicas)
+        row = torch.cat([averaging.health(), self.meter.row(averaging.device)])
+        rows = self.replicas.gather(self.replicas.sum_inner_(row))
+        broken = check_health(rows)
+        if broken:
+            # A broken replica's own moments are in doubt too, whatever they depend on.
+            everything = [*self._tensors(), *all_state(self._optimizer)]
+            averaging = Averaging(everything, self.replicas)
+        squares = self.replicas.sum_inner_(averaging.run(broken, measure=True))
+        means = interval_means([row[2:] for row in rows])
+        losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
+        found = Sync(
+            losses,
+            any(row[3] > 0 for row in rows),
+            [
+                r
+                for r, (row, loss) in enumerate(zip(rows, losses, strict=True))
+                if r in broken or (row[3] > 0 and not math.isfinite(loss))
+            ],
+            [(gap / (mean or 1.0)) ** 0.5 for gap, mean in self.replicas.gather(squares)],
+            1000 * (time.perf_counter() - start),
+        )
+        self._record(found)
+        return found
+
+    def _record(self, found: Sync) -> None:
+        self._syncs += 1
+        self._ever_given |= found.given
+        if len(self._masked_total) != self.replicas.size:
+            self._masked_total = [0] * self.replicas.size
+        for r in found.masked:
+            self._masked_total[r] += 1
+        self._last = {
+            "losses": found.losses,
+            "masked": found.masked,
+            "divergence": found.divergence,
+            "sync_ms": found.milliseconds,
+        }
+
+    @property
+    def ever_given_a_loss(self) -> bool:
+        """Whether any replica was given a loss before the last sync; equal on all ranks."""
+        return self._ever_given
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the counts, and what the last sync found. Local."""
+        return {
+            "syncs": self._syncs,
+            "masked_total": list(self._masked_total),
+            **self._last,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers; `local` is this rank's own, the rest is shared."""
+        return {
+            "syncs": self._syncs,
+            "ever_given": self._ever_given,
+            "masked_total": list(self._masked_total),
+            "local": {
+                "rank": self.replicas.rank,
+                "world_size": self.replicas.size,
+                **self.meter.state_dict(),
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; another rank's losses, or another world's, are dropped."""
+        self._syncs = int(state["syncs"])
+        self._ever_given = bool(state["ever_given"])
+        self._masked_total = [int(count) for count in state["masked_total"]]
+        self._last = {}
+        self.meter.reset()
+        local = state["local"]
+        me = (self.replicas.rank, self.replicas.size)
+        if (local["rank"], local["world_size"]) == me:
+            self.meter.load_state_dict(local)
+        if len(self._masked_total) != self.replicas.size:
+            self._masked_total = [0] * self.replicas.size
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for group in self._optimizer.param_groups:
+            yield from group["params"]
+        if self._model is not None:
+            yield from self._model.buffers()
+        yield from weight_dependent_state(self._optimizer)
+
+
+def no_loss_message(name: str) -> str:
+    """Return what to say where auto-LR was never given a loss."""
+    return (
+        f"{where()}`{name}(enable_auto_lr=True)` has been given no loss by any replica: call "
+        f"`scheduler.step(loss)` with this replica's own training loss, or `observe(loss)` "
+        f"for every micro-batch."
+    )

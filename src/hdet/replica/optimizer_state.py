@@ -1,0 +1,55 @@
+"""Which optimizer state differs between replicas, and so has to be averaged too.
+
+The replicas share every gradient, so state that is built from gradients alone (Adam's
+moments under decoupled weight decay, SGD's momentum without weight decay) is identical on
+all of them and is left alone. Two kinds of state follow the weights, which differ:
+
+- **coupled weight decay** adds `weight_decay * weight` to the gradient before the state
+  sees it: `Adam`, `SGD`, `RMSprop`, `Adagrad` and their kin, in groups where
+  `weight_decay` is not 0. Decoupled are `AdamW`, `Muon`, `Adafactor`, whatever sets
+  `decoupled_weight_decay`, and Schedule-Free's moments;
+- **copies of the weights**, under the names that packages give them: `z` (Schedule-Free),
+  `master_param` (apex), `slow_buffer` and `slow_param` (Lookahead), `ema`.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+_DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "ScheduleFree")
+_COPIES_OF_WEIGHTS = ("z", "master_param", "slow_buffer", "slow_param", "ema")
+
+
+def weight_dependent_state(optimizer: Optimizer) -> list[Tensor]:
+    """Return the state tensors that differ between replicas, in the parameters' order.
+
+    Args:
+        optimizer: any optimizer; state it has not made yet is not there to be averaged.
+
+    Returns:
+        The tensors themselves, for `average_`. Local.
+    """
+    classes = [cls.__name__ for cls in type(optimizer).__mro__]
+    decoupled = any(name in cls for cls in classes for name in _DECOUPLED)
+    found = []
+    for group, parameter, key, tensor in _state_tensors(optimizer):
+        coupled = group.get("weight_decay", 0) != 0 and not (
+            decoupled or group.get("decoupled_weight_decay", False)
+        )
+        if key in _COPIES_OF_WEIGHTS or (coupled and tensor.shape == parameter.shape):
+            found.append(tensor)
+    return found
+
+
+def all_state(optimizer: Optimizer) -> list[Tensor]:
+    """Return every state tensor, to heal a replica whose state is in doubt. Local."""
+    return [tensor for _, _, _, tensor in _state_tensors(optimizer)]
+
+
+def _state_tensors(optimizer: Optimizer) -> Iterator[tuple[dict, Tensor, str, Tensor]]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in sorted(optimizer.state.get(parameter, {}).items()):
+                if key != "step" and isinstance(value, Tensor):
+                    yield group, parameter, key, value

@@ -1,0 +1,27 @@
+"""Private random generators, each named by a key.
+
+A library must not reseed its caller, and ranks must agree on what they draw without
+talking. So every draw takes a fresh generator whose seed is a hash of what is drawn for:
+(seed, sync index, name). Nothing advances, so there is no generator state to save.
+"""
+
+import hashlib
+
+import torch
+
+
+def generator(
+    seed: int, *key: int | str, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Return a new generator for `key`, the same in every process. Local.
+
+    Args:
+        seed: the run's seed, any integer.
+        *key: what is drawn for, such as a purpose, a sync index and a name.
+        device: where the generator draws.
+
+    Returns:
+        A generator seeded with 63 bits of SHA-256 of (seed, *key).
+    """
+    digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
