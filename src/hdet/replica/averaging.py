@@ -182,11 +182,11 @@ class Averaging:
 
         Returns:
             The squares of ||theta_r - mean|| and ||mean|| for this process's tensors,
-            float32 on `device`; zeros if not measured.
+            float64 on `device`; zeros if not measured.
         """
         silent = self._replicas.rank in masked
         live = self._replicas.size - len(masked)
-        squares = torch.zeros(2, device=self.device)
+        squares = torch.zeros(2, dtype=torch.float64, device=self.device)
         for index, bucket in enumerate(self._buckets):
             if index == 0:
                 bucket.send(self._replicas.group, silent)
@@ -299,11 +299,12 @@ class _Bucket:
         self._work.wait()
         mean, self._buffer = self._buffer.div_(live), None
         slots = list(mean.split(self._sizes))
-        squares = torch.zeros(2, device=self.device)
+        squares = torch.zeros(2, dtype=torch.float64, device=self.device)
         if measure:
             torch._foreach_sub_(self._pieces, slots)
-            gaps = [torch.linalg.vector_norm(p, dtype=torch.float32) for p in self._pieces]
-            squares[0] = torch.stack(gaps).square().sum()
-            squares[1] = torch.linalg.vector_norm(mean, dtype=torch.float32).square()
+            norm = torch.linalg.vector_norm
+            gaps = torch.stack([norm(p, dtype=self._wire) for p in self._pieces])
+            squares[0] = gaps.double().square().sum()
+            squares[1] = norm(mean).double().square()
         torch._foreach_copy_(self._pieces, slots)
         return squares
