@@ -1,0 +1,122 @@
+"""The rows of `hdet compare`: the paper's six, and the controls that its table lacks.
+
+Source: HDET (arXiv 2604.24708), the ablation table: training at a low and at a nine times
+higher learning rate, with and without warm noisy start, spread and auto-LR. The controls
+ask what else could explain a difference: the rates between, averaging alone, and whether
+auto-LR finds its way from a rate that is ten times too low.
+"""
+
+from .records import Configuration
+from .tasks import Task
+
+
+def configurations(task: Task, spread: float) -> list[Configuration]:
+    """Return all rows for `task`, in the order of the table.
+
+    Args:
+        task: gives the low and the high learning rate.
+        spread: alpha of the rows that have one.
+    """
+    low, high = task.low_lr, task.high_lr
+    hdet = {"lr": high, "role": "paper", "spread": spread, "average": True}
+    plain = {"role": "control"}
+    return [
+        Configuration(
+            "baseline-low",
+            "Baseline-Low",
+            "paper",
+            low,
+            note="Plain DDP at the low rate.",
+        ),
+        Configuration(
+            "baseline-high",
+            "Baseline-High",
+            "paper",
+            high,
+            note="Plain DDP at the high rate, nine times the low one.",
+        ),
+        Configuration(
+            "warm-init",
+            "Warm-Init",
+            "paper",
+            high,
+            warm_start=True,
+            note="Noisy copies of a checkpoint on the replicas, never averaged.",
+        ),
+        Configuration(
+            "hdet-no-auto-lr",
+            "HDET without auto-LR",
+            warm_start=True,
+            note="Spread, averaging and warm start; the schedule is fixed.",
+            **hdet,
+        ),
+        Configuration(
+            "hdet-no-warm-start",
+            "HDET without warm start",
+            auto_lr=True,
+            note="Spread, averaging and auto-LR from random weights.",
+            **hdet,
+        ),
+        Configuration(
+            "hdet-full",
+            "HDET (full)",
+            auto_lr=True,
+            warm_start=True,
+            note="Everything: spread, averaging, auto-LR, warm noisy start.",
+            **hdet,
+        ),
+        Configuration(
+            "ddp-mid-1",
+            "DDP at 2.1x low",
+            lr=low * 9 ** (1 / 3),
+            note="Plain DDP a third of the way, in logarithms, from low to high.",
+            **plain,
+        ),
+        Configuration(
+            "ddp-mid-2",
+            "DDP at 4.3x low",
+            lr=low * 9 ** (2 / 3),
+            note="Plain DDP two thirds of the way from low to high.",
+            **plain,
+        ),
+        Configuration(
+            "averaging-only",
+            "Averaging, no spread",
+            lr=high,
+            average=True,
+            warm_start=True,
+            note="Warm noisy start and averaging at one common rate.",
+            **plain,
+        ),
+        Configuration(
+            "ddp-tenth",
+            "DDP at low / 10",
+            lr=low / 10,
+            note="Plain DDP at the rate that the next row starts from.",
+            **plain,
+        ),
+        Configuration(
+            "auto-lr-from-tenth",
+            "Auto-LR from low / 10",
+            lr=low / 10,
+            spread=spread,
+            average=True,
+            auto_lr=True,
+            note="Can the controller climb out of a rate ten times too low?",
+            **plain,
+        ),
+    ]
+
+
+CHECKPOINT = "checkpoint"
+
+
+def checkpoint(task: Task) -> Configuration:
+    """Return the run that makes the checkpoint for warm starts; not a row of the table."""
+    return Configuration(
+        CHECKPOINT,
+        "checkpoint for warm starts",
+        "checkpoint",
+        task.low_lr,
+        note="Plain DDP at the low rate, on the part of the stream before all other runs.",
+    )

@@ -1,0 +1,226 @@
+"""One run of one configuration, on every rank: an ordinary DDP loop with hdet in it.
+
+All configurations of a seed see the same batches in the same order. The stream's first
+part belongs to the checkpoint that warm starts begin from; every other run starts behind
+it, so that no run sees a batch twice, or one that its checkpoint has seen.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import OneCycleAutoLR, add_noise_, average_
+from ..seeding import generator
+from .configurations import CHECKPOINT
+from .records import Configuration, Result, RunFolder, Settings, write_json
+from .tasks import Task
+
+# OneCycleLR's own momentum cycle would be one more thing that moves.
+_CYCLE_MOMENTUM = False
+_WEIGHT_DECAY = 0.01
+
+Progress = Callable[[int, float, float], None]
+
+
+def run(
+    folder: RunFolder,
+    settings: Settings,
+    task: Task,
+    row: Configuration,
+    seed: int,
+    progress: Progress,
+) -> Result:
+    """Train one configuration with one seed and write its part of the folder.
+
+    Collective. Rank 0 writes `metrics.jsonl` as it goes, and `result.json` at the end.
+
+    Args:
+        folder: where to write.
+        settings: what was asked for.
+        task: the problem.
+        row: the configuration, or the checkpoint.
+        seed: of initial weights, data order, noise and permutations.
+        progress: called on every rank after each step with (step, loss, base rate).
+
+    Returns:
+        The result, the same on every rank.
+    """
+    rank = dist.get_rank()
+    making_checkpoint = row.name == CHECKPOINT
+    steps = settings.warm_steps if making_checkpoint else settings.steps
+    first = 0 if making_checkpoint else settings.warm_steps
+    path = folder.run(row.name, seed)
+    path.mkdir(parents=True, exist_ok=True)
+
+    model = task.model(generator(seed, "model"))
+    if row.warm_start:
+        file = folder.run(CHECKPOINT, seed) / "model.pt"
+        model.load_state_dict(torch.load(file, weights_only=True))
+    ddp = DistributedDataParallel(model)
+    if row.warm_start:
+        noise = generator(seed, "noise", rank)
+        add_noise_(model, settings.noise, generator=noise)
+    optimizer = torch.optim.AdamW(
+        task.groups(model), lr=row.lr, weight_decay=_WEIGHT_DECAY, fused=True
+    )
+    scheduler = OneCycleAutoLR(
+        optimizer,
+        row.lr,
+        steps,
+        cycle_momentum=_CYCLE_MOMENTUM,
+        ensemble_lr_spread_ratio=row.spread,
+        model_sync_interval=settings.sync_every,
+        auto_lr_warmup_steps=min(settings.auto_lr_after, steps - 1),
+        enable_auto_lr=row.auto_lr,
+        loss_scale=settings.loss_scale,
+        lr_of_lr=settings.lr_of_lr,
+        momentum_of_lr=settings.momentum_of_lr,
+        model=model,
+        seed=seed,
+    )
+    log = _Log(path, rank)
+    try:
+        for step in range(1, steps + 1):
+            batch = task.batch(seed, first + step - 1, rank, dist.get_world_size())
+            began = time.perf_counter()
+            metrics = scheduler.metrics()
+            optimizer.zero_grad()
+            loss = task.loss(ddp, batch)
+            loss.backward()
+            optimizer.step()
+            scheduler.step(loss)
+            sync_ms = _average_without_spread(row, step, settings, optimizer, model)
+            synced = row.spread > 0 and step % settings.sync_every == 0
+            log.step(step, loss, metrics, time.perf_counter() - began)
+            if synced:
+                sync_ms = scheduler.metrics()["sync_ms"]
+            log.sync(step, sync_ms, scheduler.metrics() if synced else None)
+            if step % settings.sync_every == 0 or step == steps:
+                log.flush()
+            progress(step, log.last_loss, sum(metrics["base_lr"]) / len(settings.groups))
+        if row.spread > 0:
+            scheduler.converge()
+        held_out = _held_out_loss(task, model)
+    except RuntimeError as error:
+        # hdet's own word that every replica is lost is a result; anything else is a fault.
+        if "replicas hold NaN or infinite" not in str(error):
+            raise
+        held_out = math.nan
+    log.close()
+    result = log.result(held_out)
+    if rank == 0:
+        if making_checkpoint:
+            torch.save(model.state_dict(), path / "model.pt")
+        write_json(path / "result.json", asdict(result))
+    dist.barrier()
+    return result
+
+
+def _average_without_spread(
+    row: Configuration,
+    step: int,
+    settings: Settings,
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+) -> float:
+    """Average where the scheduler, having no spread, would not; return milliseconds."""
+    if not row.average or row.spread > 0 or step % settings.sync_every:
+        return 0.0
+    began = time.perf_counter()
+    tensors = [p for group in optimizer.param_groups for p in group["params"]]
+    average_(tensors, model=model)
+    return 1000 * (time.perf_counter() - began)
+
+
+@torch.no_grad()
+def _held_out_loss(task: Task, model: nn.Module) -> float:
+    """Return the held-out loss, the mean over replicas where their weights differ."""
+    model.eval()
+    losses = torch.stack([task.loss(model, batch) for batch in task.held_out()])
+    model.train()
+    mean = losses.double().mean()
+    dist.all_reduce(mean)
+    return float(mean) / dist.get_world_size()
+
+
+class _Log:
+    """Gathers the replicas' losses in blocks, so that logging is not what is measured."""
+
+    def __init__(self, path: Path, rank: int) -> None:
+        self._file = (path / "metrics.jsonl").open("w") if rank == 0 else None
+        self._pending: list[dict[str, Any]] = []
+        self._block: list[Tensor] = []
+        self._means: list[float] = []
+        self._rates: list[float] = []
+        self._seconds = 0.0
+        self._sync_seconds = 0.0
+        self.last_loss = math.nan
+
+    def step(
+        self, step: int, loss: Tensor, metrics: dict[str, Any], seconds: float
+    ) -> None:
+        self._block.append(loss.detach().double())
+        self._seconds += seconds
+        base = metrics["base_lr"]
+        self._rates.append(sum(base) / len(base))
+        self._pending.append(
+            {
+                "kind": "step",
+                "step": step,
+                "base_lr": base,
+                "replica_lr": metrics["replica_lr"],
+            }
+        )
+
+    def sync(self, step: int, milliseconds: float, metrics: dict | None) -> None:
+        self._sync_seconds += milliseconds / 1000
+        if metrics is not None:
+            self._pending.append({"kind": "sync", **metrics, "step": step})
+
+    def flush(self) -> None:
+        mine = torch.stack(self._block)
+        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyone, mine)
+        by_step = iter(torch.stack(everyone, 1).tolist())
+        for line in self._pending:
+            if line["kind"] == "step":
+                line["losses"] = next(by_step)
+                self.last_loss = sum(line["losses"]) / len(line["losses"])
+                self._means.append(self.last_loss)
+            if self._file:
+                self._file.write(json.dumps(line) + "\n")
+        if self._file:
+            self._file.flush()
+        self._pending, self._block = [], []
+
+    def close(self) -> None:
+        if self._block:
+            self.flush()
+        if self._file:
+            self._file.close()
+
+    def result(self, held_out: float) -> Result:
+        tail = self._means[-max(1, len(self._means) // 10) :]
+        train_loss = sum(tail) / len(tail)
+        finite = all(map(math.isfinite, [*self._means, held_out]))
+        seconds = torch.tensor([self._seconds, self._sync_seconds])
+        dist.all_reduce(seconds)
+        total, syncs = (seconds / dist.get_world_size()).tolist()
+        return Result(
+            train_loss=train_loss,
+            held_out_loss=held_out,
+            diverged=not finite or train_loss > self._means[0],
+            mean_lr=sum(self._rates) / len(self._rates),
+            final_lr=self._rates[-1],
+            seconds=total,
+            sync_share=syncs / total,
+        )

@@ -1,0 +1,148 @@
+"""The commands behind `hdet`; imported by `cli` once their packages are known to be there."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from click.core import ParameterSource
+from rich.console import Console
+
+from . import __version__
+from .bench.compare import plan, run_all
+from .bench.launch import first_process, on_ranks, world_size
+from .bench.records import RunFolder, Settings
+from .bench.report import summarise, table, write_report
+from .bench.tasks import TASKS
+from .errors import MissingDataError
+
+app = typer.Typer(
+    help="Hyperparameters that tune themselves while the model trains.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_console = Console(stderr=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"hdet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show it."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    task: Annotated[
+        str, typer.Option(help=f"One of {', '.join(TASKS)}.")
+    ] = "text",
+    replicas: Annotated[
+        int, typer.Option(min=1, help="Local processes; torchrun's ranks count instead.")
+    ] = 4,
+    steps: Annotated[
+        int, typer.Option(min=10, help="Optimizer steps of each run.")
+    ] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each configuration.")] = 2,
+    only: Annotated[
+        str, typer.Option(help="Names of configurations, separated by commas.")
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="Where the task's data are, if not where expected.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make; default runs/compare-...")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run folder.")
+    ] = None,
+    sync_every: Annotated[
+        int, typer.Option(min=1, help="T, optimizer steps between averagings.")
+    ] = 5,
+    spread: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="alpha, the paper's 1/9.")
+    ] = 1 / 9,
+    loss_scale: Annotated[
+        float, typer.Option(help="sigma of the controller, the paper's 0.1.")
+    ] = 0.1,
+) -> None:
+    """Run the paper's ablation and its missing controls, and report what is seen.
+
+    Six configurations of the HDET paper and five controls train the same small model on the
+    same stream. The folder that is printed at the end has every number, the plots, and
+    report.html.
+    """
+    try:
+        if resume is not None:
+            _nothing_else_given(context, "resume")
+            folder, settings = resume, RunFolder(resume).settings()
+        else:
+            folder = out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
+            settings = plan(
+                task=task,
+                replicas=world_size() or replicas,
+                steps=steps,
+                seeds=seeds,
+                only=[name.strip() for name in only.split(",") if name.strip()],
+                data=None if data is None else str(data.resolve()),
+                sync_every=sync_every,
+                spread=spread,
+                loss_scale=loss_scale,
+            )
+            if (folder / "config.json").exists():
+                raise ValueError(
+                    f"{folder} holds a comparison already: go on with it by "
+                    f"`hdet compare --resume {folder}`, or name another folder."
+                )
+        if world_size() not in (None, settings.replicas):
+            raise ValueError(
+                f"{folder} was begun with {settings.replicas} replicas, and torchrun has "
+                f"started {world_size()}: start as many as before."
+            )
+        _run(folder, settings)
+    except (ValueError, MissingDataError) as error:
+        if first_process():
+            _console.print(f"[red]hdet compare:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        _console.print(f"\nStopped. Go on with: hdet compare --resume {folder}")
+        raise typer.Exit(130) from None
+
+
+def _run(folder: Path, settings: Settings) -> None:
+    if first_process():
+        rows = len(settings.configurations)
+        print(
+            f"{settings.title}: {rows} configurations x {settings.seeds} seeds x "
+            f"{settings.steps} steps on {settings.replicas} replicas. Folder: {folder}"
+        )
+    if not on_ranks(run_all, settings.replicas, str(folder), settings):
+        return
+    report = write_report(RunFolder(folder))
+    Console().print(table(summarise(RunFolder(folder))))
+    print(f"Report: {report}")
+
+
+def _nothing_else_given(context: typer.Context, option: str) -> None:
+    """Raise if another option was given: the folder says what the run is."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name != option
+        and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ValueError(
+            f"--{option} goes on with what the folder holds, and {', '.join(given)} would "
+            f"change it: leave that out, or begin a new comparison."
+        )

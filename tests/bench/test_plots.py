@@ -1,0 +1,125 @@
+"""The pictures exist, show something, and survive what training does to numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_run import LOSSES, ROWS, STEPS, fake_run
+from matplotlib.image import imread
+
+from hdet.bench import plots
+from hdet.bench.plots import draw_all
+from hdet.bench.records import RunFolder
+
+NAMES = {"loss_curves", "learning_rates", "controller", "base_lr", "final_losses"}
+
+
+def assert_picture(file: Path) -> None:
+    pixels = imread(file)
+    assert pixels.shape[1] == 1350
+    assert 0.01 < (pixels[..., :3] < 0.9).any(axis=2).mean() < 0.9
+
+
+def test_all_pictures_are_drawn_and_not_blank(tmp_path: Path) -> None:
+    drawn = draw_all(fake_run(tmp_path / "run"))
+    assert set(drawn) == NAMES
+    for name, file in drawn.items():
+        assert file == tmp_path / "run" / "plots" / f"{name}.png"
+        assert_picture(file)
+    assert {file.suffix for file in (tmp_path / "run" / "plots").iterdir()} == {".png"}
+
+
+def test_a_run_that_has_just_begun_is_drawn_without_results(tmp_path: Path) -> None:
+    losses: dict[str, list[float | None]]
+    losses = {"hdet-full": [None, None], "ddp-mid-1": [None, None]}
+    folder = fake_run(tmp_path, losses, steps=60, auto_lr_after=1000)
+    drawn = draw_all(folder)
+    assert set(drawn) == NAMES - {"final_losses"}
+    for file in drawn.values():
+        assert_picture(file)
+
+
+def test_without_any_spread_there_is_no_exploration_to_draw(tmp_path: Path) -> None:
+    losses = {name: LOSSES[name] for name in ("baseline-low", "ddp-mid-2")}
+    drawn = draw_all(fake_run(tmp_path, losses))
+    assert set(drawn) == NAMES - {"learning_rates", "controller"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38, None])
+def test_no_loss_breaks_a_picture(tmp_path: Path, value: float | None) -> None:
+    folder = fake_run(tmp_path, {"hdet-full": [3.3, 3.4]}, steps=40, auto_lr_after=20)
+    for seed in (0, 1):
+        run = folder.run("hdet-full", seed)
+        lines = [
+            json.loads(x) for x in (run / "metrics.jsonl").read_text().split("\n")[:-1]
+        ]
+        for line in lines[15:]:
+            line["losses"] = [value] * 8
+        (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        result = json.loads((run / "result.json").read_text())
+        result |= {"train_loss": value, "diverged": True}
+        (run / "result.json").write_text(json.dumps(result))
+    assert set(draw_all(folder)) == NAMES
+
+
+def test_drawing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, {"hdet-full": [3.3, 3.4]}, steps=40, auto_lr_after=20)
+    first = {name: file.read_bytes() for name, file in draw_all(folder).items()}
+    assert first == {name: file.read_bytes() for name, file in draw_all(folder).items()}
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a run folder"):
+        draw_all(RunFolder(tmp_path))
+
+
+def test_a_comparison_that_has_not_begun_is_refused(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "other", {})
+    with pytest.raises(ValueError, match="has no run in it yet"):
+        draw_all(folder)
+
+
+def test_a_torn_last_line_ends_the_curve_before_it(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, {"ddp-mid-2": [None, None]})
+    (curve,) = plots._curves(folder, folder.settings())
+    assert len(curve.loss) == STEPS * 2 // 5 - 1
+    assert curve.seeds == 2
+
+
+def test_smoothing_is_a_trailing_mean_that_huge_and_missing_losses_leave() -> None:
+    line = np.array([1.0, 3.0, np.nan, 5.0, 1e38, 2.0, 4.0])
+    expected = [1.0, 2.0, np.nan, 5.0, 5e37, 5e37, 3.0]
+    np.testing.assert_allclose(plots._smooth(line, 2), expected)
+
+
+def test_seeds_are_averaged_as_far_as_they_go() -> None:
+    lines = [np.array([1.0, 2.0, 4.0]), np.array([3.0, np.nan])]
+    with np.errstate(invalid="ignore"):
+        mean, error = plots._over_seeds(lines)
+    np.testing.assert_allclose(mean, [2.0, np.nan, 4.0])
+    np.testing.assert_allclose(error[0], 1.0)
+
+
+def test_a_diverged_run_does_not_set_the_range() -> None:
+    learns = np.linspace(5.0, 3.0, 100)
+    low, high = plots._loss_range([learns, np.linspace(5.0, 900.0, 100)])
+    assert 2.4 < low < 3.0
+    assert 4.6 < high < 5.0
+
+
+def test_far_off_final_losses_do_not_squash_the_others() -> None:
+    low, high = plots._dot_range(np.array([3.27, 3.28, 3.29, 3.30, 3.31, 42.0, np.nan]))
+    assert low < 3.27
+    assert 3.31 < high < 3.4
+
+
+def test_rows_keep_their_colours_and_kinds_apart() -> None:
+    looks = plots._looks(ROWS)
+    assert len({look["color"] for look in looks.values()}) == len(ROWS)
+    assert {looks[row.name]["ls"] == "-" for row in ROWS if row.role == "paper"} == {
+        True
+    }
+    assert {looks[row.name]["ls"] == "-" for row in ROWS if row.role != "paper"} == {
+        False
+    }
