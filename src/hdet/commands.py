@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.core import ParameterSource
 from rich.console import Console
 
 from . import __version__
@@ -52,7 +51,7 @@ def compare(
     ] = 4,
     steps: Annotated[
         int, typer.Option(min=10, help="Optimizer steps of each run.")
-    ] = 300,
+    ] = 250,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each configuration.")] = 2,
     only: Annotated[
         str, typer.Option(help="Names of configurations, separated by commas.")
@@ -78,7 +77,7 @@ def compare(
 ) -> None:
     """Run the paper's ablation and its missing controls, and report what is seen.
 
-    Six configurations of the HDET paper and five controls train the same small model on the
+    Six configurations of the HDET paper and six controls train the same small model on the
     same stream. The folder that is printed at the end has every number, the plots, and
     report.html.
     """
@@ -139,7 +138,7 @@ def _nothing_else_given(context: typer.Context, option: str) -> None:
         f"--{name.replace('_', '-')}"
         for name in context.params
         if name != option
-        and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]
     if given:
         raise ValueError(

@@ -2,8 +2,8 @@
 
 Source: HDET (arXiv 2604.24708), the ablation table: training at a low and at a nine times
 higher learning rate, with and without warm noisy start, spread and auto-LR. The controls
-ask what else could explain a difference: the rates between, averaging alone, and whether
-auto-LR finds its way from a rate that is ten times too low.
+ask what else could explain a difference: the checkpoint that warm starts begin from, the
+rates between, averaging alone; and whether auto-LR finds its way from a rate that is ten times too low.
 """
 
 from .records import Configuration
@@ -41,12 +41,14 @@ def configurations(task: Task, spread: float) -> list[Configuration]:
             "paper",
             high,
             warm_start=True,
+            noisy=True,
             note="Noisy copies of a checkpoint on the replicas, never averaged.",
         ),
         Configuration(
             "hdet-no-auto-lr",
             "HDET without auto-LR",
             warm_start=True,
+            noisy=True,
             note="Spread, averaging and warm start; the schedule is fixed.",
             **hdet,
         ),
@@ -62,8 +64,17 @@ def configurations(task: Task, spread: float) -> list[Configuration]:
             "HDET (full)",
             auto_lr=True,
             warm_start=True,
+            noisy=True,
             note="Everything: spread, averaging, auto-LR, warm noisy start.",
             **hdet,
+        ),
+        Configuration(
+            "ddp-warm-low",
+            "DDP warm, at low",
+            lr=low,
+            warm_start=True,
+            note="Plain DDP at the low rate from the checkpoint: what the warm start gives.",
+            **plain,
         ),
         Configuration(
             "ddp-mid-1",
@@ -85,6 +96,7 @@ def configurations(task: Task, spread: float) -> list[Configuration]:
             lr=high,
             average=True,
             warm_start=True,
+            noisy=True,
             note="Warm noisy start and averaging at one common rate.",
             **plain,
         ),

@@ -35,7 +35,8 @@ class Configuration:
         spread: alpha; 0 trains all replicas at the same rate.
         average: whether the weights are averaged every `sync_every` steps.
         auto_lr: whether the controller acts.
-        warm_start: whether the run starts from the checkpoint, with noise.
+        warm_start: whether the run starts from the checkpoint.
+        noisy: whether each replica adds noise of its own to its start.
         note: one sentence on what the row is there for.
     """
 
@@ -47,6 +48,7 @@ class Configuration:
     average: bool = False
     auto_lr: bool = False
     warm_start: bool = False
+    noisy: bool = False
     note: str = ""
 
 

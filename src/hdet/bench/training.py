@@ -66,7 +66,7 @@ def run(
         file = folder.run(CHECKPOINT, seed) / "model.pt"
         model.load_state_dict(torch.load(file, weights_only=True))
     ddp = DistributedDataParallel(model)
-    if row.warm_start:
+    if row.noisy:
         noise = generator(seed, "noise", rank)
         add_noise_(model, settings.noise, generator=noise)
     optimizer = torch.optim.AdamW(

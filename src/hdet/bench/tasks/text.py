@@ -30,7 +30,7 @@ from hdet.errors import MissingDataError
 
 CONTEXT, WIDTH, HIDDEN, HEADS, LAYERS = 64, 64, 128, 4, 2
 WINDOW = CONTEXT + 1
-HELD_OUT_SHARE, HELD_OUT_BATCHES = 0.05, 32
+HELD_OUT_SHARE, HELD_OUT_BATCHES = 0.05, 64
 MIN_BYTES = 1_000_000
 # Installed packages and tests; then what is generated from tables: code pages are near
 # copies of each other, and one file of help texts would be most of the held-out bytes.
@@ -98,7 +98,8 @@ class TextTask(Task):
     title = "Python source, next-byte cross-entropy (nats)"
     low_lr = 1e-2
     high_lr = 9 * low_lr
-    batch_size = 8
+    # Small, so that four replicas on two cores take some thirty steps a second.
+    batch_size = 4
 
     def __init__(self, data: str | Path | None = None) -> None:
         """Read the text once per process.
