@@ -60,6 +60,5 @@ def run_ranks(fn: Callable, world_size: int, *args: object) -> list:
             raise AssertionError(f"Ranks ended without an error, exit codes {dead}.")
         # The first load sets up typed storages, which warns once in some versions.
         return [
-            torch.load(f"{folder}/{r}.result", weights_only=False)
-            for r in range(world_size)
+            torch.load(f"{folder}/{r}.result", weights_only=False) for r in range(world_size)
         ]

@@ -1,18 +1,20 @@
-"""The commands behind `hdet`; imported by `cli` once their packages are known to be there."""
+"""The commands behind `hdet`; imported once their packages are known to be there."""
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from . import __version__
 from .bench.compare import plan, run_all
-from .bench.launch import first_process, on_ranks, world_size
+from .bench.launch import RankError, first_process, on_ranks, world_size
 from .bench.records import RunFolder, Settings
 from .bench.report import summarise, table, write_report
-from .bench.tasks import TASKS
+from .bench.tasks import TASKS, get_task
 from .errors import MissingDataError
 
 app = typer.Typer(
@@ -43,28 +45,24 @@ def _common(
 @app.command()
 def compare(
     context: typer.Context,
-    task: Annotated[
-        str, typer.Option(help=f"One of {', '.join(TASKS)}.")
-    ] = "text",
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "text",
     replicas: Annotated[
-        int, typer.Option(min=1, help="Local processes; torchrun's ranks count instead.")
+        int,
+        typer.Option(min=1, help="Local processes; torchrun's ranks count instead."),
     ] = 4,
-    steps: Annotated[
-        int, typer.Option(min=10, help="Optimizer steps of each run.")
-    ] = 250,
+    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 250,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each configuration.")] = 2,
     only: Annotated[
         str, typer.Option(help="Names of configurations, separated by commas.")
     ] = "",
     data: Annotated[
-        Path | None, typer.Option(help="Where the task's data are, if not where expected.")
+        Path | None,
+        typer.Option(help="Where the task's data are, if not where expected."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to make; default runs/compare-...")
     ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run folder.")
-    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     sync_every: Annotated[
         int, typer.Option(min=1, help="T, optimizer steps between averagings.")
     ] = 5,
@@ -77,16 +75,18 @@ def compare(
 ) -> None:
     """Run the paper's ablation and its missing controls, and report what is seen.
 
-    Six configurations of the HDET paper and six controls train the same small model on the
-    same stream. The folder that is printed at the end has every number, the plots, and
-    report.html.
+    Six configurations of the HDET paper and six controls train the same small model on
+    the same stream. The folder that is printed at the end has every number, the plots,
+    and report.html.
     """
+    folder = resume or out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
         if resume is not None:
             _nothing_else_given(context, "resume")
-            folder, settings = resume, RunFolder(resume).settings()
+            settings = RunFolder(folder).settings()
+            # Missing data are an error of the user's: say so here, not from a rank.
+            get_task(settings.task, settings.data)
         else:
-            folder = out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
             settings = plan(
                 task=task,
                 replicas=world_size() or replicas,
@@ -98,38 +98,71 @@ def compare(
                 spread=spread,
                 loss_scale=loss_scale,
             )
-            if (folder / "config.json").exists():
-                raise ValueError(
-                    f"{folder} holds a comparison already: go on with it by "
-                    f"`hdet compare --resume {folder}`, or name another folder."
-                )
+            _nothing_there(folder)
         if world_size() not in (None, settings.replicas):
             raise ValueError(
-                f"{folder} was begun with {settings.replicas} replicas, and torchrun has "
-                f"started {world_size()}: start as many as before."
+                f"{folder} was begun with {settings.replicas} replicas, and torchrun "
+                f"has started {world_size()}: start as many as before."
             )
         _run(folder, settings)
     except (ValueError, MissingDataError) as error:
         if first_process():
-            _console.print(f"[red]hdet compare:[/red] {error}", highlight=False)
+            _say(f"[red]hdet compare:[/red] {escape(str(error))}")
         raise typer.Exit(2) from None
+    except RankError as error:
+        _console.show_cursor()
+        _say(f"\n[red]{escape(str(error))}[/red]")
+        _say_how_to_go_on(folder, "Once the cause is gone, go on with")
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _console.print(f"\nStopped. Go on with: hdet compare --resume {folder}")
+        # Rank 0 was ended while it drew: the cursor is hidden, in the last bar's line.
+        _console.show_cursor()
+        _say("\nStopped.")
+        _say_how_to_go_on(folder, "Go on with")
         raise typer.Exit(130) from None
 
 
 def _run(folder: Path, settings: Settings) -> None:
     if first_process():
-        rows = len(settings.configurations)
-        print(
-            f"{settings.title}: {rows} configurations x {settings.seeds} seeds x "
-            f"{settings.steps} steps on {settings.replicas} replicas. Folder: {folder}"
-        )
+        _introduce(folder, settings)
     if not on_ranks(run_all, settings.replicas, str(folder), settings):
         return
     report = write_report(RunFolder(folder))
     Console().print(table(summarise(RunFolder(folder))))
     print(f"Report: {report}")
+
+
+def _introduce(folder: Path, settings: Settings) -> None:
+    warm = settings.warm_steps
+    print(
+        f"{settings.title}: {len(settings.configurations)} configurations x "
+        f"{settings.seeds} seeds x {settings.steps} steps on {settings.replicas} "
+        f"replicas"
+        + (f"; warm starts from a checkpoint of {warm} steps a seed." if warm else "."),
+        flush=True,
+    )
+    print(f"Folder: {folder}", flush=True)
+
+
+def _say(markup: str) -> None:
+    # A path that is broken at the window's edge cannot be copied.
+    _console.print(markup, highlight=False, soft_wrap=True)
+
+
+def _say_how_to_go_on(folder: Path, words: str) -> None:
+    if first_process() and (folder / "config.json").exists():
+        _say(f"{words}: hdet compare --resume {escape(shlex.quote(str(folder)))}")
+
+
+def _nothing_there(folder: Path) -> None:
+    """Raise if `folder` holds anything: a comparison must not mix with other files."""
+    if (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} holds a comparison already: go on with it by "
+            f"`hdet compare --resume {folder}`, or name another folder."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder: name one that is not there yet.")
 
 
 def _nothing_else_given(context: typer.Context, option: str) -> None:
@@ -142,6 +175,6 @@ def _nothing_else_given(context: typer.Context, option: str) -> None:
     ]
     if given:
         raise ValueError(
-            f"--{option} goes on with what the folder holds, and {', '.join(given)} would "
-            f"change it: leave that out, or begin a new comparison."
+            f"--{option} goes on with what the folder holds, and {', '.join(given)} "
+            f"would change it: leave that out, or begin a new comparison."
         )

@@ -14,9 +14,7 @@ pytestmark = pytest.mark.ranks
 STEPS, T, WARM = 100, 10, 30
 OPTIMIZERS = {
     "adamw": lambda m: torch.optim.AdamW(two_groups(m), weight_decay=0.1),
-    "adam with coupled decay": lambda m: torch.optim.Adam(
-        two_groups(m), weight_decay=0.1
-    ),
+    "adam with coupled decay": lambda m: torch.optim.Adam(two_groups(m), weight_decay=0.1),
     "sgd with coupled decay": lambda m: torch.optim.SGD(
         two_groups(m), lr=0.1, momentum=0.9, weight_decay=0.01
     ),
@@ -68,9 +66,7 @@ def test_four_ranks_agree_with_the_reference_over_100_steps(name, auto_lr):
             rtol=1e-10,
             atol=0,
         )
-        for mine, theirs in zip(
-            parameters, trace.models[r].parameters(), strict=True
-        ):
+        for mine, theirs in zip(parameters, trace.models[r].parameters(), strict=True):
             torch.testing.assert_close(mine, theirs.detach(), rtol=1e-10, atol=1e-10)
         if auto_lr:
             assert metrics["weights"] == pytest.approx(trace.weights[-1], rel=1e-8)

@@ -15,7 +15,6 @@ Source: HDET (arXiv 2604.24708), equation (3): theta_r <- mean over the replicas
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -167,9 +166,7 @@ class Averaging:
             finite &= bucket.finite().to(self.device)
         layout = hash(tuple((t.shape, t.stride(), t.itemsize) for t in self._tensors))
         # 32 bits of a hash pass unharmed through a float64, and through sums over shards.
-        row = torch.tensor(
-            [0.0, layout & 0xFFFFFFFF], dtype=torch.float64, device=self.device
-        )
+        row = torch.tensor([0.0, layout & 0xFFFFFFFF], dtype=torch.float64, device=self.device)
         row[0] = (~finite).double()
         return row
 
@@ -295,16 +292,17 @@ class _Bucket:
 
     def unpack(self, live: int, measure: bool) -> Tensor:
         """Write the mean back, once it is here; return the squared norms of `run`."""
-        assert self._buffer is not None and self._work is not None
+        assert self._buffer is not None
+        assert self._work is not None
         self._work.wait()
         mean, self._buffer = self._buffer.div_(live), None
         slots = list(mean.split(self._sizes))
         squares = torch.zeros(2, dtype=torch.float64, device=self.device)
         if measure:
-            torch._foreach_sub_(self._pieces, slots)
+            torch._foreach_sub_(self._pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
             norm = torch.linalg.vector_norm
             gaps = torch.stack([norm(p, dtype=self._wire) for p in self._pieces])
             squares[0] = gaps.double().square().sum()
             squares[1] = norm(mean).double().square()
-        torch._foreach_copy_(self._pieces, slots)
+        torch._foreach_copy_(self._pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
         return squares

@@ -102,18 +102,14 @@ def softmax_weights(losses: Sequence[float], loss_scale: float) -> list[float]:
     # every exponent at or below 0. The floor keeps a live replica apart from a masked one.
     best = min(finite)
     terms = [
-        max(math.exp((best - loss) / loss_scale), 1e-300)
-        if math.isfinite(loss)
-        else 0.0
+        max(math.exp((best - loss) / loss_scale), 1e-300) if math.isfinite(loss) else 0.0
         for loss in losses
     ]
     total = math.fsum(terms)
     return [term / total for term in terms]
 
 
-def decay_per_sync(
-    div_factor: float, final_div_factor: float, intervals: float
-) -> float:
+def decay_per_sync(div_factor: float, final_div_factor: float, intervals: float) -> float:
     """Return gamma of equation (5): 1 - (f_div / f_final)^(1/K).
 
     With v = 0 the base value falls by f_div / f_final over the K intervals that remain

@@ -46,9 +46,7 @@ class Replicas:
     @property
     def size(self) -> int:
         """The number of replicas N."""
-        return (
-            dist.get_world_size(self.group) if self.connected else self.fallback_size
-        )
+        return dist.get_world_size(self.group) if self.connected else self.fallback_size
 
     def sum_inner_(self, row: Tensor) -> Tensor:
         """Add `row` over the processes of this replica, in place. Collective."""

@@ -38,9 +38,7 @@ def add_noise_(
     References:
         Cheng et al., arXiv 2604.24708, noisy initialisation.
     """
-    require(
-        nu >= 0, "add_noise_", "nu", nu, "must be at least 0", "the paper uses 0.01"
-    )
+    require(nu >= 0, "add_noise_", "nu", nu, "must be at least 0", "the paper uses 0.01")
     replica = find_replicas(model.parameters(), "add_noise_").rank
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point() or not parameter.numel():
@@ -51,25 +49,26 @@ def add_noise_(
             0, "noise", replica, name, *_shard_index(parameter)
         )
         normal = torch.randn(
-            local.shape, generator=draws, dtype=torch.float32, device=draws.device
+            local.shape, generator=draws, dtype=_wide(local), device=draws.device
         )
         scale = nu * norm / parameter.numel() ** 0.5
         local += (normal.to(local.device) * scale).to(local.dtype)
 
 
 def _local_and_norm(parameter: Tensor) -> tuple[Tensor, Tensor]:
-    norm = torch.linalg.vector_norm(parameter, dtype=torch.float32)
+    norm = torch.linalg.vector_norm(parameter, dtype=_wide(parameter))
     if isinstance(parameter, DTensor) and isinstance(norm, DTensor):
         return parameter.to_local(), norm.full_tensor()
     return parameter, norm
+
+
+def _wide(parameter: Tensor) -> torch.dtype:
+    """Return the dtype to compute in: half precision would round the noise away."""
+    return torch.promote_types(parameter.dtype, torch.float32)
 
 
 def _shard_index(parameter: Tensor) -> list[int]:
     if not isinstance(parameter, DTensor):
         return []
     place = parameter.device_mesh.get_coordinate() or []
-    return [
-        i
-        for i, p in zip(place, parameter.placements, strict=True)
-        if isinstance(p, Shard)
-    ]
+    return [i for i, p in zip(place, parameter.placements, strict=True) if isinstance(p, Shard)]

@@ -187,7 +187,7 @@ class OneCycleAutoLR(OneCycleLR):
         self._constructed = True
         _reapply_after_load(optimizer, self)
 
-    # ------------------------------------------------------------------ what users call
+    # --- what users call
 
     def step(self, loss: Tensor | float | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
@@ -318,7 +318,7 @@ class OneCycleAutoLR(OneCycleLR):
         self._step_count = self.last_epoch + 1
         self._apply()
 
-    # ------------------------------------------------------------------------ internals
+    # --- internals
 
     @property
     def _exploring(self) -> bool:
@@ -374,9 +374,7 @@ class OneCycleAutoLR(OneCycleLR):
         weights = softmax_weights(losses, self._controller.loss_scale)
         updates = [
             self._controller.update(velocity, rates, weights)
-            for velocity, rates in zip(
-                self._velocities, self._replica_lrs(), strict=True
-            )
+            for velocity, rates in zip(self._velocities, self._replica_lrs(), strict=True)
         ]
         self._velocities = [update.velocity for update in updates]
         self._bases = [update.base for update in updates]

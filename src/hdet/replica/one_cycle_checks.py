@@ -41,8 +41,7 @@ def check_arguments(
         "model_sync_interval",
         interval,
         "must be a whole number of at least 1",
-        "count optimizer steps; to train without averaging, use "
-        "ensemble_lr_spread_ratio=0",
+        "count optimizer steps; to train without averaging, use ensemble_lr_spread_ratio=0",
     )
     rule(
         loss_scale > 0,

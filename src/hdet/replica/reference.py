@@ -152,9 +152,7 @@ def _schedule(optimizer: Optimizer, total_steps: int, **settings) -> list[list[d
     keys = ("lr", "momentum", "betas")
     steps = []
     for _ in range(total_steps):
-        steps.append(
-            [{k: g[k] for k in keys if k in g} for g in optimizer.param_groups]
-        )
+        steps.append([{k: g[k] for k in keys if k in g} for g in optimizer.param_groups])
         optimizer.step()
         scheduler.step()
     return steps

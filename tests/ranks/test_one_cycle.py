@@ -1,0 +1,417 @@
+"""`OneCycleAutoLR` on real ranks: null settings, resume, faults."""
+
+import copy
+import math
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch._dynamo.testing import CompileCounter
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import OneCycleLR
+
+import hdet
+from tests.helpers import batch, loss_at, small_model, train_ddp, two_groups, weights
+from tests.rank_runner import run_ranks
+
+pytestmark = pytest.mark.ranks
+
+STEPS, T = 40, 6
+AUTO = {
+    "ensemble_lr_spread_ratio": 0.3,
+    "model_sync_interval": T,
+    "auto_lr_warmup_steps": 12,
+    "enable_auto_lr": True,
+    "loss_scale": 0.05,
+}
+
+
+def _setup(settings, norm=False, make=None, total_steps=STEPS):
+    model = small_model(norm=norm)
+    make = make or (lambda m: torch.optim.AdamW(two_groups(m)))
+    optimizer = make(model)
+    scheduler = hdet.OneCycleAutoLR(
+        optimizer, [0.02, 0.05], total_steps, model=model, **settings
+    )
+    return model, optimizer, scheduler
+
+
+# --- null settings
+
+
+def _null(count_collectives):
+    model, optimizer, scheduler = _setup({"model_sync_interval": T})
+    plain_model = small_model()
+    plain = torch.optim.AdamW(two_groups(plain_model))
+    plain_schedule = OneCycleLR(plain, [0.02, 0.05], STEPS)
+    rank, calls = dist.get_rank(), []
+    original = dist.all_reduce
+    if count_collectives:
+        dist.all_reduce = lambda *a, **k: calls.append(1) or original(*a, **k)
+    try:
+        mine = train_ddp(model, optimizer, scheduler, rank, range(STEPS))
+        scheduler.converge()
+    finally:
+        dist.all_reduce = original
+
+    class WithLoss:
+        def step(self, _loss):
+            plain_schedule.step()
+
+    theirs = train_ddp(plain_model, plain, WithLoss(), rank, range(STEPS))
+    equal = all(map(torch.equal, weights(model), weights(plain_model)))
+    return mine == theirs, equal, len(calls)
+
+
+def test_spread_0_is_ddp_with_onecyclelr_bit_for_bit_without_a_collective():
+    # Three ranks: there, averaging equal weights changes their last bits.
+    assert run_ranks(_null, 3, True) == [(True, True, 0)] * 3
+
+
+# --- spread before the controller
+
+
+def _spread_only(auto):
+    settings = AUTO | {"enable_auto_lr": auto, "auto_lr_warmup_steps": STEPS - 1}
+    model, optimizer, scheduler = _setup(settings)
+    together = []
+
+    def look(t):
+        mine = torch.cat([w.flatten() for w in weights(model)])
+        everyone = [torch.empty_like(mine) for _ in range(4)]
+        dist.all_gather(everyone, mine)
+        together.append(all(torch.equal(mine, other) for other in everyone))
+
+    rates = train_ddp(
+        model, optimizer, scheduler, dist.get_rank(), range(STEPS), before_step=look
+    )
+    return rates, together, scheduler.metrics()
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_rates_fan_out_and_weights_converge_whether_or_not_auto_lr_is_on(auto):
+    plain = OneCycleLR(torch.optim.AdamW(two_groups(small_model())), [0.02, 0.05], STEPS)
+    schedule = []
+    for _ in range(STEPS):
+        schedule.append(plain.get_last_lr())
+        plain.optimizer.step()
+        plain.step()
+    rho = hdet.multipliers(4, 0.3).tolist()
+    for rank, (rates, together, metrics) in enumerate(run_ranks(_spread_only, 4, auto)):
+        expected = [[lr * rho[rank] for lr in step] for step in schedule]
+        assert rates == expected
+        assert together == [t % T == 0 for t in range(STEPS)]
+        assert metrics["syncs"] == STEPS // T
+        assert metrics["replica_lr"][0] == [metrics["base_lr"][0] * r for r in rho]
+        assert all(d > 0 for d in metrics["divergence"])
+        assert metrics["sync_ms"] > 0
+
+
+# --- metrics
+
+
+def _metrics():
+    model, optimizer, scheduler = _setup(AUTO)
+    train_ddp(model, optimizer, scheduler, dist.get_rank(), range(STEPS))
+    return scheduler.metrics(), scheduler.get_last_lr()
+
+
+def test_metrics_are_the_same_on_every_rank_and_plain():
+    results = run_ranks(_metrics, 4)
+    first = results[0][0] | {"sync_ms": 0}
+    assert set(first) == {
+        *("step", "base_lr", "replica_lr", "velocity", "syncs", "masked_total"),
+        *("losses", "masked", "divergence", "sync_ms", "weights", "delta", "floored"),
+    }
+    for rank, (metrics, mine) in enumerate(results):
+        assert metrics | {"sync_ms": 0} == first
+        assert [row[rank] for row in metrics["replica_lr"]] == mine
+    groups = [sorted(row) for row in first["replica_lr"]]
+    rho = hdet.multipliers(4, 0.3).tolist()
+    for row, base in zip(groups, first["base_lr"], strict=True):
+        assert row == pytest.approx([base * r for r in rho])
+
+
+# --- resume
+
+
+def _resume(stop, per_rank_files, folder):
+    rank, size = dist.get_rank(), dist.get_world_size()
+    model, optimizer, scheduler = _setup(AUTO, norm=True)
+    train_ddp(model, optimizer, scheduler, rank, range(stop))
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+    }
+    torch.save(state, Path(folder) / f"{size}-{rank}.pt")
+    dist.barrier()
+    train_ddp(model, optimizer, scheduler, rank, range(stop, STEPS))
+    whole = weights(model), scheduler.state_dict()
+
+    torch.rand(rank + 1)
+    model, optimizer, scheduler = _setup(AUTO | {"seed": 9}, norm=True)
+    source = rank if per_rank_files else 0
+    saved = torch.load(Path(folder) / f"{size}-{source}.pt", weights_only=True)
+    model.load_state_dict(saved["model"])
+    scheduler.load_state_dict(saved["scheduler"])
+    optimizer.load_state_dict(saved["optimizer"])
+    rates = [float(g["lr"]) for g in optimizer.param_groups]
+    train_ddp(model, optimizer, scheduler, rank, range(stop, STEPS))
+    same = all(map(torch.equal, whole[0], weights(model)))
+    return same, whole[1] == scheduler.state_dict(), rates
+
+
+@pytest.mark.parametrize("stop", [3, 12, 15, 27, 30])
+def test_a_run_resumed_anywhere_in_an_interval_is_bit_identical(stop):
+    with tempfile.TemporaryDirectory() as folder:
+        results = run_ranks(_resume, 4, stop, True, folder)
+    assert [(same, state) for same, state, _ in results] == [(True, True)] * 4
+
+
+def test_rank_0_s_copy_serves_all_and_each_takes_up_its_own_rate():
+    with tempfile.TemporaryDirectory() as folder:
+        # Step 24 is a sync: the weights are common, and rank 0's are everyone's.
+        results = run_ranks(_resume, 4, 24, False, folder)
+    rates = [r for _, _, r in results]
+    for group in zip(*rates, strict=True):
+        assert len(set(group)) == 4
+
+
+def _saved_state():
+    model, optimizer, scheduler = _setup(AUTO)
+    train_ddp(model, optimizer, scheduler, dist.get_rank(), range(20))
+    return scheduler.state_dict()
+
+
+def _other_world(state):
+    model, optimizer, scheduler = _setup(AUTO)
+    scheduler.load_state_dict(state)
+    before = scheduler.metrics()
+    train_ddp(model, optimizer, scheduler, dist.get_rank(), range(20, STEPS))
+    return before, scheduler.metrics()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_state_loads_on_another_number_of_replicas(size):
+    state = run_ranks(_saved_state, 4)[0]
+    for before, after in run_ranks(_other_world, size, state):
+        assert before["base_lr"] == state["base_lrs"]
+        assert before["velocity"] == state["velocities"]
+        for row, base in zip(before["replica_lr"], state["base_lrs"], strict=True):
+            assert sum(row) == pytest.approx(size * base)
+        assert after["step"] == STEPS
+        assert len(after["losses"]) == size
+
+
+# --- losses
+
+
+def _accumulated(micro):
+    model, optimizer, scheduler = _setup(AUTO)
+    rank = dist.get_rank()
+    for t in range(STEPS):
+        losses = [3.0 + rank, 1.0 + t % 2]
+        if micro:
+            for loss in losses:
+                scheduler.observe(torch.tensor(loss))
+            optimizer.step()
+            scheduler.step()
+        else:
+            optimizer.step()
+            scheduler.step(sum(losses) / 2)
+    return scheduler.metrics()
+
+
+def test_micro_batch_losses_make_the_same_mean_as_one_loss_a_step():
+    one, many = (
+        run_ranks(_accumulated, 2, False)[0],
+        run_ranks(_accumulated, 2, True)[0],
+    )
+    assert many["losses"] == pytest.approx(one["losses"])
+    assert many["losses"] == [2.25, 2.75]
+    assert many["base_lr"] == pytest.approx(one["base_lr"])
+
+
+def _never_a_loss():
+    _, optimizer, scheduler = _setup(AUTO)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for t in range(STEPS):
+            optimizer.step()
+            try:
+                scheduler.step()
+            except RuntimeError as error:
+                return t + 1, str(error), [str(w.message) for w in caught]
+    return None
+
+
+def test_auto_lr_without_a_loss_warns_early_and_is_an_error_on_every_rank():
+    for rank, found in enumerate(run_ranks(_never_a_loss, 2)):
+        assert found is not None
+        step, message, warned = found
+        assert step == AUTO["auto_lr_warmup_steps"]
+        assert f"[rank {rank} of 2]" in message
+        assert "scheduler.step(loss)" in message
+        assert len([w for w in warned if "given no loss" in w]) == 1
+
+
+# --- faults
+
+
+def _fault(bad_ranks, what, at):
+    model, optimizer, scheduler = _setup(AUTO)
+    rank = dist.get_rank()
+    masked = []
+    for t in range(STEPS):
+        # Gradients do not depend on the broken weights: the fault stays on its rank.
+        for i, p in enumerate(model.parameters()):
+            p.grad = torch.full_like(p, math.sin(t + i))
+        loss = 1.0 + 0.1 * rank
+        if t == at and rank in bad_ranks:
+            if what == "loss":
+                loss = math.nan
+            else:
+                with torch.no_grad():
+                    first = next(model.parameters())
+                    first[0] = math.inf
+                    optimizer.state[first]["exp_avg"].fill_(math.nan)
+        optimizer.step()
+        try:
+            scheduler.step(loss)
+        except RuntimeError as error:
+            return str(error)
+        if (t + 1) % T == 0:
+            masked.append(scheduler.metrics()["masked"])
+    finite = all(bool(w.isfinite().all()) for w in weights(model))
+    return masked, finite, scheduler.metrics()["masked_total"]
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+@pytest.mark.parametrize("bad", [[1], [0, 3]])
+@pytest.mark.parametrize("at", [3, 20])
+def test_a_broken_replica_is_masked_counted_and_healed(bad, what, at):
+    for masked, finite, total in run_ranks(_fault, 4, bad, what, at):
+        assert masked == [bad if k == at // T else [] for k in range(STEPS // T)]
+        assert finite
+        assert total == [int(r in bad) for r in range(4)]
+
+
+def test_all_replicas_broken_is_an_error_on_every_rank():
+    for rank, said in enumerate(run_ranks(_fault, 2, [0, 1], "weights", 3)):
+        assert f"[rank {rank} of 2] All 2 replicas hold NaN" in said
+        assert "Load the last checkpoint" in said
+
+
+# --- converge, buffers, the group
+
+
+def _converge():
+    model, optimizer, scheduler = _setup(AUTO, norm=True)
+    rank = dist.get_rank()
+    # Buffers of their own on each rank, as with `broadcast_buffers=False`.
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    for t in range(9):
+        loss = loss_at(wrapped, t, rank)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step(loss)
+    before = scheduler.get_last_lr(), scheduler.state_dict()["ensemble"]["local"]
+    apart = copy.deepcopy(model.state_dict())
+    scheduler.converge()
+    after = scheduler.get_last_lr(), scheduler.state_dict()["ensemble"]["local"]
+    return apart, model.state_dict(), before == after, scheduler.metrics()["syncs"]
+
+
+def test_converge_averages_now_and_leaves_rates_and_losses_as_they_were():
+    results = run_ranks(_converge, 4)
+    for _, together, unchanged, syncs in results:
+        assert unchanged
+        assert syncs == 2
+        for name, value in together.items():
+            copies = torch.stack([apart[name] for apart, *_ in results])
+            if copies.is_floating_point():
+                assert copies.std(0).max() > 0, name
+                torch.testing.assert_close(value, copies.mean(0))
+
+
+def _rank_arguments_are_overruled():
+    optimizer = torch.optim.AdamW(two_groups(small_model()))
+    scheduler = hdet.OneCycleAutoLR(
+        optimizer, 0.1, STEPS, ensemble_lr_spread_ratio=0.3, rank=0, world_size=1
+    )
+    return scheduler.get_last_lr()[0]
+
+
+def test_rank_and_world_size_come_from_the_process_group():
+    rates = run_ranks(_rank_arguments_are_overruled, 3)
+    expected = [0.1 / 25 * rho for rho in hdet.multipliers(3, 0.3).tolist()]
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def _subgroup():
+    rank = dist.get_rank()
+    groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    _, optimizer, scheduler = _setup(AUTO | {"process_group": groups[rank % 2]})
+    for _ in range(STEPS):
+        optimizer.step()
+        scheduler.step(float(rank))
+    return scheduler.metrics()["losses"]
+
+
+def test_a_process_group_names_the_replicas():
+    assert run_ranks(_subgroup, 4) == [[0.0, 2.0], [1.0, 3.0]] * 2
+
+
+def _loads_the_optimizer_of_rank_0():
+    _, optimizer, scheduler = _setup(AUTO)
+    mine = scheduler.get_last_lr()
+    box = [optimizer.state_dict()]
+    dist.broadcast_object_list(box)
+    optimizer.load_state_dict(box[0])
+    return mine == [g["lr"] for g in optimizer.param_groups]
+
+
+def test_the_spread_survives_loading_rank_0_s_optimizer_on_every_rank():
+    assert run_ranks(_loads_the_optimizer_of_rank_0, 4) == [True] * 4
+
+
+def _global_rng():
+    optimizer = torch.optim.AdamW(two_groups(small_model()))
+    state = torch.get_rng_state()
+    scheduler = hdet.OneCycleAutoLR(optimizer, 0.1, STEPS, **AUTO)
+    for _ in range(STEPS):
+        optimizer.step()
+        scheduler.step(1.0)
+    return torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_global_random_state_is_never_touched():
+    assert run_ranks(_global_rng, 2) == [True] * 2
+
+
+def _compiled():
+    model, optimizer, scheduler = _setup(AUTO)
+    wrapped = DistributedDataParallel(model)
+    step = torch.compile(optimizer.step, backend="eager")
+    counter = CompileCounter()
+    forward = torch.compile(wrapped, backend=counter)
+    for t in range(STEPS):
+        optimizer.zero_grad()
+        x, y = batch(t, dist.get_rank())
+        loss = (forward(x) - y).square().mean()
+        loss.backward()
+        step()
+        scheduler.step(loss)
+    return counter.frame_count, scheduler.metrics()["syncs"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_model_and_optimizer_go_along():
+    for frames, syncs in run_ranks(_compiled, 2):
+        assert frames <= 2
+        assert syncs == STEPS // T

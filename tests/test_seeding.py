@@ -1,0 +1,33 @@
+import subprocess
+import sys
+
+import torch
+
+from hdet.seeding import generator
+
+
+def test_a_key_draws_the_same_in_every_process():
+    code = (
+        "import torch; from hdet.seeding import generator;"
+        "print(torch.rand(3, generator=generator(7, 'lr', 2)).tolist())"
+    )
+    runs = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for _ in range(2)
+    }
+    mine = torch.rand(3, generator=generator(7, "lr", 2)).tolist()
+    assert runs == {str(mine)}
+
+
+def test_every_part_of_the_key_matters():
+    keys = [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1), (0, "a1"), (0, 1, "a")]
+    draws = {float(torch.rand((), generator=generator(*key))) for key in keys}
+    assert len(draws) == len(keys)
+
+
+def test_the_global_random_state_is_not_touched():
+    state = torch.get_rng_state()
+    generator(3, "x")
+    assert torch.equal(torch.get_rng_state(), state)
