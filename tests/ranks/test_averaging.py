@@ -145,6 +145,17 @@ def test_a_broken_replica_is_left_out_as_a_whole_and_healed(bad):
         assert all(bool((t == (0 + 1 + 3) / 3).all()) for t in tensors)
 
 
+def _huge():
+    tensor = torch.full((4,), 2e38)
+    tensor[dist.get_rank()] = 0.0
+    return hdet.average_([tensor]), tensor
+
+
+def test_values_whose_sum_overflows_are_finite_all_the_same():
+    for masked, _ in run_ranks(_huge, 2):
+        assert masked == ()
+
+
 def test_two_broken_replicas_of_four():
     for masked, tensors in run_ranks(_broken, 4, math.nan, [0, 3]):
         assert masked == (0, 3)

@@ -161,14 +161,17 @@ class Averaging:
 
     def health(self) -> Tensor:
         """Return [non-finite, layout], float64: what the replicas check of each other."""
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
-        for bucket in self._buckets:
-            finite &= bucket.finite().to(self.device)
+        finite = True
+        if self._buckets:
+            # A sum is the quickest pass there is, and NaN and infinity come through it. So
+            # does the overflow of finite numbers; then every value is looked at.
+            sums = torch.stack([b.sum().to(self.device).double() for b in self._buckets])
+            if not bool(sums.isfinite().all()):
+                finite = all(bool(bucket.finite()) for bucket in self._buckets)
         layout = hash(tuple((t.shape, t.stride(), t.itemsize) for t in self._tensors))
         # 32 bits of a hash pass unharmed through a float64, and through sums over shards.
-        row = torch.tensor([0.0, layout & 0xFFFFFFFF], dtype=torch.float64, device=self.device)
-        row[0] = (~finite).double()
-        return row
+        row = [float(not finite), float(layout & 0xFFFFFFFF)]
+        return torch.tensor(row, dtype=torch.float64, device=self.device)
 
     def run(self, masked: Sequence[int] = (), measure: bool = False) -> Tensor:
         """Replace the tensors by their mean over the replicas not in `masked`. Collective.
@@ -228,6 +231,10 @@ def _plan(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]
         for tensor in group:
             flat = _flat(tensor)
             start = 0
+            if flat.numel() < room:
+                pieces.append(flat)
+                room -= flat.numel()
+                continue
             while start < flat.numel():
                 piece = flat[start : start + room]
                 pieces.append(piece)
@@ -278,11 +285,14 @@ class _Bucket:
         self._buffer = storage[: self.nbytes].view(self._wire)
         torch.cat(self._pieces, out=self._buffer)
 
-    def finite(self) -> Tensor:
+    def sum(self) -> Tensor:
+        """Return the sum of what the bucket holds, a scalar."""
         parts = self._pieces if self._buffer is None else [self._buffer]
-        # One pass and no copy, unlike isfinite(); NaN and infinity both come through.
-        ends = torch.stack([end for part in parts for end in torch.aminmax(part)])
-        return ends.isfinite().all()
+        return torch.stack([part.sum(dtype=self._wire) for part in parts]).sum()
+
+    def finite(self) -> Tensor:
+        """Return whether each value is finite, a boolean scalar."""
+        return torch.stack([piece.isfinite().all() for piece in self._pieces]).all()
 
     def send(self, group: dist.ProcessGroup | None, silent: bool) -> None:
         assert self._buffer is not None
