@@ -33,7 +33,7 @@ from .ensemble import Ensemble, no_loss_message
 from .groups import find_replicas
 from .one_cycle_checks import check_arguments, check_state
 from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
-from .spread import multipliers, permutation
+from .spread import group_multipliers
 
 _NAME = "OneCycleAutoLR"
 
@@ -327,15 +327,17 @@ class OneCycleAutoLR(OneCycleLR):
 
     def _replica_lrs(self) -> list[list[float]]:
         """Return eta_r for each parameter group and replica, as in effect now."""
-        size = self._ensemble.replicas.size
-        rho = multipliers(size, self._spread).tolist()
-        rates = []
-        for group, base in enumerate(self._base_now):
-            places = range(size)
-            if self._bases is not None:
-                places = permutation(size, self._seed, self._acted_at, f"lr {group}")
-            rates.append([base * rho[place] for place in places])
-        return rates
+        acted_at = None if self._bases is None else self._acted_at
+        rhos = group_multipliers(
+            self._ensemble.replicas.size,
+            self._spread,
+            len(self._base_now),
+            self._seed,
+            acted_at,
+        )
+        return [
+            [base * rho for rho in row] for base, row in zip(self._base_now, rhos, strict=True)
+        ]
 
     def _before_step(self, step: int) -> None:
         """Check, and sync if it is due, ahead of the rates for optimizer step `step`."""

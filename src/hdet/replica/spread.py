@@ -9,6 +9,8 @@ Source: HDET (arXiv 2604.24708), equation (1). In symbols: N `n`, alpha `spread`
 delta `half_width`, rho_r `multipliers(n, spread)[r]`, pi `permutation(...)`.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -72,3 +74,24 @@ def permutation(n: int, seed: int, sync: int, name: str) -> list[int]:
         pi, where replica r uses multiplier number pi[r].
     """
     return torch.randperm(n, generator=generator(seed, "spread", sync, name)).tolist()
+
+
+@lru_cache(maxsize=16)
+def group_multipliers(
+    n: int, spread: float, groups: int, seed: int, sync: int | None
+) -> list[list[float]]:
+    """Return rho_pi(r) for each parameter group and replica; kept, so read it only. Local.
+
+    Args:
+        n: number of replicas.
+        spread: alpha.
+        groups: how many parameter groups, each with a permutation of its own.
+        seed: the run's seed.
+        sync: index of the sync at which the controller last acted; None before it has,
+            where replica r uses multiplier r in every group.
+    """
+    rho = multipliers(n, spread).tolist()
+    if sync is None:
+        return [rho] * groups
+    orders = [permutation(n, seed, sync, f"lr {group}") for group in range(groups)]
+    return [[rho[place] for place in order] for order in orders]
