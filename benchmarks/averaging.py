@@ -10,7 +10,6 @@ flattens the whole model. 1,000 small tensors and ten large ones, of 40 MB each 
 import argparse
 import itertools
 import weakref
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -39,7 +38,9 @@ class PeakMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {
             t.untyped_storage()._cdata
-            for t in itertools.chain(*(a if isinstance(a, (list, tuple)) else [a] for a in args))
+            for t in itertools.chain(
+                *(a if isinstance(a, (list, tuple)) else [a] for a in args)
+            )
             if isinstance(t, torch.Tensor)
         }
         result = func(*args, **(kwargs or {}))

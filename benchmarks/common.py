@@ -20,7 +20,7 @@ def in_turns(functions: dict[str, Callable[[], object]], rounds: int) -> dict[st
     Collective. A round's time is the slowest rank's: nobody goes on before that one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for name, call in functions.items():
+    for call in functions.values():
         call()
     for turn in range(rounds):
         # Each takes every place in the order equally often: the one behind pays for the

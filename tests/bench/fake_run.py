@@ -1,4 +1,4 @@
-"""A run folder with made-up numbers: eleven configurations, two seeds, known results.
+"""A run folder with made-up numbers: twelve configurations, two seeds, known results.
 
 `warm-init` becomes NaN and `baseline-high` huge; seed 1 of `ddp-mid-2` is unfinished,
 its last line torn; the label of `averaging-only` would be markup if not escaped.
@@ -31,8 +31,11 @@ ROWS = [
         True,
     ),
     Configuration(
-        "hdet-full", "HDET (full)", "paper", 9e-2, 1 / 9, True, True, True,
+        "hdet-full", "HDET (full)", "paper", 9e-2, 1 / 9, True, True, True, True,
         "Everything the paper proposes at once.",
+    ),
+    Configuration(
+        "ddp-warm-low", "DDP at the low rate, warm", "control", 1e-2, warm_start=True
     ),
     Configuration("ddp-mid-1", "DDP at 2.1 times the low rate", "control", 2.1e-2),
     Configuration("ddp-mid-2", "DDP at 4.3 times the low rate", "control", 4.3e-2),
@@ -54,6 +57,7 @@ LOSSES: dict[str, list[float | None]] = {
     "hdet-no-auto-lr": [3.280, 3.282],
     "hdet-no-warm-start": [3.281, 3.285],
     "hdet-full": [3.277, 3.279],
+    "ddp-warm-low": [3.270, 3.290],
     "ddp-mid-1": [3.270, 3.276],
     "ddp-mid-2": [3.300, None],
     "averaging-only": [3.279, 3.281],
@@ -67,12 +71,14 @@ def fake_run(
     losses: dict[str, list[float | None]] = LOSSES,
     steps: int = STEPS,
     auto_lr_after: int = AUTO,
+    task: str = "fake",
+    data: str | None = None,
 ) -> RunFolder:
     """Write the folder; `losses` are the results, and where the curves end."""
     rows = [row for row in ROWS if row.name in losses]
     settings = Settings(
-        "fake", "made-up bytes, cross-entropy (nats)", GROUPS, REPLICAS, steps, 2, SYNC,
-        auto_lr_after, 1 / 9, 0.1, 0.5, 0.9, 0.01, 50, None, rows,
+        task, "made-up bytes, cross-entropy (nats)", GROUPS, REPLICAS, steps, 2, SYNC,
+        auto_lr_after, 1 / 9, 0.1, 0.5, 0.9, 0.01, 50, data, rows,
     )  # fmt: skip
     folder = RunFolder(path)
     folder.create(settings)

@@ -1,7 +1,8 @@
 """`hdet compare`: the paper's ablation and its missing controls, in one go.
 
-The comparison is a list of units, each one configuration with one seed. A finished unit has
-a `result.json`; so a comparison that was killed goes on by doing the units that have none.
+The comparison is a list of units, each one configuration with one seed. A finished unit
+has a `result.json`; so a comparison that was killed goes on by doing the units that
+have none, the first of them from its last checkpoint.
 """
 
 from pathlib import Path
@@ -15,16 +16,17 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from ..seeding import generator
 from .configurations import CHECKPOINT, checkpoint, configurations
-from .records import Configuration, RunFolder, Settings
+from .records import Configuration, Result, RunFolder, Settings
 from .tasks import get_task
 from .training import run
 
 
 def units(settings: Settings) -> list[tuple[Configuration, int]]:
-    """Return what is to be run, seed by seed, a checkpoint before who starts from it."""
+    """Return what is to be run, seed by seed, a checkpoint before who needs it."""
     task = get_task(settings.task, settings.data)
     plan = []
     for seed in range(settings.seeds):
@@ -74,31 +76,31 @@ def plan(
     names = [row.name for row in rows]
     if unknown := [name for name in only if name not in names]:
         raise ValueError(
-            f"--only names {', '.join(unknown)}, which are not configurations: choose "
-            f"from {', '.join(names)}."
+            f"--only: there is no configuration {', '.join(unknown)}: choose from "
+            f"{', '.join(names)}."
         )
     rows = [row for row in rows if not only or row.name in only]
     warm_steps = steps // 2 if any(row.warm_start for row in rows) else 0
     longest = problem.max_steps(replicas)
     if longest is not None and steps + warm_steps > longest:
+        most = longest * 2 // 3 if warm_steps else longest
+        more = f", with {warm_steps} more for the checkpoint," if warm_steps else ""
         raise ValueError(
-            f"--steps {steps}, with {warm_steps} more for the checkpoint, is longer than "
-            f"one pass over the {task} stream at {replicas} replicas, {longest} steps: "
-            f"give at most {longest * 2 // 3}."
+            f"--steps {steps}{more} is longer than one pass over the {task} stream at "
+            f"{replicas} replicas, {longest} steps: give at most {most}."
         )
-    if spread == 0 or replicas == 1:
-        raise ValueError(
-            f"--spread {spread:g} with {replicas} replicas leaves nothing to compare: "
-            f"give a spread above 0 and at least 2 replicas."
-        )
+    if replicas == 1:
+        raise ValueError("one replica leaves nothing to compare: start at least 2.")
+    if spread == 0:
+        raise ValueError("--spread 0 leaves nothing to compare: try 0.11, or leave it out.")
     if loss_scale <= 0:
         raise ValueError(f"--loss-scale {loss_scale:g} must be above 0: try 0.1.")
-    # OneCycle peaks after three tenths of the run; the controller takes over from there.
+    # OneCycle peaks after three tenths of the run; there the controller takes over.
     auto_lr_after = max(1, round(0.3 * steps / sync_every)) * sync_every
     if auto_lr_after >= steps:
         raise ValueError(
-            f"--sync-every {sync_every} leaves no interval for the controller in --steps "
-            f"{steps}: sync more often or run longer."
+            f"--sync-every {sync_every} leaves no interval for the controller in "
+            f"--steps {steps}: sync more often or run longer."
         )
     return Settings(
         task=task,
@@ -138,38 +140,49 @@ def run_all(path: str, settings: Settings) -> None:
     todo = unfinished(folder)
     # The list must be read everywhere before rank 0 shortens it.
     dist.barrier()
-    console = Console(quiet=dist.get_rank() != 0)
-    with Progress(
-        TextColumn("[bold]{task.description:<36}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:8.4f}  base LR {task.fields[lr]:.2e}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=dist.get_rank() != 0,
-    ) as bars:
-        every = bars.add_task("All runs", total=len(todo), loss=float("nan"), lr=0.0)
+    planned = len(units(settings))
+    with _progress() as bars:
+        every = bars.add_task("All runs", total=planned, completed=planned - len(todo), live="")
         for row, seed in todo:
-            if row.name == CHECKPOINT:
-                bars.console.print(
-                    f"Training the checkpoint for warm starts, seed {seed}: "
-                    f"{settings.warm_steps} steps at {row.lr:g}."
-                )
+            name = f"{row.name}, seed {seed}"
             steps = settings.warm_steps if row.name == CHECKPOINT else settings.steps
-            bar = bars.add_task(
-                f"{row.label}, seed {seed}", total=steps, loss=float("nan"), lr=row.lr
-            )
+            bar = bars.add_task(name, total=steps, live="")
 
             def show(step: int, loss: float, lr: float, bar=bar) -> None:
-                bars.update(bar, completed=step, loss=loss, lr=lr)
+                live = f"loss {_number(loss)}  base LR {lr:.1e}"
+                bars.update(bar, completed=step, live=live)
 
             result = run(folder, settings, task, row, seed, show)
-            bars.update(bar, loss=result.train_loss, lr=result.final_lr, visible=False)
-            bars.console.print(
-                f"{row.label:<26} seed {seed}  train {result.train_loss:.4f}  "
-                f"held-out {result.held_out_loss:.4f}  {result.seconds:5.1f} s"
-                f"{'  diverged' if result.diverged else ''}"
-            )
-            bars.update(
-                every, advance=1, loss=result.train_loss, lr=result.final_lr
-            )
+            bars.remove_task(bar)
+            bars.console.print(_line(name, result), highlight=False, soft_wrap=True)
+            bars.advance(every)
+
+
+def _progress() -> Progress:
+    """Return the bars, 80 columns wide or more; on rank 0 and a terminal only."""
+    console = Console(quiet=dist.get_rank() != 0)
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        # What the other columns leave; they are never cut at 80 columns.
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[live]}", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        expand=True,
+        disable=dist.get_rank() != 0 or not console.is_terminal,
+    )
+
+
+def _line(name: str, result: Result) -> str:
+    """Return what is said of a finished run, in at most 80 columns."""
+    return (
+        f"{name:<27} train {_number(result.train_loss)}  "
+        f"held-out {_number(result.held_out_loss)}  {result.seconds:5.1f} s"
+        f"{'  diverged' if result.diverged else ''}"
+    )
+
+
+def _number(loss: float) -> str:
+    """Return a loss in seven columns, however far it has diverged."""
+    return f"{loss:7.4f}" if not abs(loss) >= 100 else f"{loss:7.1e}"

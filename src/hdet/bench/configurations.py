@@ -3,7 +3,8 @@
 Source: HDET (arXiv 2604.24708), the ablation table: training at a low and at a nine times
 higher learning rate, with and without warm noisy start, spread and auto-LR. The controls
 ask what else could explain a difference: the checkpoint that warm starts begin from, the
-rates between, averaging alone; and whether auto-LR finds its way from a rate that is ten times too low.
+rates between, averaging alone; and whether auto-LR finds its way from a rate that is ten
+times too low.
 """
 
 from .records import Configuration
@@ -18,8 +19,6 @@ def configurations(task: Task, spread: float) -> list[Configuration]:
         spread: alpha of the rows that have one.
     """
     low, high = task.low_lr, task.high_lr
-    hdet = {"lr": high, "role": "paper", "spread": spread, "average": True}
-    plain = {"role": "control"}
     return [
         Configuration(
             "baseline-low",
@@ -47,75 +46,84 @@ def configurations(task: Task, spread: float) -> list[Configuration]:
         Configuration(
             "hdet-no-auto-lr",
             "HDET without auto-LR",
+            "paper",
+            high,
             warm_start=True,
             noisy=True,
             note="Spread, averaging and warm start; the schedule is fixed.",
-            **hdet,
+            spread=spread,
+            average=True,
         ),
         Configuration(
             "hdet-no-warm-start",
             "HDET without warm start",
+            "paper",
+            high,
             auto_lr=True,
             note="Spread, averaging and auto-LR from random weights.",
-            **hdet,
+            spread=spread,
+            average=True,
         ),
         Configuration(
             "hdet-full",
             "HDET (full)",
+            "paper",
+            high,
             auto_lr=True,
             warm_start=True,
             noisy=True,
             note="Everything: spread, averaging, auto-LR, warm noisy start.",
-            **hdet,
+            spread=spread,
+            average=True,
         ),
         Configuration(
             "ddp-warm-low",
             "DDP warm, at low",
+            "control",
             lr=low,
             warm_start=True,
             note="Plain DDP at the low rate from the checkpoint: what the warm start gives.",
-            **plain,
         ),
         Configuration(
             "ddp-mid-1",
             "DDP at 2.1x low",
+            "control",
             lr=low * 9 ** (1 / 3),
             note="Plain DDP a third of the way, in logarithms, from low to high.",
-            **plain,
         ),
         Configuration(
             "ddp-mid-2",
             "DDP at 4.3x low",
+            "control",
             lr=low * 9 ** (2 / 3),
             note="Plain DDP two thirds of the way from low to high.",
-            **plain,
         ),
         Configuration(
             "averaging-only",
             "Averaging, no spread",
+            "control",
             lr=high,
             average=True,
             warm_start=True,
             noisy=True,
             note="Warm noisy start and averaging at one common rate.",
-            **plain,
         ),
         Configuration(
             "ddp-tenth",
             "DDP at low / 10",
+            "control",
             lr=low / 10,
             note="Plain DDP at the rate that the next row starts from.",
-            **plain,
         ),
         Configuration(
             "auto-lr-from-tenth",
             "Auto-LR from low / 10",
+            "control",
             lr=low / 10,
             spread=spread,
             average=True,
             auto_lr=True,
             note="Can the controller climb out of a rate ten times too low?",
-            **plain,
         ),
     ]
 

@@ -1,20 +1,34 @@
 """Start the ranks: N gloo processes of this machine, or the ones torchrun has started.
 
-Local ranks are forked from a server that has imported torch once, which takes a fraction of
-the time of four fresh interpreters. They meet through a file, so no port is taken. The error
-that came first is the one that is raised.
+Local ranks are forked from a server that has imported torch once, which takes a
+fraction of the time of four fresh interpreters. They meet through a file, so no port is
+taken.
+
+When one rank fails, the others fail a moment later, for want of it, or wait forever. So
+the error that came first is the one that is raised, and the rest are ended. Ctrl-C goes
+to every process of the terminal: the ranks ignore it, and their parent ends them.
 """
 
 import multiprocessing
 import os
+import signal
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+
+class RankError(RuntimeError):
+    """A rank failed; the message is its traceback, with the cause in the last line."""
 
 
 def under_torchrun() -> bool:
@@ -44,55 +58,113 @@ def on_ranks(fn: Callable[..., None], ranks: int, *args: object) -> bool:
         Whether this process should go on and report: the parent, or torchrun's rank 0.
 
     Raises:
-        RuntimeError: with the first rank's traceback, if one fails.
+        RankError: with the traceback of the rank that failed first.
     """
     if under_torchrun():
-        torch.set_num_threads(_threads(int(os.environ["LOCAL_WORLD_SIZE"])))
-        dist.init_process_group("gloo")
-        try:
-            fn(*args)
-            return dist.get_rank() == 0
-        finally:
-            dist.destroy_process_group()
-    methods = multiprocessing.get_all_start_methods()
-    method = "forkserver" if "forkserver" in methods else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload(["torch._dynamo", "hdet.bench.compare"])
+        return _on_this_rank(fn, args)
+    context = _context()
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(target=_rank, args=(r, ranks, folder, fn, args))
             for r in range(ranks)
         ]
-        for process in processes:
-            process.start()
         try:
-            _wait(processes)
-        finally:
             for process in processes:
-                process.terminate()
-                process.join()
-        if errors := sorted(Path(folder).glob("*.error")):
-            raise RuntimeError(errors[0].read_text())
-        if dead := {r: p.exitcode for r, p in enumerate(processes) if p.exitcode}:
-            raise RuntimeError(f"Ranks ended without an error, exit codes {dead}.")
+                process.start()
+            codes = _wait(processes)
+        finally:
+            _end(processes)
+        errors = sorted(Path(folder).glob("*.error"))
+        said = [file.read_text() for file in errors[:1]]
+        wrote = {int(file.name.split(".")[1]) for file in errors}
+        # A rank that was killed leaves no word, and is why others lose a connection.
+        killed = [r for r, code in codes.items() if code and r not in wrote]
+        said += [f"{_title(r, ranks)} {_ending(codes[r])}" for r in killed[:1]]
+        if said:
+            raise RankError("\n".join(said))
     return True
 
 
-def _wait(processes: list) -> None:
-    """Return once all have ended, or one has failed: the others would wait for it."""
+def _on_this_rank(fn: Callable[..., None], args: tuple) -> bool:
+    torch.set_num_threads(_threads(int(os.environ["LOCAL_WORLD_SIZE"])))
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    try:
+        fn(*args)
+    except Exception:
+        raise RankError(_error(rank, ranks)) from None
+    finally:
+        dist.destroy_process_group()
+    return rank == 0
+
+
+def _context() -> ForkServerContext | SpawnContext:
+    """Return how to start processes; what it runs in the background ignores Ctrl-C."""
+    methods = multiprocessing.get_all_start_methods()
+    if "forkserver" not in methods:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "hdet.bench.compare"])
+    # What is ignored when the server starts stays ignored there, and in what it forks.
+    with _ignoring_interrupts():
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _wait(processes: Sequence[BaseProcess]) -> dict[int, int | None]:
+    """Return the exit codes once all have ended, or one has failed."""
     while any(p.is_alive() for p in processes):
         if any(p.exitcode for p in processes):
-            time.sleep(1)
-            return
+            break
         time.sleep(0.05)
+    return {r: p.exitcode for r, p in enumerate(processes)}
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End whoever is still there; a second Ctrl-C must not interrupt this."""
+    with _ignoring_interrupts():
+        started = [p for p in processes if p.pid is not None]
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join(3)
+            process.kill()
+            process.join()
 
 
 def _threads(ranks: int) -> int:
     return max(1, (os.cpu_count() or 1) // ranks)
 
 
+def _title(rank: int, ranks: int) -> str:
+    return f"[rank {rank} of {ranks}]"
+
+
+def _error(rank: int, ranks: int) -> str:
+    """Return the traceback of the exception that is being handled."""
+    return f"{_title(rank, ranks)}\n{traceback.format_exc()}".rstrip()
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended without an error, exit code {code}."
+    name = signal.Signals(-code).name
+    more = ": the system may have run out of memory." if name == "SIGKILL" else "."
+    return f"was ended by signal {name}{more}"
+
+
 def _rank(rank: int, ranks: int, folder: str, fn: Callable, args: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(_threads(ranks))
     try:
         dist.init_process_group(
@@ -104,9 +176,18 @@ def _rank(rank: int, ranks: int, folder: str, fn: Callable, args: tuple) -> None
         fn(*args)
         dist.barrier()
         dist.destroy_process_group()
-    except KeyboardInterrupt:
-        os._exit(130)
     except BaseException:
-        error = Path(folder, f"{time.time_ns()}.{rank}.error")
-        error.write_text(f"[rank {rank} of {ranks}]\n{traceback.format_exc()}")
+        beside = Path(folder, f"{time.time_ns()}.{rank}.part")
+        beside.write_text(_error(rank, ranks))
+        # The parent may end this process at any moment; it must not find half a file.
+        os.replace(beside, beside.with_suffix(".error"))
+        # Not `sys.exit`: leaving the process group in order would wait for the others.
+        os._exit(1)
+
+
+def _end_with_parent() -> None:
+    """End this rank when its parent is killed: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)

@@ -1,20 +1,21 @@
-"""The run folder: what a comparison writes, and the only thing that reports are made from.
+"""The run folder: what a comparison writes, and all that reports are made from.
 
-    <folder>/config.json                       what was asked for, and of which configurations
+    <folder>/config.json                       what was asked for, of which rows
     <folder>/environment.json                  versions and machine
     <folder>/runs/<name>/seed<k>/metrics.jsonl one line per step and per sync, in order
-    <folder>/runs/<name>/seed<k>/result.json   written last: a run without it is unfinished
+    <folder>/runs/<name>/seed<k>/result.json   written last; without, unfinished
     <folder>/summary.json, plots/*.png, report.html
 
-Whole files are written beside their place and moved there, so that a killed run leaves no
-half of one; of a JSON-lines file a torn last line is passed over.
+Whole files are written beside their place and moved there, so that a killed run leaves
+no half of one; of a JSON-lines file a torn last line is passed over. Whole files are
+strict JSON, with null for NaN and infinity; the lines of a diverged run hold `NaN`.
 """
 
 import json
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -100,7 +101,8 @@ class Result:
     Attributes:
         train_loss: mean over replicas and the last tenth of the steps (at least one).
         held_out_loss: of the averaged weights.
-        diverged: whether a loss was not finite, or the run ended above the loss it began at.
+        diverged: whether a loss was not finite, or the run ended above the loss it
+            began at.
         mean_lr: mean of the base learning rate over steps and groups.
         final_lr: mean over groups of the base learning rate at the last step.
         seconds: wall time of the training steps, syncs included.
@@ -153,40 +155,55 @@ class RunFolder:
         return self.path / "runs" / name / f"seed{seed}"
 
     def result(self, name: str, seed: int) -> Result | None:
-        """Return how a run ended; None if it has not."""
+        """Return how a run ended; None if it has not. What was not finite is NaN."""
         file = self.run(name, seed) / "result.json"
-        return Result(**json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        raw: dict[str, Any] = json.loads(file.read_text())
+        raw |= {key: math.nan for key, value in raw.items() if value is None}
+        return Result(**raw)
 
-    def results(self, name: str) -> list[Result]:
-        """Return the finished runs of a configuration, by seed."""
-        found = [self.result(name, seed) for seed in range(self.settings().seeds)]
-        return [result for result in found if result is not None]
+    def results(self, name: str) -> dict[int, Result]:
+        """Return the finished runs of a configuration by their seeds, in order."""
+        found = {seed: self.result(name, seed) for seed in range(self.settings().seeds)}
+        return {seed: result for seed, result in found.items() if result is not None}
 
     def lines(self, name: str, seed: int, kind: str) -> Iterator[dict[str, Any]]:
         """Yield the lines of one kind, `step` or `sync`, of a run's metrics, in order.
 
-        A `step` line has `step` (from 1), `losses` (per replica), `base_lr` (per group) and
-        `replica_lr` (per group, per replica), both in effect at that step. A `sync` line has
-        `step` and what `OneCycleAutoLR.metrics()` returned after it.
+        A `step` line has `step` (from 1), `losses` (per replica), `base_lr` (per group)
+        and `replica_lr` (per group, per replica), both in effect at that step. A `sync`
+        line has `step` and what `OneCycleAutoLR.metrics()` returned after it: `weights`
+        and `delta` are absent until the controller has acted. Losses may be NaN.
         """
         file = self.run(name, seed) / "metrics.jsonl"
         if not file.exists():
             return
+        # Parsing is what costs, and this spares it the lines of other kinds.
+        mark = f'"kind": "{kind}"'
         with file.open() as stream:
             for text in stream:
-                if not text.endswith("\n"):
-                    return
-                line = json.loads(text)
-                if line["kind"] == kind:
-                    yield line
+                if mark in text and text.endswith("\n"):
+                    yield json.loads(text)
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write `content` whole, or leave what was there."""
+    """Write `content` whole, or leave what was there; null stands for NaN, infinity."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
     os.replace(beside, file)
+
+
+def _finite(content: Any) -> Any:
+    """Return the content with None for every float that JSON does not have."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
 
 
 def environment() -> dict[str, Any]:
@@ -206,9 +223,17 @@ def environment() -> dict[str, Any]:
     }
 
 
-def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Return the mean and its standard error; NaN for what too few values cannot give."""
-    if not values:
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error; NaN for what the values cannot give.
+
+    One value has no error. Where a value is not finite, or their sum overflows, both
+    are NaN: a mean of the others would look better than what was seen.
+    """
+    if not values or not all(map(math.isfinite, values)):
         return math.nan, math.nan
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return fmean(values), error
+    try:
+        mean = fmean(values)
+        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    except OverflowError:
+        return math.nan, math.nan
+    return mean, error

@@ -1,27 +1,26 @@
 """One run of one configuration, on every rank: an ordinary DDP loop with hdet in it.
 
 All configurations of a seed see the same batches in the same order. The stream's first
-part belongs to the checkpoint that warm starts begin from; every other run starts behind
-it, so that no run sees a batch twice, or one that its checkpoint has seen.
+part belongs to the checkpoint that warm starts begin from; every other run starts
+behind it, so that no run sees a batch twice, or one that its checkpoint has seen.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import OneCycleAutoLR, add_noise_, average_
 from ..seeding import generator
+from .checkpoints import Checkpoints, interval
 from .configurations import CHECKPOINT
 from .records import Configuration, Result, RunFolder, Settings, write_json
+from .run_log import RunLog
 from .tasks import Task
 
 # OneCycleLR's own momentum cycle would be one more thing that moves.
@@ -42,6 +41,8 @@ def run(
     """Train one configuration with one seed and write its part of the folder.
 
     Collective. Rank 0 writes `metrics.jsonl` as it goes, and `result.json` at the end.
+    If an earlier call was killed, this one goes on from its last checkpoint and gives
+    the same numbers, to the last bit, as if it had not been.
 
     Args:
         folder: where to write.
@@ -87,9 +88,17 @@ def run(
         model=model,
         seed=seed,
     )
-    log = _Log(path, rank)
+    log = RunLog(path)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "log": log}
+    checkpoints = Checkpoints(path, parts)
+    save_every = interval(steps, settings.sync_every)
+    done = checkpoints.step()
+    if done:
+        _pass_once(ddp, task)
+        checkpoints.load(done)
+    log.begin(done)
     try:
-        for step in range(1, steps + 1):
+        for step in range(done + 1, steps + 1):
             batch = task.batch(seed, first + step - 1, rank, dist.get_world_size())
             began = time.perf_counter()
             metrics = scheduler.metrics()
@@ -106,12 +115,13 @@ def run(
             log.sync(step, sync_ms, scheduler.metrics() if synced else None)
             if step % settings.sync_every == 0 or step == steps:
                 log.flush()
+            if step % save_every == 0 and step < steps:
+                checkpoints.save(step)
             progress(step, log.last_loss, sum(metrics["base_lr"]) / len(settings.groups))
-        if row.spread > 0:
-            scheduler.converge()
+        scheduler.converge()
         held_out = _held_out_loss(task, model)
     except RuntimeError as error:
-        # hdet's own word that every replica is lost is a result; anything else is a fault.
+        # hdet's own word that every replica is lost is a result; all else is a fault.
         if "replicas hold NaN or infinite" not in str(error):
             raise
         held_out = math.nan
@@ -121,8 +131,18 @@ def run(
         if making_checkpoint:
             torch.save(model.state_dict(), path / "model.pt")
         write_json(path / "result.json", asdict(result))
+        checkpoints.remove()
     dist.barrier()
     return result
+
+
+def _pass_once(ddp: nn.Module, task: Task) -> None:
+    """Let DDP have a first backward pass, after which it lays out its buckets anew.
+
+    How a sum over ranks is rounded depends on them, so it must not be a resumed step's.
+    """
+    batch = task.batch(0, 0, dist.get_rank(), dist.get_world_size())
+    task.loss(ddp, batch).backward()
 
 
 def _average_without_spread(
@@ -150,77 +170,3 @@ def _held_out_loss(task: Task, model: nn.Module) -> float:
     mean = losses.double().mean()
     dist.all_reduce(mean)
     return float(mean) / dist.get_world_size()
-
-
-class _Log:
-    """Gathers the replicas' losses in blocks, so that logging is not what is measured."""
-
-    def __init__(self, path: Path, rank: int) -> None:
-        self._file = (path / "metrics.jsonl").open("w") if rank == 0 else None
-        self._pending: list[dict[str, Any]] = []
-        self._block: list[Tensor] = []
-        self._means: list[float] = []
-        self._rates: list[float] = []
-        self._seconds = 0.0
-        self._sync_seconds = 0.0
-        self.last_loss = math.nan
-
-    def step(
-        self, step: int, loss: Tensor, metrics: dict[str, Any], seconds: float
-    ) -> None:
-        self._block.append(loss.detach().double())
-        self._seconds += seconds
-        base = metrics["base_lr"]
-        self._rates.append(sum(base) / len(base))
-        self._pending.append(
-            {
-                "kind": "step",
-                "step": step,
-                "base_lr": base,
-                "replica_lr": metrics["replica_lr"],
-            }
-        )
-
-    def sync(self, step: int, milliseconds: float, metrics: dict | None) -> None:
-        self._sync_seconds += milliseconds / 1000
-        if metrics is not None:
-            self._pending.append({"kind": "sync", **metrics, "step": step})
-
-    def flush(self) -> None:
-        mine = torch.stack(self._block)
-        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, mine)
-        by_step = iter(torch.stack(everyone, 1).tolist())
-        for line in self._pending:
-            if line["kind"] == "step":
-                line["losses"] = next(by_step)
-                self.last_loss = sum(line["losses"]) / len(line["losses"])
-                self._means.append(self.last_loss)
-            if self._file:
-                self._file.write(json.dumps(line) + "\n")
-        if self._file:
-            self._file.flush()
-        self._pending, self._block = [], []
-
-    def close(self) -> None:
-        if self._block:
-            self.flush()
-        if self._file:
-            self._file.close()
-
-    def result(self, held_out: float) -> Result:
-        tail = self._means[-max(1, len(self._means) // 10) :]
-        train_loss = sum(tail) / len(tail)
-        finite = all(map(math.isfinite, [*self._means, held_out]))
-        seconds = torch.tensor([self._seconds, self._sync_seconds])
-        dist.all_reduce(seconds)
-        total, syncs = (seconds / dist.get_world_size()).tolist()
-        return Result(
-            train_loss=train_loss,
-            held_out_loss=held_out,
-            diverged=not finite or train_loss > self._means[0],
-            mean_lr=sum(self._rates) / len(self._rates),
-            final_lr=self._rates[-1],
-            seconds=total,
-            sync_share=syncs / total,
-        )

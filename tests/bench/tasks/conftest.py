@@ -14,9 +14,7 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("text")
     for number in range(60):
         lines = (f"file{number:02d} line {i:06d}\n" for i in range(1000))
-        path = (
-            root / f"part{number % 3}" / f"{number}{('.py', '.txt', '.md')[number % 3]}"
-        )
+        path = root / f"part{number % 3}" / f"{number}{('.py', '.txt', '.md')[number % 3]}"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(lines))
     (root / "part0" / "ignored.bin").write_bytes(b"binary" * 100)

@@ -108,12 +108,12 @@ def test_the_seed_changes_the_batches_unless_time_orders_them(task):
 
 
 def test_batches_and_models_leave_global_random_state_alone(task):
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002  # pyright: ignore[reportArgumentType]
     task.model(generator(0))
     task.batch(0, 0, 0, 2)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
-    assert (before[2] == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert (before[2] == np.random.get_state()[1]).all()  # noqa: NPY002  # pyright: ignore[reportArgumentType]
 
 
 def test_weights_come_from_the_generator(task):

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from hdet.bench.tasks import get_task
+from hdet.bench.tasks.digits import DigitsTask
 from hdet.errors import MissingDataError
 
 
 def test_every_visit_draws_its_images_anew():
-    task = get_task("digits")
+    task = DigitsTask()
     seen = [
         row
         for step in range(100)
@@ -23,7 +24,7 @@ def test_every_visit_draws_its_images_anew():
 
 def test_images_are_shifted_by_one_pixel_each_way_at_most(monkeypatch):
     monkeypatch.setattr("hdet.bench.tasks.digits.NOISE", 0.0)
-    task = get_task("digits")
+    task = DigitsTask()
     for step in range(2):
         images, labels = task.batch(0, step, 0, 2)
         for image, label in zip(images.view(-1, 8, 8), labels, strict=True):
@@ -37,7 +38,7 @@ def test_images_are_shifted_by_one_pixel_each_way_at_most(monkeypatch):
 
 
 def test_held_out_images_are_not_in_the_stream():
-    task = get_task("digits")
+    task = DigitsTask()
     held = torch.cat([images for images, _ in task.held_out()])
     assert len(held) == 300
     stream = task._padded[:, 1:9, 1:9].flatten(1)

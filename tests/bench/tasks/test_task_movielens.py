@@ -5,8 +5,10 @@ from importlib import metadata
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from hdet.bench.tasks import get_task, movielens
+from hdet.bench.tasks.movielens import MovieLensTask
 from hdet.errors import MissingDataError
 
 
@@ -15,9 +17,7 @@ def stream(task) -> list[torch.Tensor]:
     steps = range(task.max_steps(2))
     both = [[task.batch(0, step, rank, 2) for rank in range(2)] for step in steps]
     return [
-        torch.cat(
-            [torch.stack([one[i], other[i]], dim=1).flatten() for one, other in both]
-        )
+        torch.cat([torch.stack([one[i], other[i]], dim=1).flatten() for one, other in both])
         for i in range(3)
     ]
 
@@ -26,9 +26,7 @@ def test_the_stream_is_the_file_in_the_order_of_time(u_data):
     task = get_task("movielens", u_data)
     rows = [line.split() for line in u_data.read_text().splitlines()]
     rows.sort(key=lambda row: int(row[3]))  # stable: equal times stay in file order
-    users, items, ratings = (
-        np.array(column) for column in list(zip(*rows, strict=True))[:3]
-    )
+    users, items, ratings = (np.array(column) for column in list(zip(*rows, strict=True))[:3])
     dense = [np.unique(column, return_inverse=True)[1] for column in (users, items)]
     seen = stream(task)
     count = len(seen[0])
@@ -48,7 +46,7 @@ def test_both_formats_and_their_folders_give_the_same_ratings(u_data, inter):
 
 
 def test_ids_are_dense_over_the_whole_file(u_data):
-    task = get_task("movielens", u_data)
+    task = MovieLensTask(u_data)
     parts = [stream(task)[:2], *(batch[:2] for batch in task.held_out())]
     users = torch.cat([part[0] for part in parts]).unique()
     items = torch.cat([part[1] for part in parts]).unique()
@@ -59,17 +57,19 @@ def test_ids_are_dense_over_the_whole_file(u_data):
 def test_the_loss_is_the_sum_of_both_tasks(u_data):
     task = get_task("movielens", u_data)
 
-    def right(user, item):
-        rating = torch.tensor([5.0, 1.0])
-        return torch.where(rating >= 4, 50.0, -50.0), rating - 3.5
+    class Right(nn.Module):
+        def forward(self, user, item):
+            rating = torch.tensor([5.0, 1.0])
+            return torch.where(rating >= 4, 50.0, -50.0), rating - 3.5
 
-    def wrong(user, item):
-        return torch.zeros(2), torch.zeros(2)
+    class Wrong(nn.Module):
+        def forward(self, user, item):
+            return torch.zeros(2), torch.zeros(2)
 
     batch = (torch.zeros(2).long(), torch.zeros(2).long(), torch.tensor([5.0, 1.0]))
-    assert task.loss(right, batch).item() == pytest.approx(0, abs=1e-6)
+    assert task.loss(Right(), batch).item() == pytest.approx(0, abs=1e-6)
     expected = np.log(2) + (1.5**2 + 2.5**2) / 2
-    assert task.loss(wrong, batch).item() == pytest.approx(expected)
+    assert task.loss(Wrong(), batch).item() == pytest.approx(expected)
 
 
 def install(inter, monkeypatch, record: str) -> None:
@@ -77,9 +77,7 @@ def install(inter, monkeypatch, record: str) -> None:
     site = inter.parents[3]
     info = site / "recbole-1.2.1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n"
-    )
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n")
     (info / "RECORD").write_text(record)
     monkeypatch.syspath_prepend(site)
 

@@ -50,6 +50,4 @@ def test_initial_weights_have_variance_one_over_fan_in():
 
 def test_matrices_without_a_group_are_named():
     with pytest.raises(ValueError, match=r"'1\.weight' fits none"):
-        _weights.grouped(
-            nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), {"first": ["0."]}
-        )
+        _weights.grouped(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), {"first": ["0."]})

@@ -21,7 +21,7 @@ def test_no_window_comes_twice_in_a_pass(text_folder, seed):
     task = get_task("text", text_folder)
     seen = [
         window
-        for step in range(task.max_steps(2))
+        for step in range(task.max_steps(2) or 0)
         for rank in range(2)
         for window in as_bytes(task.batch(seed, step, rank, 2))
     ]
@@ -34,12 +34,12 @@ def test_held_out_files_are_not_in_the_stream(text_folder):
     held = {w for batch in task.held_out() for w in as_bytes(batch)}
     stream = {
         window
-        for step in range(task.max_steps(1))
+        for step in range(task.max_steps(1) or 0)
         for window in as_bytes(task.batch(0, step, 0, 1))
     }
     names = text._held_out_names(text._texts(text_folder, (".py", ".txt", ".md")))
     marks = {f"file{int(n.split('/')[1].split('.')[0]):02d}".encode() for n in names}
-    assert len(held) == 32 * task.batch_size
+    assert len(held) == text.HELD_OUT_BATCHES * task.batch_size
     # Lines are 19 bytes: each window of 65 has at least two whole ones.
     assert not any(mark in window for window in stream for mark in marks)
     assert all(mark in b"".join(held) for mark in marks)
@@ -47,7 +47,7 @@ def test_held_out_files_are_not_in_the_stream(text_folder):
 
 def test_targets_are_the_inputs_one_byte_on(text_folder):
     inputs, targets = get_task("text", text_folder).batch(0, 0, 0, 2)
-    assert inputs.shape == targets.shape == (8, text.CONTEXT)
+    assert inputs.shape == targets.shape == (4, text.CONTEXT)
     assert (inputs[:, 1:] == targets[:, :-1]).all()
 
 
@@ -82,18 +82,14 @@ def test_a_byte_cannot_see_those_after_it(text_folder):
 
 def test_a_python_without_source_is_told_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
-    with pytest.raises(
-        MissingDataError, match=r"0 \.py files.*curl -L https"
-    ) as caught:
+    with pytest.raises(MissingDataError, match=r"0 \.py files.*curl -L https") as caught:
         get_task("text")
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_folder_with_little_text_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("too little")
-    with pytest.raises(
-        MissingDataError, match="with 10 bytes in all. It needs 1000000"
-    ):
+    with pytest.raises(MissingDataError, match="with 10 bytes in all. It needs 1000000"):
         get_task("text", tmp_path)
 
 

@@ -28,7 +28,5 @@ def get_task(name: str, data: str | Path | None = None) -> Task:
         ValueError: if there is no such task, or it takes no path.
     """
     if name not in TASKS:
-        raise ValueError(
-            f"there is no task {name!r}: write one of {', '.join(sorted(TASKS))}."
-        )
+        raise ValueError(f"there is no task {name!r}: write one of {', '.join(sorted(TASKS))}.")
     return TASKS[name](data)

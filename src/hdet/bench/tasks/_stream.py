@@ -19,9 +19,7 @@ def steps_in(count: int, batch_size: int, world_size: int) -> int:
     return count // (batch_size * world_size)
 
 
-def places(
-    count: int, batch_size: int, step: int, rank: int, world_size: int
-) -> Tensor:
+def places(count: int, batch_size: int, step: int, rank: int, world_size: int) -> Tensor:
     """Return the positions in the order that replica `rank` reads at `step`.
 
     Args:

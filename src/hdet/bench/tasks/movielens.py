@@ -183,9 +183,7 @@ def _ratings(path: Path) -> tuple[Tensor, Tensor, Tensor]:
     users, items, ratings, times = zip(*rows, strict=True)
     order = torch.from_numpy(np.argsort(times, kind="stable"))
     # Over the whole file: held-out users and items need a row in the tables too.
-    dense = [
-        torch.from_numpy(np.unique(x, return_inverse=True)[1]) for x in (users, items)
-    ]
+    dense = [torch.from_numpy(np.unique(x, return_inverse=True)[1]) for x in (users, items)]
     return dense[0][order], dense[1][order], torch.tensor(ratings)[order]
 
 

@@ -149,9 +149,7 @@ class TextTask(Task):
         """Return (inputs, targets), each (batch, context), the targets one byte on."""
         count = len(self._train)
         at = _stream.places(count, self.batch_size, step, rank, world_size)
-        return _inputs_and_targets(
-            self._train[_stream.shuffled(count, seed, self.name)[at]]
-        )
+        return _inputs_and_targets(self._train[_stream.shuffled(count, seed, self.name)[at]])
 
     def held_out(self) -> list[Batch]:
         """Return 32 batches of windows, spread evenly over the held-out files."""

@@ -1,0 +1,151 @@
+"""The log of one run: `metrics.jsonl`, and the means and times that its result needs.
+
+The replicas' losses are gathered in blocks, so that logging is not what is measured.
+Every rank keeps the means of all of them; only rank 0 writes.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .records import Result
+
+
+class RunLog:
+    """What happened at each step and sync; call `begin` first.
+
+    Args:
+        path: the folder of the run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path / "metrics.jsonl"
+        self._file: TextIO | None = None
+        self._pending: list[dict[str, Any]] = []
+        self._block: list[Tensor] = []
+        self._means: list[float] = []
+        self._rates: list[float] = []
+        self._seconds = 0.0
+        self._sync_seconds = 0.0
+
+    @property
+    def last_loss(self) -> float:
+        """The mean over replicas at the last step of the last block; NaN before."""
+        return self._means[-1] if self._means else math.nan
+
+    def begin(self, done: int) -> None:
+        """Keep the lines of the first `done` steps, and go on behind them. Local.
+
+        Raises:
+            RuntimeError: if some of those lines are not there.
+        """
+        kept = list(_lines_up_to(self._path, done)) if done else []
+        for line in map(json.loads, kept):
+            if line["kind"] == "step":
+                self._add(line)
+        if len(self._means) != done:
+            raise RuntimeError(
+                f"{self._path} has {len(self._means)} of the {done} steps that its "
+                f"checkpoint has seen: to train this run anew, remove "
+                f"{self._path.parent}."
+            )
+        if dist.get_rank() == 0:
+            # Other ranks may be reading still: they must find the old file or the new.
+            beside = self._path.with_suffix(".tmp")
+            beside.write_text("".join(kept))
+            os.replace(beside, self._path)
+            self._file = self._path.open("a")
+
+    def step(self, step: int, loss: Tensor, metrics: dict[str, Any], seconds: float) -> None:
+        """Take note of an optimizer step, without waiting for the loss. Local.
+
+        Args:
+            step: which, from 1.
+            loss: this replica's.
+            metrics: of the scheduler, before the step.
+            seconds: that it took.
+        """
+        self._block.append(loss.detach().double())
+        self._seconds += seconds
+        rates = {key: metrics[key] for key in ("base_lr", "replica_lr")}
+        self._pending.append({"kind": "step", "step": step, **rates})
+
+    def sync(self, step: int, milliseconds: float, metrics: dict | None) -> None:
+        """Take note of an averaging, and of what the scheduler found at it. Local."""
+        self._sync_seconds += milliseconds / 1000
+        if metrics is not None:
+            self._pending.append({"kind": "sync", **metrics, "step": step})
+
+    def flush(self) -> None:
+        """Gather the losses of this block and write its lines. Collective."""
+        if not self._block:
+            return
+        mine = torch.stack(self._block)
+        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyone, mine)
+        by_step = iter(torch.stack(everyone, 1).tolist())
+        for line in self._pending:
+            if line["kind"] == "step":
+                line["losses"] = next(by_step)
+                self._add(line)
+            if self._file:
+                self._file.write(json.dumps(line) + "\n")
+        if self._file:
+            self._file.flush()
+        self._pending, self._block = [], []
+
+    def _add(self, line: dict[str, Any]) -> None:
+        self._means.append(sum(line["losses"]) / len(line["losses"]))
+        self._rates.append(sum(line["base_lr"]) / len(line["base_lr"]))
+
+    def close(self) -> None:
+        """Write what is left. Collective."""
+        self.flush()
+        if self._file:
+            self._file.close()
+
+    def state_dict(self) -> dict[str, float]:
+        """Return this rank's times; the rest is in the file."""
+        return {"seconds": self._seconds, "sync_seconds": self._sync_seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on adding to the times of `state`."""
+        self._seconds, self._sync_seconds = state["seconds"], state["sync_seconds"]
+
+    def result(self, held_out: float) -> Result:
+        """Return how the run ended, the same on every rank. Collective.
+
+        Args:
+            held_out: the held-out loss.
+        """
+        tail = self._means[-max(1, len(self._means) // 10) :]
+        train_loss = sum(tail) / len(tail)
+        finite = all(map(math.isfinite, [*self._means, held_out]))
+        seconds = torch.tensor([self._seconds, self._sync_seconds])
+        dist.all_reduce(seconds)
+        total, syncs = (seconds / dist.get_world_size()).tolist()
+        return Result(
+            train_loss=train_loss,
+            held_out_loss=held_out,
+            diverged=not finite or train_loss > self._means[0],
+            mean_lr=sum(self._rates) / len(self._rates),
+            final_lr=self._rates[-1],
+            seconds=total,
+            sync_share=syncs / total,
+        )
+
+
+def _lines_up_to(file: Path, step: int) -> Iterator[str]:
+    """Yield the lines of the first `step` steps; a torn last one is of a later step."""
+    with file.open() as stream:
+        for text in stream:
+            if not text.endswith("\n") or json.loads(text)["step"] > step:
+                return
+            yield text
