@@ -149,7 +149,7 @@ def run_all(path: str, settings: Settings) -> None:
             bar = bars.add_task(name, total=steps, live="")
 
             def show(step: int, loss: float, lr: float, bar=bar) -> None:
-                live = f"loss {_number(loss)}  base LR {lr:.1e}"
+                live = f"loss {_number(loss)} base LR {lr:.1e}"
                 bars.update(bar, completed=step, live=live)
 
             result = run(folder, settings, task, row, seed, show)
@@ -163,11 +163,11 @@ def _progress() -> Progress:
     console = Console(quiet=dist.get_rank() != 0)
     return Progress(
         TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-        # What the other columns leave; they are never cut at 80 columns.
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        # The bar gives way, so that at 80 columns nothing else is cut.
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[live]}", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(compact=True),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         console=console,
         expand=True,
         disable=dist.get_rank() != 0 or not console.is_terminal,
@@ -185,4 +185,5 @@ def _line(name: str, result: Result) -> str:
 
 def _number(loss: float) -> str:
     """Return a loss in seven columns, however far it has diverged."""
-    return f"{loss:7.4f}" if not abs(loss) >= 100 else f"{loss:7.1e}"
+    plain = f"{loss:7.4f}"
+    return plain if len(plain) == 7 else f"{loss:7.1e}"

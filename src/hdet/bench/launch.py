@@ -165,6 +165,10 @@ def _ending(code: int | None) -> str:
 def _rank(rank: int, ranks: int, folder: str, fn: Callable, args: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if not Path(folder).exists():
+        # Ctrl-C came while this rank was being started. Minutes would pass before the
+        # rendezvous gives up a file that cannot be made, and no thread runs meanwhile.
+        os._exit(1)
     torch.set_num_threads(_threads(ranks))
     try:
         dist.init_process_group(

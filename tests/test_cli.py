@@ -1,0 +1,144 @@
+"""The command line: an error of the user's is one line and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+from typer.testing import CliRunner
+
+from hdet import __version__, commands
+from hdet.bench.launch import RankError
+from hdet.bench.records import RunFolder, Settings
+
+DIGITS = ["compare", "--task", "digits", "--steps", "20", "--replicas", "2"]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(commands.app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_version_and_help() -> None:
+    assert run("--version") == (0, f"hdet {__version__}\n")
+    code, output = run("compare", "-h")
+    assert code == 0
+    assert "--resume" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--task", "nosuch"], "there is no task 'nosuch'"),
+        (["--only", "nosuch"], "there is no configuration nosuch"),
+        (["--only", "[bold]"], "there is no configuration [bold]"),
+        (["--data", "/nowhere"], "takes no data"),
+        (["--task", "fashion", "--data", "/nowhere"], "/nowhere has no such file"),
+        (["--replicas", "1"], "one replica leaves nothing to compare"),
+        (["--resume", "/nowhere"], "--task, --steps, --replicas would change it"),
+    ],
+)
+def test_an_error_of_the_users_is_one_line(options: list[str], words: str) -> None:
+    code, output = run(*DIGITS, *options)
+    assert code == 2
+    assert output.startswith("hdet compare: ")
+    assert words in output
+    assert output.count("\n") == 1
+
+
+def test_a_folder_that_is_no_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    code, output = run("compare", "--resume", str(tmp_path))
+    assert code == 2
+    assert "is not a run folder of `hdet compare`" in output
+
+
+def test_data_that_went_missing_are_missed_before_any_rank_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "on_ranks", stop)
+    run(*DIGITS, "--out", str(tmp_path))
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"data": null', '"data": "/nowhere"'))
+    code, output = run("compare", "--resume", str(tmp_path))
+    assert code == 2
+    assert "takes no data" in output
+
+
+def stop(fn: object, ranks: int, path: str, settings: Settings) -> bool:
+    RunFolder(Path(path)).create(settings)
+    raise KeyboardInterrupt
+
+
+def fail(fn: object, ranks: int, path: str, settings: Settings) -> bool:
+    RunFolder(Path(path)).create(settings)
+    raise RankError("[rank 1 of 2]\nTraceback:\nValueError: x[0] is the cause")
+
+
+def test_nothing_that_is_there_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "on_ranks", stop)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    for out in (tmp_path / "other", tmp_path / "other" / "thesis.txt"):
+        code, output = run(*DIGITS, "--out", str(out))
+        assert code == 2
+        assert "is not an empty folder" in output
+    run(*DIGITS, "--out", str(tmp_path / "run"))
+    code, output = run(*DIGITS, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert f"`hdet compare --resume {tmp_path / 'run'}`" in output
+
+
+def test_ctrl_c_tells_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "on_ranks", stop)
+    code, output = run(*DIGITS, "--out", str(tmp_path / "my run"))
+    assert code == 130
+    assert f"hdet compare --resume '{tmp_path / 'my run'}'" in output
+
+
+def test_a_rank_that_fails_is_heard_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "on_ranks", fail)
+    code, output = run(*DIGITS, "--out", str(tmp_path))
+    assert code == 1
+    lines = output.rstrip().splitlines()
+    assert lines[-2] == "ValueError: x[0] is the cause"
+    assert f"hdet compare --resume {tmp_path}" in lines[-1]
+    assert output.count("[rank 1 of 2]") == output.count("Traceback") == 1
+
+
+def test_other_ranks_than_torchrun_has_started_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "on_ranks", stop)
+    run(*DIGITS, "--out", str(tmp_path))
+    monkeypatch.setattr(commands, "world_size", lambda: 3)
+    code, output = run("compare", "--resume", str(tmp_path))
+    assert code == 2
+    assert "begun with 2 replicas, and torchrun has started 3" in output
+
+
+def test_without_its_packages_the_command_says_what_to_install() -> None:
+    code = """
+import sys
+from hdet.cli import main
+for name in ("typer", "rich", "matplotlib", "jinja2"):
+    sys.modules[name] = None
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code)
+    del sys.modules[name]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    names = ("typer", "rich", "matplotlib", "jinja2")
+    for name, line in zip(names, lines, strict=True):
+        assert line.startswith(f"The hdet command needs {name}, ")
+        assert line.endswith('pip install "hdet[bench]"')
