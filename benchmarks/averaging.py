@@ -3,8 +3,9 @@
     python benchmarks/averaging.py [--rounds 41] [--ranks 4]
 
 The limit is one `all_reduce` of the same bytes, already flat: no averaging of separate
-tensors can do with less. torch's peer is `model_averaging.utils.average_parameters`, which
-flattens the whole model. 1,000 small tensors and ten large ones, of 40 MB each way.
+tensors can do with less. The floor adds the copies to and from a flat buffer, and nothing
+else: what averaging costs that never leaves a tensor half-summed. torch's peer is
+`model_averaging.utils.average_parameters`, which flattens the whole model. 1,000 small tensors and ten large ones, of 40 MB each way.
 """
 
 import argparse
@@ -71,8 +72,19 @@ def measure(rounds: int) -> None:
         parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
         others = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
         flat = torch.randn(sum(p.numel() for p in parameters))
+        views = [p.detach().view(-1) for p in parameters]
+        buffer = torch.empty_like(flat)
+        slots = list(buffer.split([view.numel() for view in views]))
+
+        def floor(views=views, buffer=buffer, slots=slots) -> None:
+            torch.cat(views, out=buffer)
+            dist.all_reduce(buffer)
+            buffer.div_(dist.get_world_size())
+            torch._foreach_copy_(views, slots)
+
         seconds = in_turns(
             {
+                "floor": floor,
                 "limit": lambda flat=flat: dist.all_reduce(flat),
                 "hdet": lambda p=parameters: hdet.average_(p),
                 "torch": lambda p=others: average_parameters(iter(p), dist.group.WORLD),
@@ -85,6 +97,7 @@ def measure(rounds: int) -> None:
         bucket = min(averaging.BUCKET_BYTES, flat.nbytes)
         results[name] = {
             "ms": {k: sorted(v)[len(v) // 2] * 1000 for k, v in seconds.items()},
+            "floor / limit": ratios(seconds, "floor", "limit"),
             "hdet / limit": ratios(seconds, "hdet", "limit"),
             "torch / limit": ratios(seconds, "torch", "limit"),
             "hdet / torch": ratios(seconds, "hdet", "torch"),

@@ -50,7 +50,7 @@ def compare(
         int,
         typer.Option(min=1, help="Local processes; torchrun's ranks count instead."),
     ] = 4,
-    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 250,
+    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 200,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each configuration.")] = 2,
     only: Annotated[
         str, typer.Option(help="Names of configurations, separated by commas.")

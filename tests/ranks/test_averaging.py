@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 import hdet
+from hdet.replica import averaging
 from hdet.seeding import generator
 from tests.rank_runner import run_ranks
 
@@ -234,3 +235,19 @@ def _on_cuda():
         hdet.average_([tensor], group)
         torch.cuda.current_stream().synchronize()
     return tensor.cpu()
+
+
+def _memory():
+    taken, take = [], averaging._take
+    averaging._take = lambda device, nbytes: taken.append(nbytes) or take(device, nbytes)
+    try:
+        hdet.average_([torch.ones(3000), torch.ones(50), torch.ones(700)], bucket_bytes=KIB)
+    finally:
+        averaging._take = take
+    return taken
+
+
+def test_extra_memory_is_two_buckets_however_many_there_are():
+    for taken in run_ranks(_memory, 2):
+        assert len(taken) == 2
+        assert max(taken) <= KIB

@@ -272,7 +272,8 @@ class OneCycleAutoLR(OneCycleLR):
         if not self._exploring:
             return schedule
         rank = self._ensemble.replicas.rank
-        return [rates[rank] for rates in self._replica_lrs()]
+        rows = zip(self._base_now, self._rhos(), strict=True)
+        return [base * row[rank] for base, row in rows]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers that load with `weights_only=True`. Local.
@@ -325,19 +326,16 @@ class OneCycleAutoLR(OneCycleLR):
         """Whether anything differs from OneCycleLR."""
         return self._spread > 0 and self._ensemble.replicas.size > 1
 
+    def _rhos(self) -> list[list[float]]:
+        """Return the multiplier in effect for each parameter group and replica."""
+        acted_at = None if self._bases is None else self._acted_at
+        size, groups = self._ensemble.replicas.size, len(self._velocities)
+        return group_multipliers(size, self._spread, groups, self._seed, acted_at)
+
     def _replica_lrs(self) -> list[list[float]]:
         """Return eta_r for each parameter group and replica, as in effect now."""
-        acted_at = None if self._bases is None else self._acted_at
-        rhos = group_multipliers(
-            self._ensemble.replicas.size,
-            self._spread,
-            len(self._base_now),
-            self._seed,
-            acted_at,
-        )
-        return [
-            [base * rho for rho in row] for base, row in zip(self._base_now, rhos, strict=True)
-        ]
+        rows = zip(self._base_now, self._rhos(), strict=True)
+        return [[base * rho for rho in row] for base, row in rows]
 
     def _before_step(self, step: int) -> None:
         """Check, and sync if it is due, ahead of the rates for optimizer step `step`."""

@@ -35,11 +35,19 @@ class LossMeter:
         Raises:
             ValueError: if a tensor has more or fewer elements.
         """
-        value = _scalar(loss)
-        self._sum = self._sum + value
+        if isinstance(loss, Tensor):
+            loss = _scalar(loss)
+            if not isinstance(self._sum, Tensor):
+                # MPS has no float64; elsewhere it keeps a long sum exact enough, and adding
+                # any other dtype to it needs no conversion first: this runs at every step.
+                wide = torch.float32 if loss.device.type == "mps" else torch.float64
+                self._sum = torch.full((), self._sum, dtype=wide, device=loss.device)
+        self._sum = self._sum + loss
         self._count += 1
         if self._restored_count:
-            self._fresh_sum = self._fresh_sum + value
+            if isinstance(self._sum, Tensor) and isinstance(loss, Tensor):
+                loss = loss.to(self._sum.dtype)
+            self._fresh_sum = self._fresh_sum + loss
 
     def row(self, device: torch.device) -> Tensor:
         """Return [sum, count, fresh sum, fresh count], float64 on `device`."""
@@ -67,17 +75,14 @@ class LossMeter:
         self._count = self._restored_count = int(state["count"])
 
 
-def _scalar(loss: Tensor | float) -> Tensor | float:
-    if not isinstance(loss, Tensor):
-        return float(loss)
+def _scalar(loss: Tensor) -> Tensor:
+    """Return `loss` without its graph and its dimensions of size 1."""
     if loss.numel() != 1:
         raise ValueError(
             f"{where()}`loss` must have exactly one element, and has shape "
             f"{tuple(loss.shape)}: give its mean, `loss.mean()`."
         )
-    # MPS has no float64; everywhere else it keeps a long sum exact enough.
-    dtype = torch.float32 if loss.device.type == "mps" else torch.float64
-    return loss.detach().reshape(()).to(dtype)
+    return loss.detach() if loss.dim() == 0 else loss.detach().reshape(())
 
 
 def interval_means(rows: list[list[float]]) -> list[float]:

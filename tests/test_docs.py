@@ -1,0 +1,60 @@
+"""What the documentation says is there, runs, and comes from the records."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def run(*command: str, timeout: int = 100) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_point_to_what_is_there(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_snippets_run(page):
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(code, str(page), "exec"), {})
+
+
+def test_pages_of_results_come_from_the_records():
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import write_docs as w\n"
+        "print([p for p, f in w.PAGES.items() if (w.DOCS / p).read_text() != f()])"
+    )
+    assert run(sys.executable, "-c", code).strip() == "[]"
+
+
+def test_the_readme_shows_both_commands_and_every_public_name_is_documented():
+    readme = (ROOT / "README.md").read_text()
+    assert "make demo" in readme
+    assert "make test" in readme
+    text = "".join(page.read_text() for page in PAGES)
+    for name in ("OneCycleAutoLR", "average_", "add_noise_", "multipliers"):
+        assert f"hdet.{name}" in text
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_the_example_resumes_where_it_saved(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launch, "--nproc-per-node", "2", "examples/ddp.py", "--folder", str(tmp_path)]
+    whole, resumed = run(*command), run(*command, "--resume")
+    assert "step 300" in whole
+    assert resumed.splitlines()[-1] == whole.splitlines()[-1]
+    assert "step 150" not in resumed
