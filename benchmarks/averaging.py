@@ -5,7 +5,8 @@
 The limit is one `all_reduce` of the same bytes, already flat: no averaging of separate
 tensors can do with less. The floor adds the copies to and from a flat buffer, and nothing
 else: what averaging costs that never leaves a tensor half-summed. torch's peer is
-`model_averaging.utils.average_parameters`, which flattens the whole model. 1,000 small tensors and ten large ones, of 40 MB each way.
+`model_averaging.utils.average_parameters`, which flattens the whole model. 1,000 small
+tensors and ten large ones, of 40 MB each way.
 """
 
 import argparse

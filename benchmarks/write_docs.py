@@ -87,8 +87,20 @@ def compare_page() -> str:
         "# The paper's ablation, measured",
         "",
         "Written by `python benchmarks/write_docs.py` from `benchmarks/records`.",
-        "`hdet compare` trains the paper's six configurations and six controls; the report in",
-        "its run folder has this table with all plots.",
+        "`hdet compare` trains the paper's six configurations and six controls; the report",
+        "in its run folder has this table with all plots. Under `torchrun` it uses the ranks",
+        "it is given, `hdet compare --resume FOLDER` goes on with a run that was stopped, and",
+        "`hdet compare --help` lists the rest.",
+        "",
+        "| `--task` | what | data |",
+        "|---|---|---|",
+        "| `text` | byte-level transformer, the paper's four groups | source of the running "
+        "Python's standard library, or `--data FOLDER` of text |",
+        "| `digits` | MLP on 8x8 images, freshly shifted at each visit | scikit-learn |",
+        "| `fashion` | small convolutional network | Debian's `dataset-fashion-mnist`, or "
+        "`--data FOLDER` |",
+        "| `movielens` | embeddings, two targets, in order of time | `pip install --no-deps "
+        "recbole`, or `--data FILE` |",
         "",
     ]
     for folder in sorted(RECORDS.glob("compare-*")):

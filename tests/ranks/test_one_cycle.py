@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from schedulefree import AdamWScheduleFree
 from torch._dynamo.testing import CompileCounter
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
@@ -339,6 +340,24 @@ def test_converge_averages_now_and_leaves_rates_and_losses_as_they_were():
                 torch.testing.assert_close(value, copies.mean(0))
 
 
+def _converging_often():
+    model, optimizer, scheduler = _setup(AUTO)
+    wrapped = DistributedDataParallel(model)
+    for t in range(8):
+        loss = loss_at(wrapped, t, dist.get_rank())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step(loss)
+        scheduler.converge()
+    return weights(model)
+
+
+def test_converging_after_every_step_is_not_taken_for_stepping_twice():
+    first, second = run_ranks(_converging_often, 2)
+    assert all(map(torch.equal, first, second))
+
+
 def _rank_arguments_are_overruled():
     optimizer = torch.optim.AdamW(two_groups(small_model()))
     scheduler = hdet.OneCycleAutoLR(
@@ -415,3 +434,39 @@ def test_compiled_model_and_optimizer_go_along():
     for frames, syncs in run_ranks(_compiled, 2):
         assert frames <= 2
         assert syncs == STEPS // T
+
+
+def _schedule_free():
+    model = small_model()
+    optimizer = AdamWScheduleFree(model.parameters(), lr=0.02, weight_decay=0.1)
+    optimizer.train()
+    scheduler = hdet.OneCycleAutoLR(optimizer, 0.02, STEPS, cycle_momentum=False, **AUTO)
+    train_ddp(model, optimizer, scheduler, dist.get_rank(), range(T))
+    averaged = [optimizer.state[p]["z"].clone() for p in model.parameters()]
+    optimizer.eval()
+    return averaged, weights(model)
+
+
+def test_schedule_frees_second_copy_of_the_weights_is_averaged():
+    ranks = run_ranks(_schedule_free, 2)
+    for mine, theirs in zip(*ranks, strict=True):
+        assert all(map(torch.equal, mine, theirs))
+
+
+def _coupled(weight_decay):
+    model = small_model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02, weight_decay=weight_decay)
+    scheduler = hdet.OneCycleAutoLR(optimizer, 0.02, STEPS, **AUTO)
+    moments = []
+    for steps in (range(T - 1), range(T - 1, T)):
+        train_ddp(model, optimizer, scheduler, dist.get_rank(), steps)
+        moments.append([optimizer.state[p]["exp_avg"].clone() for p in model.parameters()])
+    return moments
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_moments_differ_only_under_coupled_decay_and_never_after_a_sync(weight_decay):
+    first, second = run_ranks(_coupled, 2, weight_decay)
+    before = all(map(torch.equal, first[0], second[0]))
+    assert before == (weight_decay == 0)
+    assert all(map(torch.equal, first[1], second[1]))

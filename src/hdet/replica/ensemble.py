@@ -73,20 +73,24 @@ class Ensemble:
         self._masked_total = [0] * replicas.size
         self._last: dict[str, Any] = {}
 
-    def before_step(self) -> None:
-        """Check what every step relies on. Local.
+    def count_step(self) -> None:
+        """Check what every step of the scheduler relies on. Local.
 
         Raises:
             RuntimeError: if there is no process group for the replicas that were promised,
                 or the scheduler is stepped several times per optimizer step.
         """
+        self.require_connection()
+        self._guard.scheduler_stepped(self._name)
+
+    def require_connection(self) -> None:
+        """Raise a `RuntimeError` if the promised replicas have no process group. Local."""
         if not self.replicas.connected:
             raise RuntimeError(
                 f"`{self._name}(world_size={self.replicas.size})` has no process group to "
                 f"average over: call torch.distributed.init_process_group first, and start "
                 f"the script with torchrun."
             )
-        self._guard.scheduler_stepped(self._name)
 
     @torch.no_grad()
     def sync(self) -> Sync:

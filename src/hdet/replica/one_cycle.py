@@ -237,7 +237,7 @@ class OneCycleAutoLR(OneCycleLR):
             RuntimeError: on every rank, if all replicas are non-finite.
         """
         if self._exploring:
-            self._ensemble.before_step()
+            self._ensemble.require_connection()
             self._ensemble.sync()
 
     def metrics(self) -> dict[str, Any]:
@@ -351,7 +351,7 @@ class OneCycleAutoLR(OneCycleLR):
                 f"and the optimizer now has {groups}: add groups before making the scheduler."
             )
         if self._exploring:
-            self._ensemble.before_step()
+            self._ensemble.count_step()
             if step % self._interval == 0:
                 self._sync(step)
 
