@@ -229,7 +229,12 @@ def test_state_is_plain_and_resumes_a_single_process_exactly(tmp_path):
 DAMAGED = {
     "other length": (lambda s: s | {"total_steps": 99}, "99 steps.*has 20"),
     "other groups": (lambda s: s | {"velocities": [0.0]}, "1 parameter groups.*has 2"),
-    "truncated": (lambda s: {"last_epoch": 3}, r"without \['acted_at'"),
+    "truncated": (lambda s: {"last_epoch": 3}, r"without \['total_steps'"),
+    "truncated inside": (
+        lambda s: s | {"ensemble": s["ensemble"] | {"local": {"rank": 0}}},
+        r"without \['ensemble.local.world_size'",
+    ),
+    "nothing at all": (lambda s: None, "without"),
     "torch's own": (lambda s: {"last_epoch": 3, "_last_lr": [0.1]}, "of another"),
 }
 
@@ -240,7 +245,7 @@ def test_a_state_that_does_not_fit_changes_nothing(name):
     rates(scheduler, 5)
     before, change = scheduler.state_dict(), DAMAGED[name]
     with pytest.raises(ValueError, match=change[1]):
-        scheduler.load_state_dict(change[0](dict(before)))
+        scheduler.load_state_dict(change[0](before))
     assert scheduler.state_dict() == before
 
 

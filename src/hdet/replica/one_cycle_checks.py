@@ -11,6 +11,23 @@ from ..errors import require, where
 _NAME = "OneCycleAutoLR"
 
 
+# What a state must hold; a dictionary stands for one inside it.
+_STATE: dict[str, Any] = {
+    "last_epoch": None,
+    "total_steps": None,
+    "base_lrs": None,
+    "velocities": None,
+    "acted_at": None,
+    "seed": None,
+    "ensemble": {
+        "syncs": None,
+        "ever_given": None,
+        "masked_total": None,
+        "local": {"rank": None, "world_size": None, "sum": None, "count": None},
+    },
+}
+
+
 def check_arguments(
     *,
     total_steps: int,
@@ -104,20 +121,11 @@ def check_arguments(
 
 def check_state(state: Any, total_steps: int, groups: int) -> None:
     """Raise a `ValueError` if a checkpoint is not of this kind of run."""
-    expected = {
-        "last_epoch",
-        "total_steps",
-        "base_lrs",
-        "velocities",
-        "acted_at",
-        "seed",
-        "ensemble",
-    }
-    missing = expected - set(state)
+    missing = _missing(state, _STATE)
     if missing:
         raise ValueError(
-            f"{where()}`{_NAME}.load_state_dict` got a state without {sorted(missing)}: it "
-            f"is damaged, or of another scheduler. Give what `{_NAME}.state_dict()` returned."
+            f"{where()}`{_NAME}.load_state_dict` got a state without {missing}: it is "
+            f"damaged, or of another scheduler. Give what `{_NAME}.state_dict()` returned."
         )
     if state["total_steps"] != total_steps:
         raise ValueError(
@@ -131,3 +139,16 @@ def check_state(state: Any, total_steps: int, groups: int) -> None:
             f"{len(state['velocities'])} parameter groups, and the optimizer has {groups}: "
             f"build the optimizer with the same groups."
         )
+
+
+def _missing(state: Any, expected: dict[str, Any], path: str = "") -> list[str]:
+    """Return the keys of `expected` that `state` lacks, as in `ensemble.local.sum`."""
+    if not isinstance(state, dict):
+        return [path.rstrip(".") or "any entry"]
+    lacking = []
+    for key, inner in expected.items():
+        if key not in state:
+            lacking.append(f"{path}{key}")
+        elif inner is not None:
+            lacking += _missing(state[key], inner, f"{path}{key}.")
+    return lacking
