@@ -1,6 +1,7 @@
 """A run that was stopped and killed is, in the end, one that never was."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from hdet.bench.checkpoints import interval
 from hdet.bench.compare import plan, run_all
 from hdet.bench.launch import on_ranks
 from hdet.bench.records import RunFolder, Settings
+from hdet.bench.run_log import unlearned
 
 # With two ranks a sum is the same in any order, and hides how DDP lays out its buckets.
 RANKS, STEPS = 3, 60
@@ -118,3 +120,11 @@ def test_stopped_then_killed_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert [f for f in folder.run(name, 0).iterdir() if "checkpoint" in f.name] == []
     # Its times show that the first part was not run again.
     assert metrics(folder, "hdet-full")[: len(kept)] == kept
+
+
+def test_a_run_diverges_that_is_not_finite_or_ends_above_its_beginning():
+    falling = [3.0 - 0.01 * k for k in range(100)]
+    assert not unlearned(falling)
+    assert unlearned(falling[::-1])
+    assert not unlearned([2.5, *[2.55] * 99])
+    assert unlearned([*falling[:50], math.nan, *falling[51:]])

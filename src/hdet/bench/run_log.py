@@ -125,21 +125,40 @@ class RunLog:
         Args:
             held_out: the held-out loss.
         """
-        tail = self._means[-max(1, len(self._means) // 10) :]
-        train_loss = sum(tail) / len(tail)
-        finite = all(map(math.isfinite, [*self._means, held_out]))
+        # No step at all is what a run leaves that is lost at its very first.
+        means, rates = self._means or [math.nan], self._rates or [math.nan]
+        train_loss = tail_mean(means)
         seconds = torch.tensor([self._seconds, self._sync_seconds])
         dist.all_reduce(seconds)
         total, syncs = (seconds / dist.get_world_size()).tolist()
         return Result(
             train_loss=train_loss,
             held_out_loss=held_out,
-            diverged=not finite or train_loss > self._means[0],
-            mean_lr=sum(self._rates) / len(self._rates),
-            final_lr=self._rates[-1],
+            diverged=not math.isfinite(held_out) or unlearned(means),
+            mean_lr=sum(rates) / len(rates),
+            final_lr=rates[-1],
             seconds=total,
-            sync_share=syncs / total,
+            sync_share=syncs / total if total else 0.0,
         )
+
+
+def tail_mean(means: list[float]) -> float:
+    """Return the mean loss of the last tenth of the steps, at least one."""
+    tail = means[-max(1, len(means) // 10) :]
+    return sum(tail) / len(tail)
+
+
+def unlearned(means: list[float]) -> bool:
+    """Whether a run has diverged, from the mean loss of each step.
+
+    It has if a loss is not finite, or the last tenth ends more than 2 % above the first
+    tenth. The margin is for warm starts at a high rate, which neither learn nor unlearn:
+    batches alone move the mean of a tenth by about 1 %.
+    """
+    if not all(map(math.isfinite, means)):
+        return True
+    head = means[: max(1, len(means) // 10)]
+    return tail_mean(means) > 1.02 * sum(head) / len(head)
 
 
 def _lines_up_to(file: Path, step: int) -> Iterator[str]:
