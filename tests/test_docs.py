@@ -1,5 +1,6 @@
 """What the documentation says is there, runs, and comes from the records."""
 
+import json
 import re
 import subprocess
 import sys
@@ -58,3 +59,20 @@ def test_the_example_resumes_where_it_saved(tmp_path):
     assert "step 300" in whole
     assert resumed.splitlines()[-1] == whole.splitlines()[-1]
     assert "step 150" not in resumed
+
+
+def test_the_readmes_figures_are_those_of_the_record():
+    folder = ROOT / "benchmarks" / "records" / "compare-text"
+    rows = {r["name"]: r for r in json.loads((folder / "summary.json").read_text())["rows"]}
+    readme = (ROOT / "README.md").read_text()
+    for name in (
+        "baseline-low",
+        "baseline-high",
+        "hdet-no-auto-lr",
+        "hdet-full",
+        "ddp-mid-1",
+    ):
+        row = rows[name]
+        assert f"{row['train_loss']:.3f} ± {row['train_error']:.3f}" in readme, name
+    for name in ("auto-lr-from-tenth", "ddp-tenth"):
+        assert f"{rows[name]['train_loss']:.3f}" in readme, name

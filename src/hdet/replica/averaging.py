@@ -27,6 +27,9 @@ from .groups import Replicas, find_replicas
 # DDP's own bucket size: large enough to hide the latency of a collective.
 BUCKET_BYTES = 25 * 2**20
 _HALF = (torch.float16, torch.bfloat16)
+# Elements that are worked on together: few enough to stay in a core's cache from one pass
+# over them to the next.
+_RUN = 2**18
 
 
 @torch.no_grad()
@@ -230,19 +233,13 @@ def _plan(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]
         room = cap
         for tensor in group:
             flat = _flat(tensor)
-            start = 0
-            if flat.numel() < room:
-                pieces.append(flat)
-                room -= flat.numel()
-                continue
-            while start < flat.numel():
-                piece = flat[start : start + room]
-                pieces.append(piece)
-                start += piece.numel()
-                room -= piece.numel()
-                if room == 0:
+            whole = flat.numel() <= min(room, _RUN)
+            for piece in [flat] if whole else flat.split(min(cap, _RUN)):
+                if piece.numel() > room:
                     yield pieces
                     pieces, room = [], cap
+                pieces.append(piece)
+                room -= piece.numel()
         if pieces:
             yield pieces
 
@@ -275,20 +272,27 @@ class _Bucket:
 
     def __init__(self, pieces: list[Tensor]) -> None:
         self._pieces = pieces
-        self._sizes = [piece.numel() for piece in pieces]
         self._wire = _wire_dtype(pieces[0].dtype)
         self.device = pieces[0].device
-        self.nbytes = sum(self._sizes) * self._wire.itemsize
+        self._runs = list(_runs(pieces))
+        self._numel = sum(piece.numel() for piece in pieces)
+        self.nbytes = self._numel * self._wire.itemsize
         self._buffer: Tensor | None = None
+        self._sums: list[Tensor] = []
 
     def pack(self, storage: Tensor) -> None:
         self._buffer = storage[: self.nbytes].view(self._wire)
-        torch.cat(self._pieces, out=self._buffer)
+        self._sums = []
+        for start, stop, pieces in self._runs:
+            part = self._buffer[start:stop]
+            torch.cat(pieces, out=part)
+            self._sums.append(part.sum())
 
     def sum(self) -> Tensor:
         """Return the sum of what the bucket holds, a scalar."""
-        parts = self._pieces if self._buffer is None else [self._buffer]
-        return torch.stack([part.sum(dtype=self._wire) for part in parts]).sum()
+        if not self._sums:
+            self._sums = [piece.sum(dtype=self._wire) for piece in self._pieces]
+        return torch.stack(self._sums).sum()
 
     def finite(self) -> Tensor:
         """Return whether each value is finite, a boolean scalar."""
@@ -305,14 +309,32 @@ class _Bucket:
         assert self._buffer is not None
         assert self._work is not None
         self._work.wait()
-        mean, self._buffer = self._buffer.div_(live), None
-        slots = list(mean.split(self._sizes))
+        buffer, self._buffer = self._buffer, None
+        gaps: list[Tensor] = []
+        means: list[Tensor] = []
+        for start, stop, pieces in self._runs:
+            mean = buffer[start:stop].div_(live)
+            slots = list(mean.split([piece.numel() for piece in pieces]))
+            if measure:
+                torch._foreach_sub_(pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
+                gaps += [torch.linalg.vector_norm(p, dtype=self._wire) for p in pieces]
+                means.append(torch.linalg.vector_norm(mean))
+            torch._foreach_copy_(pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
         squares = torch.zeros(2, dtype=torch.float64, device=self.device)
         if measure:
-            torch._foreach_sub_(self._pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
-            norm = torch.linalg.vector_norm
-            gaps = torch.stack([norm(p, dtype=self._wire) for p in self._pieces])
-            squares[0] = gaps.double().square().sum()
-            squares[1] = norm(mean).double().square()
-        torch._foreach_copy_(self._pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
+            squares[0] = torch.stack(gaps).double().square().sum()
+            squares[1] = torch.stack(means).double().square().sum()
         return squares
+
+
+def _runs(pieces: list[Tensor]) -> Iterator[tuple[int, int, list[Tensor]]]:
+    """Yield (start, stop, pieces) of neighbours in a bucket, about `_RUN` elements each."""
+    start = stop = 0
+    run: list[Tensor] = []
+    for piece in pieces:
+        if run and stop - start + piece.numel() > _RUN:
+            yield start, stop, run
+            start, run = stop, []
+        run.append(piece)
+        stop += piece.numel()
+    yield start, stop, run
