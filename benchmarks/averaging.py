@@ -1,10 +1,10 @@
 """What averaging costs: `hdet.average_` against its limit and against torch's own.
 
-    python benchmarks/averaging.py [--rounds 41] [--ranks 4]
+    python benchmarks/averaging.py [--rounds 31] [--ranks 4]
 
 The limit is one `all_reduce` of the same bytes, already flat: no averaging of separate
-tensors can do with less. The floor adds the copies to and from a flat buffer, and nothing
-else: what averaging costs that never leaves a tensor half-summed. torch's peer is
+tensors can do with less. The copying floor adds the copies to and from a flat
+buffer, and nothing else. torch's peer is
 `model_averaging.utils.average_parameters`, which flattens the whole model. 1,000 small
 tensors and ten large ones, of 40 MB each way.
 """
@@ -113,7 +113,7 @@ def measure(rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--ranks", type=int, default=4)
     options = parser.parse_args()
 

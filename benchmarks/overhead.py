@@ -1,6 +1,6 @@
 """What HDET adds to a training step: against plain DDP with OneCycleLR.
 
-    python benchmarks/overhead.py [--steps 300] [--ranks 4]
+    python benchmarks/overhead.py [--steps 200] [--ranks 4]
 
 Two models of 10 million parameters train side by side, one step of each in turn, so that a
 noisy moment hits both. Whole steps differ by chance far more than by what HDET adds, so what
@@ -125,7 +125,7 @@ def measure(steps: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--ranks", type=int, default=4)
     options = parser.parse_args()
     on_ranks(measure, options.ranks, options.steps)
