@@ -101,8 +101,8 @@ class Result:
     Attributes:
         train_loss: mean over replicas and the last tenth of the steps (at least one).
         held_out_loss: of the averaged weights.
-        diverged: whether a loss was not finite, or the last tenth of the run ended more
-            than 2 % above its first tenth.
+        diverged: whether a loss was not finite, or the run ended above where it began;
+            see `run_log.unlearned`.
         mean_lr: mean of the base learning rate over steps and groups.
         final_lr: mean over groups of the base learning rate at the last step.
         seconds: wall time of the training steps, syncs included.

@@ -151,14 +151,15 @@ def tail_mean(means: list[float]) -> float:
 def unlearned(means: list[float]) -> bool:
     """Whether a run has diverged, from the mean loss of each step.
 
-    It has if a loss is not finite, or the last tenth ends more than 2 % above the first
-    tenth. The margin is for warm starts at a high rate, which neither learn nor unlearn:
-    batches alone move the mean of a tenth by about 1 %.
+    It has if a loss is not finite, or the last tenth of the steps (at least ten) ends more
+    than 2 % above the first. The margin is for warm starts at a high rate, which neither
+    learn nor unlearn: batches alone move the mean of a tenth by about 1 %.
     """
     if not all(map(math.isfinite, means)):
         return True
-    head = means[: max(1, len(means) // 10)]
-    return tail_mean(means) > 1.02 * sum(head) / len(head)
+    width = max(10, len(means) // 10)
+    head, tail = means[:width], means[-width:]
+    return sum(tail) / len(tail) > 1.02 * sum(head) / len(head)
 
 
 def _lines_up_to(file: Path, step: int) -> Iterator[str]:
