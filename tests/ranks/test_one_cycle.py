@@ -1,9 +1,7 @@
 """`OneCycleAutoLR` on real ranks: null settings, resume, faults."""
 
 import copy
-import math
 import tempfile
-import warnings
 from pathlib import Path
 
 import pytest
@@ -17,34 +15,15 @@ from torch.optim.lr_scheduler import OneCycleLR
 import hdet
 from tests.helpers import batch, loss_at, small_model, train_ddp, two_groups, weights
 from tests.rank_runner import run_ranks
+from tests.ranks.common import AUTO, STEPS, T, setup_run
 
 pytestmark = pytest.mark.ranks
-
-STEPS, T = 40, 6
-AUTO = {
-    "ensemble_lr_spread_ratio": 0.3,
-    "model_sync_interval": T,
-    "auto_lr_warmup_steps": 12,
-    "enable_auto_lr": True,
-    "loss_scale": 0.05,
-}
-
-
-def _setup(settings, norm=False, make=None, total_steps=STEPS):
-    model = small_model(norm=norm)
-    make = make or (lambda m: torch.optim.AdamW(two_groups(m)))
-    optimizer = make(model)
-    scheduler = hdet.OneCycleAutoLR(
-        optimizer, [0.02, 0.05], total_steps, model=model, **settings
-    )
-    return model, optimizer, scheduler
-
 
 # --- null settings
 
 
 def _null(count_collectives):
-    model, optimizer, scheduler = _setup({"model_sync_interval": T})
+    model, optimizer, scheduler = setup_run({"model_sync_interval": T})
     plain_model = small_model()
     plain = torch.optim.AdamW(two_groups(plain_model))
     plain_schedule = OneCycleLR(plain, [0.02, 0.05], STEPS)
@@ -77,7 +56,7 @@ def test_spread_0_is_ddp_with_onecyclelr_bit_for_bit_without_a_collective():
 
 def _spread_only(auto):
     settings = AUTO | {"enable_auto_lr": auto, "auto_lr_warmup_steps": STEPS - 1}
-    model, optimizer, scheduler = _setup(settings)
+    model, optimizer, scheduler = setup_run(settings)
     together = []
 
     def look(t):
@@ -115,7 +94,7 @@ def test_rates_fan_out_and_weights_converge_whether_or_not_auto_lr_is_on(auto):
 
 
 def _metrics():
-    model, optimizer, scheduler = _setup(AUTO)
+    model, optimizer, scheduler = setup_run(AUTO)
     train_ddp(model, optimizer, scheduler, dist.get_rank(), range(STEPS))
     return scheduler.metrics(), scheduler.get_last_lr()
 
@@ -141,7 +120,7 @@ def test_metrics_are_the_same_on_every_rank_and_plain():
 
 def _resume(stop, per_rank_files, folder):
     rank, size = dist.get_rank(), dist.get_world_size()
-    model, optimizer, scheduler = _setup(AUTO, norm=True)
+    model, optimizer, scheduler = setup_run(AUTO, norm=True)
     train_ddp(model, optimizer, scheduler, rank, range(stop))
     state = {
         "model": model.state_dict(),
@@ -154,7 +133,7 @@ def _resume(stop, per_rank_files, folder):
     whole = weights(model), scheduler.state_dict()
 
     torch.rand(rank + 1)
-    model, optimizer, scheduler = _setup(AUTO | {"seed": 9}, norm=True)
+    model, optimizer, scheduler = setup_run(AUTO | {"seed": 9}, norm=True)
     source = rank if per_rank_files else 0
     saved = torch.load(Path(folder) / f"{size}-{source}.pt", weights_only=True)
     model.load_state_dict(saved["model"])
@@ -183,13 +162,13 @@ def test_rank_0_s_copy_serves_all_and_each_takes_up_its_own_rate():
 
 
 def _saved_state():
-    model, optimizer, scheduler = _setup(AUTO)
+    model, optimizer, scheduler = setup_run(AUTO)
     train_ddp(model, optimizer, scheduler, dist.get_rank(), range(20))
     return scheduler.state_dict()
 
 
 def _other_world(state):
-    model, optimizer, scheduler = _setup(AUTO)
+    model, optimizer, scheduler = setup_run(AUTO)
     scheduler.load_state_dict(state)
     before = scheduler.metrics()
     train_ddp(model, optimizer, scheduler, dist.get_rank(), range(20, STEPS))
@@ -208,110 +187,11 @@ def test_a_state_loads_on_another_number_of_replicas(size):
         assert len(after["losses"]) == size
 
 
-# --- losses
-
-
-def _accumulated(micro):
-    model, optimizer, scheduler = _setup(AUTO)
-    rank = dist.get_rank()
-    for t in range(STEPS):
-        losses = [3.0 + rank, 1.0 + t % 2]
-        if micro:
-            for loss in losses:
-                scheduler.observe(torch.tensor(loss))
-            optimizer.step()
-            scheduler.step()
-        else:
-            optimizer.step()
-            scheduler.step(sum(losses) / 2)
-    return scheduler.metrics()
-
-
-def test_micro_batch_losses_make_the_same_mean_as_one_loss_a_step():
-    one, many = (
-        run_ranks(_accumulated, 2, False)[0],
-        run_ranks(_accumulated, 2, True)[0],
-    )
-    assert many["losses"] == pytest.approx(one["losses"])
-    assert many["losses"] == [2.25, 2.75]
-    assert many["base_lr"] == pytest.approx(one["base_lr"])
-
-
-def _never_a_loss():
-    _, optimizer, scheduler = _setup(AUTO)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for t in range(STEPS):
-            optimizer.step()
-            try:
-                scheduler.step()
-            except RuntimeError as error:
-                return t + 1, str(error), [str(w.message) for w in caught]
-    return None
-
-
-def test_auto_lr_without_a_loss_warns_early_and_is_an_error_on_every_rank():
-    for rank, found in enumerate(run_ranks(_never_a_loss, 2)):
-        assert found is not None
-        step, message, warned = found
-        assert step == AUTO["auto_lr_warmup_steps"]
-        assert f"[rank {rank} of 2]" in message
-        assert "scheduler.step(loss)" in message
-        assert len([w for w in warned if "given no loss" in w]) == 1
-
-
-# --- faults
-
-
-def _fault(bad_ranks, what, at):
-    model, optimizer, scheduler = _setup(AUTO)
-    rank = dist.get_rank()
-    masked = []
-    for t in range(STEPS):
-        # Gradients do not depend on the broken weights: the fault stays on its rank.
-        for i, p in enumerate(model.parameters()):
-            p.grad = torch.full_like(p, math.sin(t + i))
-        loss = 1.0 + 0.1 * rank
-        if t == at and rank in bad_ranks:
-            if what == "loss":
-                loss = math.nan
-            else:
-                with torch.no_grad():
-                    first = next(model.parameters())
-                    first[0] = math.inf
-                    optimizer.state[first]["exp_avg"].fill_(math.nan)
-        optimizer.step()
-        try:
-            scheduler.step(loss)
-        except RuntimeError as error:
-            return str(error)
-        if (t + 1) % T == 0:
-            masked.append(scheduler.metrics()["masked"])
-    finite = all(bool(w.isfinite().all()) for w in weights(model))
-    return masked, finite, scheduler.metrics()["masked_total"]
-
-
-@pytest.mark.parametrize("what", ["loss", "weights"])
-@pytest.mark.parametrize("bad", [[1], [0, 3]])
-@pytest.mark.parametrize("at", [3, 20])
-def test_a_broken_replica_is_masked_counted_and_healed(bad, what, at):
-    for masked, finite, total in run_ranks(_fault, 4, bad, what, at):
-        assert masked == [bad if k == at // T else [] for k in range(STEPS // T)]
-        assert finite
-        assert total == [int(r in bad) for r in range(4)]
-
-
-def test_all_replicas_broken_is_an_error_on_every_rank():
-    for rank, said in enumerate(run_ranks(_fault, 2, [0, 1], "weights", 3)):
-        assert f"[rank {rank} of 2] All 2 replicas hold NaN" in said
-        assert "Load the last checkpoint" in said
-
-
 # --- converge, buffers, the group
 
 
 def _converge():
-    model, optimizer, scheduler = _setup(AUTO, norm=True)
+    model, optimizer, scheduler = setup_run(AUTO, norm=True)
     rank = dist.get_rank()
     # Buffers of their own on each rank, as with `broadcast_buffers=False`.
     wrapped = DistributedDataParallel(model, broadcast_buffers=False)
@@ -341,7 +221,7 @@ def test_converge_averages_now_and_leaves_rates_and_losses_as_they_were():
 
 
 def _converging_often():
-    model, optimizer, scheduler = _setup(AUTO)
+    model, optimizer, scheduler = setup_run(AUTO)
     wrapped = DistributedDataParallel(model)
     for t in range(8):
         loss = loss_at(wrapped, t, dist.get_rank())
@@ -375,7 +255,7 @@ def test_rank_and_world_size_come_from_the_process_group():
 def _subgroup():
     rank = dist.get_rank()
     groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
-    _, optimizer, scheduler = _setup(AUTO | {"process_group": groups[rank % 2]})
+    _, optimizer, scheduler = setup_run(AUTO | {"process_group": groups[rank % 2]})
     for _ in range(STEPS):
         optimizer.step()
         scheduler.step(float(rank))
@@ -387,7 +267,7 @@ def test_a_process_group_names_the_replicas():
 
 
 def _loads_the_optimizer_of_rank_0():
-    _, optimizer, scheduler = _setup(AUTO)
+    _, optimizer, scheduler = setup_run(AUTO)
     mine = scheduler.get_last_lr()
     box = [optimizer.state_dict()]
     dist.broadcast_object_list(box)
@@ -414,7 +294,7 @@ def test_the_global_random_state_is_never_touched():
 
 
 def _compiled():
-    model, optimizer, scheduler = _setup(AUTO)
+    model, optimizer, scheduler = setup_run(AUTO)
     wrapped = DistributedDataParallel(model)
     step = torch.compile(optimizer.step, backend="eager")
     counter = CompileCounter()

@@ -18,7 +18,6 @@ documentation, "Differences from the published code"). In symbols: alpha
 """
 
 import warnings
-import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ..errors import where
 from .controller import Controller, decay_per_sync, softmax_weights
 from .ensemble import Ensemble, no_loss_message
+from .group_values import on_load, set_rates
 from .groups import find_replicas
 from .one_cycle_checks import check_arguments, check_state
 from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
@@ -185,7 +185,7 @@ class OneCycleAutoLR(OneCycleLR):
             decay = decay_per_sync(div_factor, final_div_factor, intervals)
         self._controller = Controller(loss_scale, lr_of_lr, momentum_of_lr, decay)
         self._constructed = True
-        _reapply_after_load(optimizer, self)
+        on_load(optimizer, self._reapply)
 
     # --- what users call
 
@@ -384,6 +384,11 @@ class OneCycleAutoLR(OneCycleLR):
             "floored": [update.floored for update in updates],
         }
 
+    def _reapply(self) -> None:
+        """Keep the spread where every rank loads the optimizer that rank 0 saved."""
+        if self._exploring:
+            self._apply()
+
     def _apply(self) -> None:
         """Set the optimizer's rates and momenta to what they are at this step."""
         self._get_lr_called_within_step = True
@@ -391,21 +396,5 @@ class OneCycleAutoLR(OneCycleLR):
             rates = self.get_lr()
         finally:
             self._get_lr_called_within_step = False
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        set_rates(self.optimizer, rates)
         self._last_lr = list(rates)
-
-
-def _reapply_after_load(optimizer: Optimizer, scheduler: OneCycleAutoLR) -> None:
-    """Keep the spread where every rank loads the optimizer state that rank 0 saved."""
-    me = weakref.ref(scheduler)
-
-    def reapply(_: Optimizer) -> None:
-        current = me()
-        if current is not None and current._exploring:
-            current._apply()
-
-    optimizer.register_load_state_dict_post_hook(reapply)
