@@ -3,11 +3,13 @@
     python benchmarks/write_docs.py
 
 Makes docs/benchmarks.md from records/averaging.json and records/overhead.json, and
-docs/compare.md from records/compare-*/.
+docs/compare.md from records/compare-*/, and docs/robustness.md from records/robustness/.
 """
 
 import json
 from pathlib import Path
+
+from robustness_page import robustness_page
 
 RECORDS = Path(__file__).parent / "records"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -149,6 +151,8 @@ def compare_page() -> str:
 
 
 PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
+if (RECORDS / "robustness" / "summary.json").exists():
+    PAGES["robustness.md"] = robustness_page
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

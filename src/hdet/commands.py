@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from . import __version__
+from .bench.commands import app as bench
 from .bench.compare import plan, run_all
 from .bench.launch import RankError, first_process, on_ranks, world_size
 from .bench.records import RunFolder, Settings
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench, name="bench")
 _console = Console(stderr=True)
 
 

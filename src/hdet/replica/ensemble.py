@@ -9,7 +9,7 @@ Source: HDET (arXiv 2604.24708), equations (3) and (4).
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,9 @@ class Sync:
         masked: the replicas whose loss or weights were not finite. Weights are healed.
         divergence: ||theta_r - mean|| / ||mean|| of every replica before it was averaged.
         milliseconds: this process's time for the whole sync.
+        probes: the probe's loss on every replica; NaN without a probe.
+        fallen: the replicas that `judge` left out of the average; healed too.
+        rescued: whether no replica was finite and `rescue` was called.
     """
 
     losses: list[float]
@@ -43,6 +46,16 @@ class Sync:
     masked: list[int]
     divergence: list[float]
     milliseconds: float
+    probes: list[float]
+    fallen: list[int]
+    rescued: bool
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean of the finite losses, of the probes where none was given; NaN for none."""
+        given = [x for x in self.losses if math.isfinite(x)]
+        finite = given or [x for x in self.probes if math.isfinite(x)]
+        return math.fsum(finite) / len(finite) if finite else math.nan
 
 
 class Ensemble:
@@ -53,6 +66,7 @@ class Ensemble:
         model: its floating-point buffers are averaged too.
         replicas: who they are.
         name: the public name to put into errors.
+        average_state: whether all optimizer state differs between replicas, and is averaged.
     """
 
     def __init__(
@@ -61,12 +75,14 @@ class Ensemble:
         model: nn.Module | None,
         replicas: Replicas,
         name: str,
+        average_state: bool = False,
     ) -> None:
         self.replicas = replicas
         self.meter = LossMeter()
         self._optimizer = optimizer
         self._model = model
         self._name = name
+        self._average_state = average_state
         self._guard = SteppingGuard(optimizer)
         self._syncs = 0
         self._ever_given = False
@@ -93,40 +109,69 @@ class Ensemble:
             )
 
     @torch.no_grad()
-    def sync(self) -> Sync:
+    def sync(
+        self,
+        probe: float | Tensor = math.nan,
+        judge: Callable[[list[float], list[float]], list[int]] | None = None,
+        rescue: Callable[[], None] | None = None,
+    ) -> Sync:
         """Average weights and the state that follows them, and gather losses. Collective.
 
-        The losses of the interval are read, not reset: `end_interval` does that.
+        The losses of the interval are read, not reset: `LossMeter.reset` does that.
+
+        Args:
+            probe: this replica's loss on the common probe batch; NaN for none.
+            judge: judge(losses, probes) -> replicas to be left out of the average, from
+                gathered numbers alone; the average is written to them like to the others.
+            rescue: called on every rank instead of raising where no replica is finite.
 
         Returns:
             What was found.
 
         Raises:
             ValueError: on every rank, if the replicas' tensors differ in layout.
-            RuntimeError: on every rank, if no replica is finite.
+            RuntimeError: on every rank, if no replica is finite and there is no `rescue`.
         """
         start = time.perf_counter()
         averaging = Averaging(self._tensors(), self.replicas)
-        row = torch.cat([averaging.health(), self.meter.row(averaging.device)])
+        device = averaging.device
+        probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
+        one = torch.ones_like(probed)
+        row = torch.cat([averaging.health(), self.meter.row(device), probed, one])
         rows = self.replicas.gather(self.replicas.sum_inner_(row))
-        broken = check_health(rows)
-        if broken:
-            # A broken replica's own moments are in doubt too, whatever they depend on.
-            everything = [*self._tensors(), *all_state(self._optimizer)]
-            averaging = Averaging(everything, self.replicas)
-        squares = self.replicas.sum_inner_(averaging.run(broken, measure=True))
-        means = interval_means([row[2:] for row in rows])
+        rescued = rescue is not None and all(row[0] > 0 for row in rows)
+        broken = tuple(range(len(rows))) if rescued else check_health(rows)
+        means = interval_means([row[2:6] for row in rows])
         losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
+        # A replica is several processes where the model is sharded; each gave its share.
+        probes = [math.nan if r in broken else row[6] / row[7] for r, row in enumerate(rows)]
+        fallen: list[int] = []
+        divergence = [math.nan] * len(rows)
+        if rescued and rescue is not None:
+            rescue()
+        else:
+            fallen = judge(losses, probes) if judge is not None else []
+            if broken:
+                # A broken replica's own moments are in doubt too, whatever they depend on.
+                everything = [*self._tensors(), *all_state(self._optimizer)]
+                averaging = Averaging(everything, self.replicas)
+            left_out = sorted({*broken, *fallen})
+            squares = self.replicas.sum_inner_(averaging.run(left_out, measure=True))
+            pairs = self.replicas.gather(squares)
+            divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
         found = Sync(
-            losses,
-            any(row[3] > 0 for row in rows),
-            [
+            losses=losses,
+            given=any(row[3] > 0 for row in rows),
+            masked=[
                 r
                 for r, (row, loss) in enumerate(zip(rows, losses, strict=True))
                 if r in broken or (row[3] > 0 and not math.isfinite(loss))
             ],
-            [(gap / (mean or 1.0)) ** 0.5 for gap, mean in self.replicas.gather(squares)],
-            1000 * (time.perf_counter() - start),
+            divergence=divergence,
+            milliseconds=1000 * (time.perf_counter() - start),
+            probes=probes,
+            fallen=fallen,
+            rescued=rescued,
         )
         self._record(found)
         return found
@@ -190,7 +235,10 @@ class Ensemble:
             yield from group["params"]
         if self._model is not None:
             yield from self._model.buffers()
-        yield from weight_dependent_state(self._optimizer)
+        if self._average_state:
+            yield from all_state(self._optimizer)
+        else:
+            yield from weight_dependent_state(self._optimizer)
 
 
 def no_loss_message(name: str) -> str:

@@ -14,6 +14,7 @@ all of them and is left alone. Two kinds of state follow the weights, which diff
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -47,9 +48,24 @@ def all_state(optimizer: Optimizer) -> list[Tensor]:
     return [tensor for _, _, _, tensor in _state_tensors(optimizer)]
 
 
-def _state_tensors(optimizer: Optimizer) -> Iterator[tuple[dict, Tensor, str, Tensor]]:
+@torch.no_grad()
+def reset_state(optimizer: Optimizer) -> None:
+    """Set the state to what it began with: zeros, and copies of weights to the weights."""
+    for _, parameter, key, tensor in _state_tensors(optimizer, with_step=True):
+        if key in _COPIES_OF_WEIGHTS:
+            tensor.copy_(parameter)
+        else:
+            tensor.zero_()
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), int):
+            state["step"] = 0
+
+
+def _state_tensors(
+    optimizer: Optimizer, with_step: bool = False
+) -> Iterator[tuple[dict, Tensor, str, Tensor]]:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-                if key != "step" and isinstance(value, Tensor):
+                if isinstance(value, Tensor) and (with_step or key != "step"):
                     yield group, parameter, key, value

@@ -5,13 +5,33 @@ from pathlib import Path
 from hdet.bench.tasks.base import Batch as Batch
 from hdet.bench.tasks.base import Task as Task
 from hdet.bench.tasks.digits import DigitsTask
+from hdet.bench.tasks.embedding import EmbeddingTask
 from hdet.bench.tasks.fashion import FashionTask
 from hdet.bench.tasks.movielens import MovieLensTask
+from hdet.bench.tasks.regression import RegressionTask
+from hdet.bench.tasks.teacher import TeacherTask
 from hdet.bench.tasks.text import TextTask
 
-Tasks = type[TextTask] | type[DigitsTask] | type[FashionTask] | type[MovieLensTask]
+Tasks = (
+    type[TextTask]
+    | type[DigitsTask]
+    | type[FashionTask]
+    | type[MovieLensTask]
+    | type[TeacherTask]
+    | type[RegressionTask]
+    | type[EmbeddingTask]
+)
 TASKS: dict[str, Tasks] = {
-    task.name: task for task in (TextTask, DigitsTask, FashionTask, MovieLensTask)
+    task.name: task
+    for task in (
+        TextTask,
+        DigitsTask,
+        FashionTask,
+        MovieLensTask,
+        TeacherTask,
+        RegressionTask,
+        EmbeddingTask,
+    )
 }
 
 

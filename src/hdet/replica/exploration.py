@@ -1,0 +1,198 @@
+"""Where every hyperparameter stands, who plays which value, and how a sync moves them.
+
+The pure part of `Explorer`: it maps gathered losses to new values and never sees a process
+group or a tensor. At each sync
+
+    slopes of the losses over the offsets of all hyperparameters      (attribution)
+    replicas beyond the cliff are left out of the average             (rate_search)
+    rates, while climbing:  place += the climb's step, all together
+    rates, while holding:   place += gain * trust * evidence, each on its own
+    anything else:          place += gain * evidence
+    new permutations
+
+`place` is a value on its own scale, such as the logarithm of the factor on a learning rate;
+`trust` falls from 1 to 0 as the schedule decays.
+
+Source: HDET (arXiv 2604.24708), equations (1) and (7).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .attribution import Slopes, evidence, slopes, without_outliers
+from .dimensions import Dimension
+from .rate_search import CLIMB_WIDTH, HOLD_GAIN, START, RateSearch
+from .spread import permutation
+
+# Of downward moves of a rate without a probe: what measured best in the method's notes.
+_DAMPED = 0.3
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the losses of one sync say.
+
+    Attributes:
+        losses: of each replica; not finite where a replica is to be ignored.
+        slopes: one for each dimension; while climbing all rates have the same.
+        fallen: replicas to be left out of the average.
+    """
+
+    losses: list[float]
+    slopes: Slopes
+    fallen: list[int]
+
+    @property
+    def evidence(self) -> list[float]:
+        """For each dimension, how clearly a larger value is better, -1 to 1."""
+        return [evidence(t) for t in self.slopes.t]
+
+
+class Exploration:
+    """The state of all hyperparameters that are explored; equal on every rank.
+
+    Args:
+        dimensions: what is explored, with unique names.
+        replicas: N >= 2.
+        seed: of the permutations.
+        search: whether learning rates start below the schedule and climb.
+        paired: whether the losses will be those of a common probe batch. Without, they are
+            noisier, and always asking for smaller rates: downward moves are damped.
+    """
+
+    def __init__(
+        self,
+        dimensions: Sequence[Dimension],
+        replicas: int,
+        seed: int,
+        search: bool,
+        paired: bool,
+    ) -> None:
+        self.dimensions = list(dimensions)
+        self.replicas = replicas
+        self.syncs = 0
+        self.rates = RateSearch.begin(search and any(d.is_rate for d in dimensions))
+        self._seed = seed
+        self._paired = paired
+        below = math.log(START) if self.rates.climbing else 0.0
+        self.places = [
+            d.clamp(d.to_scale(d.value) + (below if d.is_rate else 0.0)) for d in dimensions
+        ]
+
+    def offsets(self) -> list[list[float]]:
+        """Return, for each dimension and replica, where it stands between -1 and 1."""
+        n = self.replicas
+        grid = [2 * r / (n - 1) - 1 if n > 1 else 0.0 for r in range(n)]
+        rows = []
+        for dimension in self.dimensions:
+            # Climbing, all rates move as one, so that N points measure one direction.
+            joint = dimension.is_rate and self.rates.climbing
+            name = "lr" if joint else dimension.name
+            order = permutation(n, self._seed, self.syncs, name)
+            rows.append([grid[place] for place in order])
+        return rows
+
+    def values(self) -> list[list[float]]:
+        """Return, for each dimension and replica, the value in effect until the next sync."""
+        return [
+            [d.from_scale(d.clamp(place) + self._width(d) * z) for z in row]
+            for d, place, row in zip(self.dimensions, self.places, self.offsets(), strict=True)
+        ]
+
+    def base_values(self) -> list[float]:
+        """Return the base value of each dimension."""
+        return [d.from_scale(p) for d, p in zip(self.dimensions, self.places, strict=True)]
+
+    def read(self, losses: Sequence[float]) -> Reading:
+        """Return what the replicas' losses say; nothing changes.
+
+        Args:
+            losses: on the common probe batch, or the interval's own. NaN for a replica that
+                gave none or is broken.
+        """
+        rows = self.offsets()
+        columns, place = self._columns(rows)
+        found = slopes(without_outliers(losses), columns)
+        spread = Slopes(
+            [found.slope[k] for k in place], [found.t[k] for k in place], found.confounded
+        )
+        rate_slopes = {place[j]: found.slope[place[j]] for j in self._rates()}
+        noisy = 1.0 if self._paired else math.sqrt(self.replicas)
+        fallen = self.rates.fallen(losses, math.fsum(rate_slopes.values()), noisy)
+        return Reading(list(losses), spread, fallen)
+
+    def update(self, reading: Reading, loss: float, trust: Sequence[float]) -> bool:
+        """Move the base values after a sync.
+
+        Args:
+            reading: from `read` at this sync.
+            loss: mean training loss of the interval over all replicas.
+            trust: for each dimension how much of a move to make while holding, 0 to 1.
+
+        Returns:
+            Whether the loss has exploded: the caller then restores the averaged weights.
+        """
+        rows = self.offsets()
+        finite = [x for x in reading.losses if math.isfinite(x)]
+        lowest = min(finite, default=math.inf)
+        signs = reading.evidence
+        rates = self._rates()
+        clear = math.fsum(signs[j] for j in rates) / len(rates) if rates else 0.0
+        cliff = bool(reading.fallen)
+        climbed = self.rates.climbing
+        move = self.rates.update(clear, loss, lowest, cliff)
+        best = reading.losses.index(lowest) if finite else 0
+        for j, dimension in enumerate(self.dimensions):
+            step = HOLD_GAIN * signs[j]
+            if dimension.is_rate:
+                if climbed or move.exploded:
+                    step = move.step
+                else:
+                    step *= trust[j] * (1.0 if self._paired or step > 0 else _DAMPED)
+                if cliff and not move.exploded:
+                    width = CLIMB_WIDTH if climbed else dimension.width
+                    step = min(step, width * rows[j][best])
+            self.places[j] = dimension.clamp(self.places[j] + step)
+        self.syncs += 1
+        return move.exploded
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        names = [d.name for d in self.dimensions]
+        return {
+            "syncs": self.syncs,
+            "seed": self._seed,
+            "places": dict(zip(names, self.places, strict=True)),
+            "rates": self.rates.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, which has the same dimensions."""
+        self.syncs = int(state["syncs"])
+        self._seed = int(state["seed"])
+        self.places = [float(state["places"][d.name]) for d in self.dimensions]
+        self.rates = RateSearch.from_state(state["rates"])
+
+    def _rates(self) -> list[int]:
+        return [j for j, d in enumerate(self.dimensions) if d.is_rate]
+
+    def _width(self, dimension: Dimension) -> float:
+        climbing = dimension.is_rate and self.rates.climbing
+        return CLIMB_WIDTH if climbing else dimension.width
+
+    def _columns(self, rows: list[list[float]]) -> tuple[list[list[float]], list[int]]:
+        """Return the columns to regress on, and for each dimension which one is its own."""
+        columns: list[list[float]] = []
+        place, joint = [], None
+        for dimension, row in zip(self.dimensions, rows, strict=True):
+            if dimension.is_rate and self.rates.climbing:
+                if joint is None:
+                    joint = len(columns)
+                    columns.append(row)
+                place.append(joint)
+            else:
+                place.append(len(columns))
+                columns.append(row)
+        return columns, place

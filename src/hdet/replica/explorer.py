@@ -1,0 +1,394 @@
+"""`Explorer`: hyperparameters that tune themselves under any learning rate schedule.
+
+Data-parallel replicas share every gradient and train with different hyperparameters; every
+`sync_every` steps they score one common batch, their weights are averaged, and the base
+values move to where the losses were lower. A learning rate is the schedule times a learned
+factor, one for each parameter group: the schedule keeps its shape.
+
+    rate of replica r, group g    = factor_g * rho_g,r * held schedule_g(t)         (1, 7)
+    every `sync_every` steps      theta_r <- mean of the replicas that have not fallen  (3)
+                                  factors, values: see `exploration` and `rate_search`
+
+The two halves of a step: the wrapped scheduler sees and sets the rates as if it were alone,
+and then they are scaled for this replica. So every scheduler works, also those that compute
+the next rate from the last.
+
+Source: HDET (arXiv 2604.24708), equation (7), which its authors did not build; how the values
+move is ours, and measured in the documentation.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import where
+from .averaged_weights import AveragedWeights
+from .dimensions import Request
+from .ensemble import Ensemble, Sync
+from .exploration import Exploration, Reading
+from .explorer_checks import check_arguments, check_state, collect
+from .group_values import on_load, set_rates
+from .groups import find_replicas
+from .hyperparameters import lr
+from .probe import Mode, Probe, evaluate
+from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
+from .wrapped_schedule import Schedule, WrappedSchedule
+
+_NAME = "Explorer"
+
+
+class Explorer:
+    """Tunes learning rates, and any other scalars, while the model trains.
+
+    Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
+    After:  `scheduler = hdet.Explorer(optimizer, CosineAnnealingLR(optimizer, 10_000),
+    probe=hdet.probe(model, held_out, loss))`, `scheduler.step(loss)`, and
+    `scheduler.converge()` before saving or evaluating.
+
+    Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
+    reading are local; `step` is collective once every `sync_every` steps, and `converge`
+    always. With one replica, or nothing to explore, both do the wrapped scheduler's work and
+    nothing else, bit for bit.
+
+    Args:
+        optimizer: any torch optimizer whose update is scaled by `lr`. Under DDP a plain one;
+            under FSDP2 on a (replicate, shard) mesh the replicas are the replicate axis.
+        scheduler: any torch scheduler made for this optimizer; or a callable that maps the
+            optimizer step, from 0, to a factor on the optimizer's own rates; or None for
+            constant ones. ReduceLROnPlateau is stepped once per sync, with the mean loss of
+            all replicas: its patience counts syncs.
+        explore: what to explore: `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()`,
+            `hdet.attribute(...)`. Default the learning rate of every parameter group. An
+            empty list leaves the wrapped scheduler alone.
+        sync_every: T >= 1, optimizer steps between two syncs. The search takes 15 to 30
+            syncs: 1 % of the run or less is a good interval.
+        warmup_steps: optimizer steps of plain training before exploration begins; then the
+            rate found by the user's own schedule is where it begins, without a search.
+        probe: returns this replica's loss on a batch that is the same on every replica, as
+            one number; `hdet.probe` makes one. Without it the interval's own training losses
+            serve, which are far noisier: there is no search then, unless asked for.
+        model: its floating-point buffers are averaged, and its mode, buffers and random
+            state looked after while the probe runs. Give it whenever there is a probe.
+        process_group: the replicas, if they are not the mesh's replicate axis or all ranks.
+        seed: of the permutations and of the probe's random state; the same on every rank.
+        search: whether rates begin at a twentieth of the schedule and climb to where they
+            are best; False explores around the schedule itself. Default: search if there is
+            a probe and no warm-up.
+        probe_mode: "eval" or "train", the model's mode while the probe runs. What acts in
+            train mode only, such as dropout, is seen only by a probe in train mode.
+
+    Raises:
+        ValueError: on every rank, naming argument, rule, value and remedy.
+        TypeError: if the optimizer or the scheduler is none.
+
+    References:
+        Cheng, Huang, Zhu, Alonso, arXiv 2604.24708, "general hyperparameters".
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        scheduler: Schedule | None = None,
+        explore: Sequence[Request] | None = None,
+        *,
+        sync_every: int = 100,
+        warmup_steps: int = 0,
+        probe: Probe | None = None,
+        model: nn.Module | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        seed: int = 0,
+        search: bool | None = None,
+        probe_mode: Mode = "eval",
+    ) -> None:
+        check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode)
+        dimensions = collect([lr()] if explore is None else explore, optimizer)
+        parameters = []
+        if dimensions:
+            refuse_lr_free(optimizer, _NAME)
+            refuse_sharded_optimizer(optimizer, _NAME)
+            parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        replicas = find_replicas(parameters, _NAME, process_group)
+        self.optimizer = optimizer
+        self._probe = probe
+        self._probe_mode: Mode = probe_mode
+        self._model = model
+        self._interval, self._warmup, self._seed = sync_every, warmup_steps, seed
+        self._step = 0
+        self._synced = False
+        average_state = not all(d.shares_state for d in dimensions)
+        self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state)
+        self._averaged = AveragedWeights(optimizer)
+        default = warmup_steps == 0 and probe is not None
+        self._search = default if search is None else search
+        self._exploration = Exploration(
+            dimensions, replicas.size, seed, self._search, probe is not None
+        )
+        self._schedule = WrappedSchedule(optimizer, scheduler)
+        self._reading: Reading | None = None
+        self._last: dict[str, Any] = {}
+        on_load(optimizer, self._apply_if_exploring)
+        self._apply_if_exploring()
+
+    # --- what users call
+
+    def step(self, loss: Tensor | float | None = None) -> None:
+        """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
+
+        Collective at every `sync_every`-th step if there are several replicas; local
+        otherwise. It never waits for the device between syncs.
+
+        Args:
+            loss: this replica's own training loss, not reduced over ranks: a number, or a
+                tensor with one element on any device. None if it went to `observe`, or if
+                there is a probe.
+
+        Raises:
+            ValueError: if a parameter group was added.
+            RuntimeError: on every rank, if there is neither loss nor probe at a sync, or
+                nothing finite and nothing to return to.
+        """
+        if loss is not None:
+            self.observe(loss)
+        made, now = len(self._schedule.groups), len(self.optimizer.param_groups)
+        if now != made:
+            raise ValueError(
+                f"{where()}`{_NAME}` was made for {made} parameter groups and the optimizer "
+                f"now has {now}: add groups before making it."
+            )
+        self._step += 1
+        self._synced = False
+        if self._active:
+            self._ensemble.count_step()
+            if (self._step - self._warmup) % self._interval == 0 and self._step > self._warmup:
+                self._sync()
+                self._synced = True
+        self._schedule.step(self._step, self._plateau_loss())
+        if self._step == self._warmup:
+            self._ensemble.meter.reset()
+        self._apply_if_exploring()
+
+    def observe(self, loss: Tensor | float) -> None:
+        """Add the loss of one micro-batch to this interval's mean, without a step. Local.
+
+        Args:
+            loss: as for `step`, and not divided by the number of micro-batches.
+
+        Raises:
+            ValueError: if a tensor has more than one element.
+        """
+        self._ensemble.meter.observe(loss)
+
+    def converge(self) -> None:
+        """Average the replicas now, whatever the step: before saving or evaluating.
+
+        Collective: every rank calls it at the same step. Values and the losses of the
+        interval stay as they are, and the replicas part again from the common weights.
+
+        Raises:
+            RuntimeError: on every rank, if all replicas are non-finite.
+        """
+        if self._exploring:
+            self._ensemble.require_connection()
+            self._ensemble.sync()
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what is explored and what the last sync found. Local, on any rank.
+
+        Returns:
+            `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
+            effect now; `values` and `replica_values` by the dimension's name, a learning
+            rate's being the factor on its schedule; `climbing`, `explosions`, `cliffs`; and
+            after the first sync `losses`, `probes`, `divergence` per replica, `slope`, `t`
+            and `evidence` by name, `confounded`, `fallen`, `masked`, `masked_total`,
+            `sync_ms`, `probe_ms`.
+        """
+        rates = self._rates()
+        exploration = self._exploration
+        names = [d.name for d in exploration.dimensions]
+        return {
+            "step": self._step,
+            "base_lr": [
+                factor * held.value
+                for factor, held in zip(self._factors(), self._schedule.groups, strict=True)
+            ],
+            "replica_lr": rates,
+            "values": dict(zip(names, exploration.base_values(), strict=True)),
+            "replica_values": dict(zip(names, exploration.values(), strict=True)),
+            "climbing": exploration.rates.climbing,
+            "explosions": exploration.rates.explosions,
+            "cliffs": exploration.rates.cliffs,
+            **self._ensemble.metrics(),
+            **self._last,
+        }
+
+    def get_last_lr(self) -> list[float]:
+        """Return this replica's learning rates, one for each parameter group. Local."""
+        if not self._exploring:
+            return [held.now for held in self._schedule.groups]
+        rank = self._ensemble.replicas.rank
+        return [row[rank] for row in self._rates()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return numbers and tensors that load with `weights_only=True`. Local.
+
+        Everything but `local` is the same on every rank (under a sharded model `averaged`
+        holds this rank's shards). It has the averaged weights: as much again as the model.
+        In the middle of an interval the replicas' weights differ: either each rank saves its
+        own weights and state, and the resumed run is the same to the last bit; or call
+        `converge()` and save one copy.
+        """
+        return {
+            "format": 1,
+            "step": self._step,
+            "schedule": self._schedule.state_dict(),
+            "exploration": self._exploration.state_dict(),
+            "averaged": self._averaged.state_dict(),
+            "ensemble": self._ensemble.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`, and set all values to this replica's. Local.
+
+        Loads on another number of replicas: the spread is laid anew over them.
+
+        Args:
+            state_dict: from `state_dict()` of an Explorer over the same hyperparameters.
+
+        Raises:
+            ValueError: if it does not fit; then nothing has changed.
+        """
+        names = [d.name for d in self._exploration.dimensions]
+        check_state(state_dict, names, len(self._schedule.groups))
+        self._step = int(state_dict["step"])
+        self._schedule.load_state_dict(state_dict["schedule"])
+        self._exploration.load_state_dict(state_dict["exploration"])
+        self._averaged.load_state_dict(state_dict["averaged"])
+        self._ensemble.load_state_dict(state_dict["ensemble"])
+        self._last = {}
+        self._apply_if_exploring()
+
+    # --- internals
+
+    @property
+    def _exploring(self) -> bool:
+        """Whether the replicas ever differ."""
+        return bool(self._exploration.dimensions) and self._ensemble.replicas.size > 1
+
+    @property
+    def _active(self) -> bool:
+        """Whether they differ by now."""
+        return self._exploring and self._step >= self._warmup
+
+    def _factors(self) -> list[float]:
+        """Return the learned factor of each parameter group; 1 where none is explored."""
+        factors = [1.0] * len(self._schedule.groups)
+        if self._active:
+            bases = self._exploration.base_values()
+            for dimension, base in zip(self._exploration.dimensions, bases, strict=True):
+                if dimension.group is not None:
+                    factors[dimension.group] = base
+        return factors
+
+    def _rates(self) -> list[list[float]]:
+        """Return the rate of each parameter group and replica, as in effect now."""
+        size = self._ensemble.replicas.size
+        rows = [[held.value] * size for held in self._schedule.groups]
+        if self._active:
+            values = self._exploration.values()
+            for dimension, row in zip(self._exploration.dimensions, values, strict=True):
+                if dimension.group is not None:
+                    base = self._schedule.groups[dimension.group].value
+                    rows[dimension.group] = [base * factor for factor in row]
+        return rows
+
+    def _sync(self) -> None:
+        """Probe, converge, and move the values."""
+        scored, milliseconds = self._score()
+        climbed = self._exploration.rates.climbing
+        rescue = self._averaged.restore if self._averaged.exists else None
+        found = self._ensemble.sync(scored, self._judge, rescue)
+        self._ensemble.meter.reset()
+        reading = self._reading if not found.rescued else None
+        if reading is None:
+            reading = self._exploration.read([math.nan] * self._ensemble.replicas.size)
+        if not found.rescued and not any(map(math.isfinite, [*found.losses, *found.probes])):
+            self._complain(found)
+        trust = [
+            1.0 if d.group is None else self._schedule.groups[d.group].trust
+            for d in self._exploration.dimensions
+        ]
+        exploded = self._exploration.update(reading, found.mean_loss, trust)
+        if exploded and not found.rescued:
+            self._averaged.restore()
+        self._averaged.update()
+        if climbed and not self._exploration.rates.climbing:
+            self._schedule.end_search()
+        self._record(found, reading, milliseconds)
+
+    def _score(self) -> tuple[float | Tensor, float]:
+        """Return the probe's loss and its milliseconds; NaN without a probe."""
+        if self._probe is None:
+            return math.nan, 0.0
+        args = (self._probe, self._model, self._probe_mode, self._seed, self._exploration.syncs)
+        if self._exploration.rates.climbing:
+            return evaluate(*args)
+        with self._averaged.between():
+            return evaluate(*args)
+
+    def _judge(self, losses: list[float], probes: list[float]) -> list[int]:
+        """Read the losses, and say which replicas the average leaves out."""
+        self._reading = self._exploration.read(losses if self._probe is None else probes)
+        return self._reading.fallen
+
+    def _complain(self, found: Sync) -> None:
+        if found.given or self._probe is not None:
+            what = "no replica's loss is finite, and nothing was averaged yet to return to"
+            remedy = "lower the learning rate by a factor of 100 and begin again"
+        else:
+            what = "has been given no loss by any replica, and has no probe"
+            remedy = "call `step(loss)` with this replica's own loss, or give it a `probe`"
+        raise RuntimeError(f"{where()}`{_NAME}`: {what}: {remedy}.")
+
+    def _record(self, found: Sync, reading: Reading, milliseconds: float) -> None:
+        names = [d.name for d in self._exploration.dimensions]
+        slopes = reading.slopes
+        if slopes.confounded and self._exploration.syncs == 1:
+            warnings.warn(
+                f"{where()}`{_NAME}` explores {len(names)} hyperparameters with "
+                f"{self._ensemble.replicas.size} replicas, which cannot tell them apart: what "
+                f"one does is shared out among them, and they move slowly. Explore at most "
+                f"{self._ensemble.replicas.size - 2}.",
+                stacklevel=4,
+            )
+        self._last = {
+            "probes": found.probes,
+            "fallen": found.fallen,
+            "slope": dict(zip(names, slopes.slope, strict=True)),
+            "t": dict(zip(names, slopes.t, strict=True)),
+            "evidence": dict(zip(names, reading.evidence, strict=True)),
+            "confounded": slopes.confounded,
+            "probe_ms": milliseconds,
+        }
+
+    def _plateau_loss(self) -> float | None:
+        """Return what ReduceLROnPlateau is to be told now: at a sync, the mean loss."""
+        if not self._synced:
+            return None
+        losses = [x for x in self._ensemble.metrics()["losses"] if math.isfinite(x)]
+        return math.fsum(losses) / len(losses) if losses else None
+
+    def _apply_if_exploring(self) -> None:
+        """Set this replica's values; also where the optimizer has loaded rank 0's."""
+        if not self._active:
+            return
+        rank = self._ensemble.replicas.rank
+        set_rates(self.optimizer, [row[rank] for row in self._rates()])
+        pairs = zip(self._exploration.dimensions, self._exploration.values(), strict=True)
+        for dimension, row in pairs:
+            if not dimension.is_rate:
+                dimension.write(row[rank])

@@ -1,0 +1,140 @@
+"""What `Explorer` refuses: arguments out of range, and checkpoints that do not fit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from ..errors import require, where
+from .dimensions import Dimension, Request
+
+_CALL = "Explorer"
+
+
+def check_arguments(
+    optimizer: object,
+    scheduler: object,
+    sync_every: int,
+    warmup_steps: int,
+    probe: object,
+    probe_mode: str,
+) -> None:
+    """Raise for an argument that breaks its rule; see `Explorer`.
+
+    Raises:
+        TypeError: if the optimizer or scheduler is none.
+        ValueError: for anything else.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
+    if isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
+        require(
+            scheduler.optimizer is optimizer,
+            _CALL,
+            "scheduler",
+            type(scheduler).__name__,
+            "must have been made for the same optimizer",
+            "make it with the optimizer given here",
+        )
+    elif scheduler is not None and not callable(scheduler):
+        raise TypeError(
+            f"{where()}`{_CALL}(scheduler=...)` takes a torch scheduler, a callable of the "
+            f"step or None, and got {type(scheduler).__name__}."
+        )
+    for name, value, least in (
+        ("sync_every", sync_every, 1),
+        ("warmup_steps", warmup_steps, 0),
+    ):
+        require(
+            isinstance(value, int) and not isinstance(value, bool) and value >= least,
+            _CALL,
+            name,
+            value,
+            f"must be a whole number of at least {least}",
+            "count optimizer steps",
+        )
+    require(
+        probe is None or callable(probe),
+        _CALL,
+        "probe",
+        probe,
+        "must be a callable without arguments",
+        "make one with hdet.probe(model, loader, loss)",
+    )
+    require(
+        probe_mode in ("eval", "train"),
+        _CALL,
+        "probe_mode",
+        probe_mode,
+        'must be "eval" or "train"',
+        'leave it out for "eval"',
+    )
+
+
+def collect(requests: Sequence[Request], optimizer: Optimizer) -> list[Dimension]:
+    """Return all dimensions that are asked for, with names made unique.
+
+    Raises:
+        ValueError: if a request is none, or two ask for the same thing.
+    """
+    found: list[Dimension] = []
+    for request in requests:
+        require(
+            isinstance(request, Request),
+            _CALL,
+            "explore",
+            getattr(request, "__name__", request),
+            "must hold the result of hdet.lr(), hdet.weight_decay(), hdet.betas() or "
+            "hdet.attribute(...)",
+            "call the function: hdet.lr() rather than hdet.lr",
+        )
+        found += request.dimensions(optimizer)
+    names = [d.name for d in found]
+    twice = sorted({name for name in names if names.count(name) > 1 and "/" in name})
+    require(
+        not twice,
+        _CALL,
+        "explore",
+        twice,
+        "must name every hyperparameter once",
+        "take one of the requests out, or give each its own `groups`",
+    )
+    # Attributes of different modules may share a name: the order tells them apart.
+    return [
+        d if names.count(d.name) == 1 else _numbered(d, names[:place].count(d.name))
+        for place, d in enumerate(found)
+    ]
+
+
+def _numbered(dimension: Dimension, number: int) -> Dimension:
+    return Dimension(**{**vars(dimension), "name": f"{dimension.name}#{number}"})
+
+
+def check_state(state: dict[str, Any], names: list[str], groups: int) -> None:
+    """Raise a `ValueError` if a checkpoint is of something else."""
+    require(
+        isinstance(state, dict) and state.get("format") == 1 and "exploration" in state,
+        f"{_CALL}.load_state_dict",
+        "state_dict",
+        sorted(state)[:8] if isinstance(state, dict) else state,
+        "must come from Explorer.state_dict() of this version",
+        "load the scheduler's own state",
+    )
+    saved = list(state["exploration"]["places"])
+    require(
+        saved == names,
+        f"{_CALL}.load_state_dict",
+        "state_dict",
+        saved,
+        f"must hold the hyperparameters explored here, {names}",
+        "give `explore` as it was when the state was saved",
+    )
+    require(
+        len(state["schedule"]["groups"]) == groups,
+        f"{_CALL}.load_state_dict",
+        "state_dict",
+        len(state["schedule"]["groups"]),
+        f"must be of {groups} parameter groups",
+        "make the optimizer as it was when the state was saved",
+    )

@@ -1,0 +1,164 @@
+"""The paired probe: every replica scores the same batch, and training does not notice.
+
+On batches of their own, the replicas' losses differ by the batches far more than by the
+hyperparameters. On one common batch the batch cancels, and what is left is the line search.
+
+A probe is any callable that returns this replica's loss as one number. It runs without
+gradients, in eval or train mode, with the random state set aside (and the same for all
+replicas, so that dropout draws the same masks), and with the model's buffers put back.
+
+Source: common random numbers, as in HDET's loss comparison (arXiv 2604.24708, equation 4) but
+paired; the measurement that called for it is in the documentation.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..errors import require, where
+from ..seeding import generator
+
+Probe = Callable[[], Tensor | float]
+Mode = Literal["eval", "train"]
+
+
+def probe(
+    model: nn.Module,
+    loader: Iterable[Any],
+    loss: Callable[[nn.Module, Any], Tensor],
+    process_group: dist.ProcessGroup | None = None,
+) -> Probe:
+    """Make a probe from a data loader and a loss function, for `Explorer(probe=...)`.
+
+    At every sync the first process draws the next batch from its loader, starting over at
+    the end, and sends it to the others.
+
+    Args:
+        model: given to `loss`; the plain module rather than its DDP wrapper.
+        loader: gives batches: tensors, or tuples, lists and dicts of them. Data that the
+            replicas do not train on serve best, as fresh as there are. Larger batches give
+            a clearer signal, at one forward pass each per sync.
+        loss: loss(model, batch) -> mean loss, one element. Label smoothing and other
+            regularisers left out, it scores what you care for.
+        process_group: over which the batch is sent; default all processes.
+
+    Returns:
+        The callable. Calling it is collective.
+
+    Raises:
+        ValueError: when it is called, if the loader is empty.
+    """
+    batches = iter(())
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def next_batch() -> Any:
+        nonlocal batches
+        for _ in range(2):
+            for batch in batches:
+                return batch
+            batches = iter(loader)
+        return None
+
+    def score() -> Tensor:
+        connected = dist.is_available() and dist.is_initialized()
+        first = not connected or dist.get_rank(process_group) == 0
+        box = [_move(next_batch(), torch.device("cpu")) if first else None]
+        if connected and dist.get_world_size(process_group) > 1:
+            dist.broadcast_object_list(
+                box, group=process_group, group_src=0, device=_wire(process_group, device)
+            )
+        require(box[0] is not None, "probe", "loader", loader, "gave no batch", "give it data")
+        return loss(model, _move(box[0], device))
+
+    return score
+
+
+@torch.no_grad()
+def evaluate(
+    score: Probe, model: nn.Module | None, mode: Mode, seed: int, sync: int
+) -> tuple[float | Tensor, float]:
+    """Call a probe so that training goes on as if it had not been called.
+
+    Args:
+        score: the probe.
+        model: whose mode, buffers and devices are to be looked after; None for none.
+        mode: "eval" or "train" for the time of the call.
+        seed: of the run; with `sync` it seeds the random state that the probe sees.
+        sync: index of the sync.
+
+    Returns:
+        The loss, one element, on its device; and the milliseconds that the host spent.
+
+    Raises:
+        ValueError: if the probe gives anything but one number.
+    """
+    start = time.perf_counter()
+    modules = [] if model is None else list(model.modules())
+    training = [module.training for module in modules]
+    buffers = [] if model is None or mode == "eval" else list(model.buffers())
+    kept = [buffer.clone() for buffer in buffers]
+    try:
+        if model is not None:
+            model.train(mode == "train")
+        with _random_state(model, seed, sync):
+            result = score()
+    finally:
+        for module, was in zip(modules, training, strict=True):
+            module.training = was
+        for buffer, old in zip(buffers, kept, strict=True):
+            buffer.copy_(old)
+    if isinstance(result, Tensor):
+        if result.numel() != 1:
+            raise ValueError(
+                f"{where()}`Explorer(probe=...)` must return one number, and returned a "
+                f"tensor of shape {tuple(result.shape)}: give its mean."
+            )
+        result = result.detach().reshape(())
+    elif not isinstance(result, (int, float)):
+        raise ValueError(
+            f"{where()}`Explorer(probe=...)` must return one number, and returned "
+            f"{type(result).__name__}: return this replica's mean loss."
+        )
+    return result, 1000 * (time.perf_counter() - start)
+
+
+@contextmanager
+def _random_state(model: nn.Module | None, seed: int, sync: int) -> Iterator[None]:
+    """Give the block the same random state on all replicas, and put the old one back."""
+    devices = set() if model is None else {p.device for p in model.parameters()}
+    cuda = [d.index or 0 for d in devices if d.type == "cuda"]
+    with torch.random.fork_rng(devices=cuda):
+        torch.set_rng_state(generator(seed, "probe", sync).get_state())
+        for index in cuda:
+            state = generator(seed, "probe", sync, device=f"cuda:{index}").get_state()
+            torch.cuda.set_rng_state(state, index)
+        yield
+
+
+def _move(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return type(batch)((key, _move(value, device)) for key, value in batch.items())
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_move(value, device) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_move(value, device) for value in batch)
+    return batch
+
+
+def _wire(group: dist.ProcessGroup | None, device: torch.device) -> torch.device:
+    """Return the device on which the group's backend can send a pickled batch."""
+    nccl = "nccl" in str(dist.get_backend(group)).lower()
+    return device if nccl and device.type == "cuda" else torch.device("cpu")
+
+
+def number(value: float | Tensor | None) -> float:
+    """Return a probe's loss as a float; NaN for none. Waits for the device."""
+    return math.nan if value is None else float(value)
