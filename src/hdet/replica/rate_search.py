@@ -36,7 +36,7 @@ _MEMORY = 0.6  # of the smoothed evidence
 _TURNED = -0.3  # smoothed evidence at which the climb ends
 _SEEN = 0.5  # smoothed evidence that shows the rates can be told apart at all
 _DRIFT = 0.5  # climb where they cannot yet, and nothing speaks against it
-_CLIFF = 2.0  # in units of the gain so far
+_CLIFF = 4.0  # in units of the gain so far
 _LOST = 0.25  # likewise
 _NOISE = 4.0  # standard deviations that noise is taken to reach
 

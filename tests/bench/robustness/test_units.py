@@ -47,9 +47,9 @@ def do(folder: Folder) -> int:
 def test_the_sweep_comes_first_then_the_starts(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "ddp", "hdet", "prodigy")
     known, later = units(folder)
-    assert {unit.place for unit in known} == {f"sweep{k:+d}" for k in range(-4, 5)}
+    assert {unit.place for unit in known} == {f"sweep{k:+d}" for k in range(-3, 4)}
     assert [unit.lr for unit in known[::2]] == pytest.approx(
-        [0.1 * 10 ** (k / 2) for k in range(-4, 5)]
+        [0.1 * 10 ** (k / 2) for k in range(-3, 4)]
     )
     # Two methods from seven starts and one without any, two seeds each.
     assert later == 2 * (7 + 7 + 1)

@@ -167,13 +167,13 @@ def d_adaptation(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
 
 
 def schedule_free(
-    problem: Problem, task: Task, lr: float, seed: int, *, sgd_scale: float = 1.0
+    problem: Problem, task: Task, lr: float, seed: int, *, sgd_scale: float = 10.0
 ) -> Outcome:
     """Train with schedule-free AdamW or SGD at `lr`, after 5 % of warm-up.
 
     The held-out loss is that of the averaged weights. Steps of schedule-free SGD do not build
     up momentum, and its documentation starts at 10 to 50 times the usual rate: `sgd_scale`
-    is there to multiply `lr`, but is 1, since how a given start ends is what is asked.
+    multiplies `lr` by the lower of the two.
     """
     model = problems.new_model(task, seed)
     groups, decay = _groups(problem, task, model)

@@ -63,14 +63,14 @@ Method = Callable[[Problem, Task, float, int], Outcome]
 PROBLEMS: dict[str, Problem] = {
     p.name: p
     for p in (
-        Problem("text-adamw", "text", "adamw", 300, 1e-2),
-        Problem("digits-adamw", "digits", "adamw", 400, 3e-2),
-        Problem("digits-sgd", "digits", "sgd", 400, 1.5e-1),
-        Problem("fashion-adamw", "fashion", "adamw", 400, 1e-2),
-        Problem("teacher-adamw", "teacher", "adamw", 600, 1e-2),
-        Problem("teacher-sgd", "teacher", "sgd", 600, 5e-2),
-        Problem("regression-sgd", "regression", "sgd", 600, 1e-1),
-        Problem("embedding-adamw", "embedding", "adamw", 600, 1e-2),
+        Problem("text-adamw", "text", "adamw", 200, 1e-2),
+        Problem("digits-adamw", "digits", "adamw", 300, 3e-2),
+        Problem("digits-sgd", "digits", "sgd", 300, 1.5e-1),
+        Problem("fashion-adamw", "fashion", "adamw", 250, 1e-2),
+        Problem("teacher-adamw", "teacher", "adamw", 400, 1e-2),
+        Problem("teacher-sgd", "teacher", "sgd", 400, 5e-2),
+        Problem("regression-sgd", "regression", "sgd", 400, 1e-1),
+        Problem("embedding-adamw", "embedding", "adamw", 400, 1e-2),
     )
 }
 

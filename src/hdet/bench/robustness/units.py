@@ -25,7 +25,7 @@ from .methods import LABELS, PLAIN, START_FREE
 from .problems import PROBLEMS, Outcome, Problem
 
 STARTS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)
-SWEEP = tuple(range(-4, 5))
+SWEEP = tuple(range(-3, 4))
 EXTENSIONS = 2
 # The peers' own, whose versions a result depends on as well.
 PEER_PACKAGES = ("prodigyopt", "dadaptation", "schedulefree")
