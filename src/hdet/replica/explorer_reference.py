@@ -22,6 +22,8 @@ from .exploration import Exploration
 from .explorer_checks import collect
 from .optimizer_state import all_state, reset_state, weight_dependent_state
 from .probe import Mode, evaluate
+from .reference import average as average_replicas
+from .reference import share_gradients
 
 
 @dataclass
@@ -116,7 +118,8 @@ def train(
             here = None if state.rates.climbing else average
             scored = [_score(probe, m, here, probe_mode, seed, state.syncs) for m in models]
         reading = state.read(scored)
-        _average(models, optimizers, reading.fallen, shares_state)
+        follow = weight_dependent_state if shares_state else all_state
+        average_replicas(models, optimizers, reading.fallen, follow)
         finite = [x for x in L if math.isfinite(x)]
         mean = math.fsum(finite) / len(finite) if finite else math.nan
         shares = [_ratio(x, h) ** 4 for x, h in zip(schedule[t], highest, strict=True)]
@@ -204,19 +207,6 @@ def _schedule(
     return steps
 
 
-def share_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> None:
-    """Give every replica the mean of all gradients, as DDP does."""
-    for model, loss in zip(models, losses, strict=True):
-        model.zero_grad()
-        loss.backward()
-    for copies in zip(*(m.parameters() for m in models), strict=True):
-        gradients = [p.grad for p in copies if p.grad is not None]
-        if gradients:
-            mean = torch.stack(gradients).mean(0)
-            for parameter in copies:
-                parameter.grad = mean
-
-
 @torch.no_grad()
 def _score(
     probe: Callable[[nn.Module, int], Tensor],
@@ -235,24 +225,3 @@ def _score(
     for weight, kept in zip(model.parameters(), own, strict=True):
         weight.copy_(kept)
     return float(value)
-
-
-@torch.no_grad()
-def _average(
-    models: Sequence[nn.Module],
-    optimizers: Sequence[Optimizer],
-    fallen: Sequence[int],
-    shares_state: bool,
-) -> None:
-    """Replace every tensor that differs by the mean over the replicas that stand."""
-    follow = weight_dependent_state if shares_state else all_state
-    everything = [
-        [*m.parameters(), *m.buffers(), *follow(o)]
-        for m, o in zip(models, optimizers, strict=True)
-    ]
-    for copies in zip(*everything, strict=True):
-        if copies[0].is_floating_point():
-            standing = [c.detach() for r, c in enumerate(copies) if r not in fallen]
-            mean = torch.stack(standing).mean(0)
-            for tensor in copies:
-                tensor.copy_(mean)

@@ -115,7 +115,7 @@ def train(
                 group.update(once[g] | {"lr": eta[g][r]})
 
         losses = [loss(m, t, r) for r, m in enumerate(models)]
-        _share_gradients(models, losses)
+        share_gradients(models, losses)
         for optimizer in optimizers:
             optimizer.step()  # (2)
         trace.losses.append([x.item() for x in losses])
@@ -124,7 +124,7 @@ def train(
 
         if (t + 1) % T or alpha == 0 or replicas == 1:
             continue
-        _average(models, optimizers)  # (3)
+        average(models, optimizers)  # (3)
         L = [math.fsum(column) / len(interval) for column in zip(*interval, strict=True)]
         interval = []
         if not auto_lr or t + 1 < S_warm:
@@ -158,7 +158,7 @@ def _schedule(optimizer: Optimizer, total_steps: int, **settings) -> list[list[d
     return steps
 
 
-def _share_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> None:
+def share_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> None:
     """Give every replica the mean of all gradients, as DDP does."""
     for model, loss in zip(models, losses, strict=True):
         model.zero_grad()
@@ -172,14 +172,27 @@ def _share_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> N
 
 
 @torch.no_grad()
-def _average(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> None:
-    """Replace every tensor that differs between replicas by its mean."""
+def average(
+    models: Sequence[nn.Module],
+    optimizers: Sequence[Optimizer],
+    left_out: Sequence[int] = (),
+    follow: Callable[[Optimizer], list[Tensor]] = weight_dependent_state,
+) -> None:
+    """Replace every tensor that differs between replicas by its mean.
+
+    Args:
+        models: the replicas' models.
+        optimizers: their optimizers.
+        left_out: replicas that receive the mean and give nothing.
+        follow: which optimizer state differs.
+    """
     everything = [
-        [*m.parameters(), *m.buffers(), *weight_dependent_state(o)]
+        [*m.parameters(), *m.buffers(), *follow(o)]
         for m, o in zip(models, optimizers, strict=True)
     ]
     for copies in zip(*everything, strict=True):
         if copies[0].is_floating_point():
-            mean = torch.stack([c.detach() for c in copies]).mean(0)
+            standing = [c.detach() for r, c in enumerate(copies) if r not in left_out]
+            mean = torch.stack(standing).mean(0)
             for tensor in copies:
                 tensor.copy_(mean)

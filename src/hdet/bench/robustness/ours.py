@@ -90,9 +90,7 @@ def paper(problem: Problem, task: Task, lr: float, seed: int, sigma: float) -> O
         cycle_momentum=False,
         seed=seed,
     )
-    rates = [
-        sum(sum(row) / len(row) for row in groups) / len(groups) for groups in trace.rates
-    ]
+    rates = [sum(sum(row) / len(row) for row in groups) / len(groups) for groups in trace.rates]
     return _outcome(task, trace.models[0], rates, began)
 
 
