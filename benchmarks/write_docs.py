@@ -3,12 +3,14 @@
     python benchmarks/write_docs.py
 
 Makes docs/benchmarks.md from records/averaging.json and records/overhead.json, and
-docs/compare.md from records/compare-*/, and docs/robustness.md from records/robustness/.
+docs/compare.md from records/compare-*/, docs/robustness.md from records/robustness/, and
+docs/remedies.md from records/remedies.json and records/scalars.json.
 """
 
 import json
 from pathlib import Path
 
+from remedies_page import remedies_page
 from robustness_page import robustness_page
 
 RECORDS = Path(__file__).parent / "records"
@@ -116,6 +118,12 @@ def compare_page() -> str:
         "`--data FOLDER` |",
         "| `movielens` | embeddings, two targets, in order of time | `pip install --no-deps "
         "recbole`, or `--data FILE` |",
+        "| `teacher` | MLP that learns a random network's labels, one in ten of them noise "
+        "| drawn at random |",
+        "| `regression` | MLP on a random network's noisy output, squared error "
+        "| drawn at random |",
+        "| `embedding` | embeddings of long-tailed users and items, one binary target "
+        "| drawn at random |",
         "",
     ]
     for folder in sorted(RECORDS.glob("compare-*")):
@@ -151,8 +159,7 @@ def compare_page() -> str:
 
 
 PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
-if (RECORDS / "robustness" / "summary.json").exists():
-    PAGES["robustness.md"] = robustness_page
+PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -73,7 +73,8 @@ def test_importing_hdet_loads_torch_and_nothing_heavier():
 
 
 def test_the_public_names_are_there_and_documented():
-    names = ["OneCycleAutoLR", "average_", "add_noise_", "multipliers"]
+    names = ["OneCycleAutoLR", "Explorer", "lr", "weight_decay", "betas", "attribute", "probe"]
+    names += ["average_", "add_noise_", "multipliers"]
     for name in names:
         assert getattr(hdet, name).__doc__, name
     assert hdet.__version__

@@ -52,15 +52,16 @@ def slopes(losses: Sequence[float], offsets: Sequence[Sequence[float]]) -> Slope
             units of its spread: -1 to 1.
 
     Returns:
-        Slopes and t-statistics. With fewer than three finite losses all are 0.
+        Slopes and t-statistics. With one hyperparameter and two losses the slope fits them
+        exactly, and only its sign is to be relied on; with fewer losses all are 0.
     """
     live = [r for r, loss in enumerate(losses) if math.isfinite(loss)]
     count, n = len(offsets), len(live)
-    if n < 3 or not count:
-        return Slopes([0.0] * count, [0.0] * count, n < count + 2)
+    confounded = count > 1 and n < count + 2
+    if n < 2 or not count:
+        return Slopes([0.0] * count, [0.0] * count, confounded)
     y = _centred([losses[r] for r in live])
     columns = [_centred([row[r] for r in live]) for row in offsets]
-    confounded = n < count + 2
     share = 0.0 if count == 1 else STRONG_RIDGE if confounded else RIDGE
     gram = [[_dot(a, b) for b in columns] for a in columns]
     for j in range(count):

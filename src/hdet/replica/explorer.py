@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -37,6 +38,7 @@ from .groups import find_replicas
 from .hyperparameters import lr
 from .probe import Mode, Probe, evaluate
 from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
+from .signals import interval_means
 from .wrapped_schedule import Schedule, WrappedSchedule
 
 _NAME = "Explorer"
@@ -167,7 +169,8 @@ class Explorer:
             if (self._step - self._warmup) % self._interval == 0 and self._step > self._warmup:
                 self._sync()
                 self._synced = True
-        self._schedule.step(self._step, self._plateau_loss())
+        told = self._plateau_loss() if self._schedule.needs_a_loss else None
+        self._schedule.step(self._step, told)
         if self._step == self._warmup:
             self._ensemble.meter.reset()
         self._apply_if_exploring()
@@ -376,11 +379,17 @@ class Explorer:
         }
 
     def _plateau_loss(self) -> float | None:
-        """Return what ReduceLROnPlateau is to be told now: at a sync, the mean loss."""
-        if not self._synced:
+        """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
+        if self._synced:
+            losses = self._ensemble.metrics()["losses"]
+        elif not self._exploring and self._step % self._interval == 0:
+            row = self._ensemble.meter.row(torch.device("cpu")).tolist()
+            losses = interval_means([row])
+            self._ensemble.meter.reset()
+        else:
             return None
-        losses = [x for x in self._ensemble.metrics()["losses"] if math.isfinite(x)]
-        return math.fsum(losses) / len(losses) if losses else None
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        return math.fsum(finite) / len(finite) if finite else None
 
     def _apply_if_exploring(self) -> None:
         """Set this replica's values; also where the optimizer has loaded rank 0's."""

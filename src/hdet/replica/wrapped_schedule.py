@@ -39,6 +39,11 @@ class WrappedSchedule:
             set_rates(optimizer, rates)
         self.groups = [HeldSchedule(rate, rate) for rate in rates]
 
+    @property
+    def needs_a_loss(self) -> bool:
+        """Whether the scheduler goes by the loss."""
+        return isinstance(self._scheduler, ReduceLROnPlateau)
+
     def _is_plain_callable(self) -> bool:
         known = isinstance(self._scheduler, LRScheduler | ReduceLROnPlateau)
         return self._scheduler is not None and not known
