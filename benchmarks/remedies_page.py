@@ -41,9 +41,9 @@ def _bias(record: dict) -> list[str]:
         f"`{record['command']}`, {record['seeds']} seeds. Plain one-cycle runs at fixed peak",
         "rates, given as multiples of the best. Replicas stand 30 % around the rate and score",
         "a common probe batch at every sync; the table has the mean evidence that a larger",
-        "rate would be better, from -1 to 1. A controller settles where it changes sign, and that",
-        "should be 1. *Reach* is where the replicas are scored: 1 at their own weights, less",
-        "nearer to the moving average of the converged weights.",
+        "rate would be better, from -1 to 1. A controller settles where it changes sign, and",
+        "that should be 1. *Reach* is where the replicas are scored: 1 at their own weights,",
+        "less nearer to the moving average of the converged weights.",
         "",
     ]
     for problem, rows in record["bias"].items():
@@ -62,7 +62,7 @@ def _bias(record: dict) -> list[str]:
 
 
 def _ablations(record: dict) -> list[str]:
-    starts = [_start(s) for s in record["starts"]]
+    starts = [_start(s) for s in record["regret starts"]]
     lines = [
         "## One part changed at a time",
         "",

@@ -59,9 +59,13 @@ def _wanted(summary: dict) -> list[str]:
 
 
 def _standings(summary: dict) -> list[str]:
+    lines = ["## Over all problems and starts", "", *standings_table(summary), ""]
+    return [*lines, *_image("summary", "Mean and worst regret of every method")]
+
+
+def standings_table(summary: dict) -> list[str]:
+    """Return the rows of the table over all problems; the README has them too."""
     lines = [
-        "## Over all problems and starts",
-        "",
         f"| method | mean | median | worst | worst on | at most {TOLERANCE:g} % | diverged |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -74,7 +78,7 @@ def _standings(summary: dict) -> list[str]:
             f"| {_name(one, summary)} | {values} | {place} | {one['within']:.0%} "
             f"| {one['diverged']} of {one['runs']} |"
         )
-    return [*lines, "", *_image("summary", "Mean and worst regret of every method")]
+    return lines
 
 
 def _problem(config: dict, summary: dict, reference: dict) -> list[str]:

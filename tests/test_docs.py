@@ -79,3 +79,12 @@ def test_the_readmes_figures_are_those_of_the_record():
         assert f"{row['train_loss']:.3f} ± {row['train_error']:.3f}" in readme, name
     for name in ("auto-lr-from-tenth", "ddp-tenth"):
         assert f"{rows[name]['train_loss']:.3f}" in readme, name
+
+
+def test_the_readme_has_the_records_robustness_table():
+    code = (
+        "import sys, json; sys.path.insert(0, 'benchmarks'); import robustness_page as p\n"
+        "summary = json.loads((p.RECORD / 'summary.json').read_text())\n"
+        "print(chr(10).join(p.standings_table(summary)))"
+    )
+    assert run(sys.executable, "-c", code) in (ROOT / "README.md").read_text()
