@@ -195,9 +195,6 @@ def test_a_copy_of_the_weights_in_the_state_becomes_the_restored_weights():
         assert not optimizer.state[p]["exp_avg_sq"].any()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the step count in Schedule-Free's parameter groups is not reset"
-)
 def test_schedule_free_takes_no_larger_a_step_after_restoring_than_a_new_one():
     model, optimizer, averaged = setup("schedule-free")
     train(model, optimizer, range(200))

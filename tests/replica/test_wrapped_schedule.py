@@ -152,7 +152,7 @@ def test_a_callable_of_the_step_needs_no_state():
     fresh = sgd()
     again = WrappedSchedule(fresh, factor)
     again.load_state_dict(state)
-    assert state["scheduler"] is None
+    assert state["wrapped"] is None
     assert follow(fresh, again, range(6, 10)) == expected
 
 

@@ -55,7 +55,8 @@ class Sync:
         """Mean of the finite losses, of the probes where none was given; NaN for none."""
         given = [x for x in self.losses if math.isfinite(x)]
         finite = given or [x for x in self.probes if math.isfinite(x)]
-        return math.fsum(finite) / len(finite) if finite else math.nan
+        # Divided first: the sum of what is finite need not be.
+        return math.fsum(x / len(finite) for x in finite) if finite else math.nan
 
 
 class Ensemble:

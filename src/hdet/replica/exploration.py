@@ -28,6 +28,8 @@ from .spread import permutation
 
 # Of downward moves of a rate without a probe: what measured best in the method's notes.
 _DAMPED = 0.3
+# A loss beyond it is as good as infinite, and its square would be.
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class Exploration:
             losses: on the common probe batch, or the interval's own. NaN for a replica that
                 gave none or is broken.
         """
-        rows = self.offsets()
-        columns, place = self._columns(rows)
+        losses = [loss if abs(loss) < _LARGEST else math.inf for loss in losses]
+        columns, place = self._columns(self.offsets())
         found = slopes(without_outliers(losses), columns)
         spread = Slopes(
             [found.slope[k] for k in place], [found.t[k] for k in place], found.confounded

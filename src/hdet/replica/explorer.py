@@ -110,8 +110,9 @@ class Explorer:
         check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode)
         dimensions = collect([lr()] if explore is None else explore, optimizer)
         parameters = []
+        if any(d.is_rate for d in dimensions):
+            refuse_lr_free(optimizer, _NAME, "explore=[]")
         if dimensions:
-            refuse_lr_free(optimizer, _NAME)
             refuse_sharded_optimizer(optimizer, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group)
@@ -213,6 +214,10 @@ class Explorer:
         rates = self._rates()
         exploration = self._exploration
         names = [d.name for d in exploration.dimensions]
+        bases, rows = exploration.base_values(), exploration.values()
+        if not self._active:
+            bases = [d.value for d in exploration.dimensions]
+            rows = [[value] * self._ensemble.replicas.size for value in bases]
         return {
             "step": self._step,
             "base_lr": [
@@ -220,9 +225,9 @@ class Explorer:
                 for factor, held in zip(self._factors(), self._schedule.groups, strict=True)
             ],
             "replica_lr": rates,
-            "values": dict(zip(names, exploration.base_values(), strict=True)),
-            "replica_values": dict(zip(names, exploration.values(), strict=True)),
-            "climbing": exploration.rates.climbing,
+            "values": dict(zip(names, bases, strict=True)),
+            "replica_values": dict(zip(names, rows, strict=True)),
+            "climbing": self._active and exploration.rates.climbing,
             "explosions": exploration.rates.explosions,
             "cliffs": exploration.rates.cliffs,
             **self._ensemble.metrics(),
@@ -266,9 +271,9 @@ class Explorer:
             ValueError: if it does not fit; then nothing has changed.
         """
         names = [d.name for d in self._exploration.dimensions]
-        check_state(state_dict, names, len(self._schedule.groups))
-        self._step = int(state_dict["step"])
+        check_state(state_dict, names, len(self._schedule.groups), self._schedule.name)
         self._schedule.load_state_dict(state_dict["schedule"])
+        self._step = int(state_dict["step"])
         self._exploration.load_state_dict(state_dict["exploration"])
         self._averaged.load_state_dict(state_dict["averaged"])
         self._ensemble.load_state_dict(state_dict["ensemble"])
@@ -382,7 +387,7 @@ class Explorer:
         """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
         if self._synced:
             losses = self._ensemble.metrics()["losses"]
-        elif not self._exploring and self._step % self._interval == 0:
+        elif not self._active and self._step % self._interval == 0:
             row = self._ensemble.meter.row(torch.device("cpu")).tolist()
             losses = interval_means([row])
             self._ensemble.meter.reset()

@@ -78,6 +78,14 @@ def collect(requests: Sequence[Request], optimizer: Optimizer) -> list[Dimension
     Raises:
         ValueError: if a request is none, or two ask for the same thing.
     """
+    require(
+        not isinstance(requests, Request),
+        _CALL,
+        "explore",
+        "one request",
+        "must be a list of requests",
+        "put it into brackets: explore=[hdet.lr()]",
+    )
     found: list[Dimension] = []
     for request in requests:
         require(
@@ -111,10 +119,12 @@ def _numbered(dimension: Dimension, number: int) -> Dimension:
     return Dimension(**{**vars(dimension), "name": f"{dimension.name}#{number}"})
 
 
-def check_state(state: dict[str, Any], names: list[str], groups: int) -> None:
+def check_state(state: dict[str, Any], names: list[str], groups: int, scheduler: str) -> None:
     """Raise a `ValueError` if a checkpoint is of something else."""
     require(
-        isinstance(state, dict) and state.get("format") == 1 and "exploration" in state,
+        isinstance(state, dict)
+        and state.get("format") == 1
+        and {"step", "schedule", "exploration", "averaged", "ensemble"} <= set(state),
         f"{_CALL}.load_state_dict",
         "state_dict",
         sorted(state)[:8] if isinstance(state, dict) else state,
@@ -137,4 +147,12 @@ def check_state(state: dict[str, Any], names: list[str], groups: int) -> None:
         len(state["schedule"]["groups"]),
         f"must be of {groups} parameter groups",
         "make the optimizer as it was when the state was saved",
+    )
+    require(
+        state["schedule"]["scheduler"] == scheduler,
+        f"{_CALL}.load_state_dict",
+        "state_dict",
+        state["schedule"]["scheduler"],
+        f"must be of the scheduler wrapped here, {scheduler}",
+        "wrap the scheduler that was wrapped when the state was saved",
     )

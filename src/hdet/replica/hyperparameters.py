@@ -82,6 +82,14 @@ def weight_decay(
             value = float(group.get("weight_decay", 0.0))
             if value == 0 and groups is None:
                 continue
+            require(
+                value > 0,
+                "weight_decay",
+                "groups",
+                name,
+                "must name groups with a positive weight decay, and this one has 0",
+                "give the group a decay to start from",
+            )
             limits = bounds or (value * 1e-4, value * 1e3)
             _check_value("weight_decay", value, limits)
             found.append(
@@ -152,7 +160,7 @@ def betas(
                     f"{type(optimizer).__name__} has no such entry. Explore what it has: "
                     f"{', '.join(sorted(k for k in group if k != 'params'))}."
                 )
-            _check_value("betas", float(value), bounds)
+            _check_value("betas", float(value), bounds, inside=True)
             width = math.log1p(spread)
             found.append(
                 Dimension(
@@ -189,8 +197,9 @@ def attribute(
         module: the object that has it, or several which share one value, such as all
             dropout layers.
         name: of the attribute: a plain number, read again at every forward pass. In a
-            compiled module each new value is guarded on: mark it dynamic, or expect a
-            recompilation per value.
+            compiled module arithmetic with it costs one more graph in all; `nn.Dropout.p` and
+            `label_smoothing` cost one for each new value, up to torch's limit: leave such a
+            module uncompiled.
         spread: on the scale: a factor of (1 + spread) either way, of the number (`log`) or
             its odds (`logit`); or a distance (`linear`).
         bounds: lowest and highest value. Default by scale: a thousandth to a thousand times

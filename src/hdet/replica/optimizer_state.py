@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "ScheduleFree")
+# Schedule-Free counts in its groups, and corrects its moments by it.
+_GROUP_COUNTERS = {"k": 0, "weight_sum": 0.0, "lr_max": -1.0}
 _COPIES_OF_WEIGHTS = ("z", "master_param", "slow_buffer", "slow_param", "ema")
 
 
@@ -59,6 +61,8 @@ def reset_state(optimizer: Optimizer) -> None:
     for state in optimizer.state.values():
         if isinstance(state.get("step"), int):
             state["step"] = 0
+    for group in optimizer.param_groups:
+        group |= {key: value for key, value in _GROUP_COUNTERS.items() if key in group}
 
 
 def _state_tensors(

@@ -55,7 +55,6 @@ def probe(
         ValueError: when it is called, if the loader is empty.
     """
     batches = iter(())
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def next_batch() -> Any:
         nonlocal batches
@@ -66,6 +65,7 @@ def probe(
         return None
 
     def score() -> Tensor:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         connected = dist.is_available() and dist.is_initialized()
         first = not connected or dist.get_rank(process_group) == 0
         box = [_move(next_batch(), torch.device("cpu")) if first else None]
@@ -101,8 +101,13 @@ def evaluate(
     start = time.perf_counter()
     modules = [] if model is None else list(model.modules())
     training = [module.training for module in modules]
-    buffers = [] if model is None or mode == "eval" else list(model.buffers())
-    kept = [buffer.clone() for buffer in buffers]
+    # By their places: a module may write into a buffer, or put another one there.
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         if model is not None:
             model.train(mode == "train")
@@ -111,8 +116,8 @@ def evaluate(
     finally:
         for module, was in zip(modules, training, strict=True):
             module.training = was
-        for buffer, old in zip(buffers, kept, strict=True):
-            buffer.copy_(old)
+        for module, name, buffer, old in kept:
+            module._buffers[name] = buffer.copy_(old)
     if isinstance(result, Tensor):
         if result.numel() != 1:
             raise ValueError(
@@ -145,7 +150,9 @@ def _move(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
-        return type(batch)((key, _move(value, device)) for key, value in batch.items())
+        return {key: _move(value, device) for key, value in batch.items()}
+    if hasattr(batch, "to"):
+        return batch.to(device)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*(_move(value, device) for value in batch))
     if isinstance(batch, (tuple, list)):

@@ -141,7 +141,11 @@ class RateSearch:
         finite = [loss for loss in losses if math.isfinite(loss)]
         if not finite or self.tracker.count < 2 or slope <= 0:
             return []
-        allowed = max(noisy * _NOISE * self.tracker.deviation, _CLIFF * self.tracker.gain)
+        gain, noise = self.tracker.gain, _NOISE * self.tracker.deviation
+        if not self.climbing and gain <= noise:
+            # Nothing gained, as where a trained model goes on: no height to fall from.
+            return [r for r, loss in enumerate(losses) if not math.isfinite(loss)]
+        allowed = max(noisy * noise, _CLIFF * gain)
         lowest = min(finite)
         return [r for r, loss in enumerate(losses) if loss - lowest > allowed]
 
@@ -157,6 +161,7 @@ class RateSearch:
         Returns:
             The move.
         """
+        loss = loss if abs(loss) < 1e100 else math.inf
         exploded = not math.isfinite(loss) or self.tracker.exploded(loss, lowest)
         self.momentum = _MEMORY * self.momentum + (1 - _MEMORY) * clear
         if math.isfinite(loss):

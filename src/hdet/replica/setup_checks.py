@@ -36,8 +36,13 @@ def refuse_sharded_optimizer(optimizer: Optimizer, call: str) -> None:
             )
 
 
-def refuse_lr_free(optimizer: Optimizer, call: str) -> None:
+def refuse_lr_free(optimizer: Optimizer, call: str, without: str = "spread 0") -> None:
     """Raise where the optimizer estimates its learning rate from the weights.
+
+    Args:
+        optimizer: the optimizer.
+        call: the public name to put into the error.
+        without: what to write to leave its rate alone.
 
     Raises:
         ValueError: for Prodigy, D-Adaptation, DoG and their kin.
@@ -47,7 +52,7 @@ def refuse_lr_free(optimizer: Optimizer, call: str) -> None:
         raise ValueError(
             f"{where()}`{call}` cannot spread the learning rate of {name}: it estimates a "
             f"rate of its own from each replica's weights, and the estimates run apart. "
-            f"Use AdamW, Adam or SGD; or spread 0, which leaves {name} alone."
+            f"Use AdamW, Adam or SGD; or {without}, which leaves {name} alone."
         )
 
 

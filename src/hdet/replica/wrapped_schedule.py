@@ -40,6 +40,11 @@ class WrappedSchedule:
         self.groups = [HeldSchedule(rate, rate) for rate in rates]
 
     @property
+    def name(self) -> str:
+        """What kind of schedule it is."""
+        return "callable" if self._is_plain_callable() else type(self._scheduler).__name__
+
+    @property
     def needs_a_loss(self) -> bool:
         """Whether the scheduler goes by the loss."""
         return isinstance(self._scheduler, ReduceLROnPlateau)
@@ -95,14 +100,15 @@ class WrappedSchedule:
         """Return plain numbers, and the wrapped scheduler's own state."""
         save = getattr(self._scheduler, "state_dict", None)
         return {
+            "scheduler": self.name,
             "groups": [held.state_dict() for held in self.groups],
-            "scheduler": None if save is None else save(),
+            "wrapped": None if save is None else save(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, and set its unscaled rates."""
         load = getattr(self._scheduler, "load_state_dict", None)
-        if load is not None and state["scheduler"] is not None:
-            load(state["scheduler"])
+        if load is not None and state["wrapped"] is not None:
+            load(state["wrapped"])
         self.groups = [HeldSchedule(**held) for held in state["groups"]]
         set_rates(self._optimizer, [held.now for held in self.groups])
