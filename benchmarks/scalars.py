@@ -82,8 +82,16 @@ def run(values: dict[str, float], explored: Sequence[str], seed: int) -> tuple[f
         chosen = torch.randint(len(part[1]), (size,), generator=generator(seed, *key))
         return part[0][chosen], part[1][chosen]
 
+    # A plain run sees the batches of all replicas, too: two models stand for equal ones.
+    replicas = REPLICAS if explored else 2
+    share = REPLICAS // replicas
+
     def loss(net: Net, step: int, rank: int) -> Tensor:
-        x, y = pick(train, BATCH, "train", step, rank)
+        parts = [
+            pick(train, BATCH, "train", step, r)
+            for r in range(rank * share, (rank + 1) * share)
+        ]
+        x, y = (torch.cat(column) for column in zip(*parts, strict=True))
         return net.criterion(net(x), y)
 
     def probe(net: Net, sync: int) -> Tensor:
@@ -116,7 +124,7 @@ def run(values: dict[str, float], explored: Sequence[str], seed: int) -> tuple[f
             loss,  # pyright: ignore[reportArgumentType]
             probe if explored else None,  # pyright: ignore[reportArgumentType]
             explore=explore,  # pyright: ignore[reportArgumentType]
-            replicas=REPLICAS if explored else 2,
+            replicas=replicas,
             total_steps=STEPS,
             T=SYNC_EVERY,
             seed=seed,
