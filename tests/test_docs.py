@@ -88,3 +88,12 @@ def test_the_readme_has_the_records_robustness_table():
         "print(chr(10).join(p.standings_table(summary)))"
     )
     assert run(sys.executable, "-c", code) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_the_explorer_example_trains_from_both_ends():
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    said = run(*launch, "--nproc-per-node", "2", "examples/explorer.py", "--steps", "60")
+    assert said.count("held-out loss") == 2
+    assert "climbing" in said

@@ -32,7 +32,13 @@ from .averaged_weights import AveragedWeights
 from .dimensions import Request
 from .ensemble import Ensemble, Sync
 from .exploration import Exploration, Reading
-from .explorer_checks import check_arguments, check_state, collect
+from .explorer_checks import (
+    check_arguments,
+    check_state,
+    collect,
+    confounded_message,
+    nothing_finite_message,
+)
 from .group_values import on_load, set_rates
 from .groups import find_replicas
 from .hyperparameters import lr
@@ -325,7 +331,8 @@ class Explorer:
         if reading is None:
             reading = self._exploration.read([math.nan] * self._ensemble.replicas.size)
         if not found.rescued and not any(map(math.isfinite, [*found.losses, *found.probes])):
-            self._complain(found)
+            known = found.given or self._probe is not None
+            raise RuntimeError(nothing_finite_message(known))
         trust = [
             1.0 if d.group is None else self._schedule.groups[d.group].trust
             for d in self._exploration.dimensions
@@ -353,26 +360,12 @@ class Explorer:
         self._reading = self._exploration.read(losses if self._probe is None else probes)
         return self._reading.fallen
 
-    def _complain(self, found: Sync) -> None:
-        if found.given or self._probe is not None:
-            what = "no replica's loss is finite, and nothing was averaged yet to return to"
-            remedy = "lower the learning rate by a factor of 100 and begin again"
-        else:
-            what = "has been given no loss by any replica, and has no probe"
-            remedy = "call `step(loss)` with this replica's own loss, or give it a `probe`"
-        raise RuntimeError(f"{where()}`{_NAME}`: {what}: {remedy}.")
-
     def _record(self, found: Sync, reading: Reading, milliseconds: float) -> None:
         names = [d.name for d in self._exploration.dimensions]
         slopes = reading.slopes
         if slopes.confounded and self._exploration.syncs == 1:
-            warnings.warn(
-                f"{where()}`{_NAME}` explores {len(names)} hyperparameters with "
-                f"{self._ensemble.replicas.size} replicas, which cannot tell them apart: what "
-                f"one does is shared out among them, and they move slowly. Explore at most "
-                f"{self._ensemble.replicas.size - 2}.",
-                stacklevel=4,
-            )
+            replicas = self._ensemble.replicas.size
+            warnings.warn(confounded_message(len(names), replicas), stacklevel=4)
         self._last = {
             "probes": found.probes,
             "fallen": found.fallen,

@@ -156,3 +156,26 @@ def check_state(state: dict[str, Any], names: list[str], groups: int, scheduler:
         f"must be of the scheduler wrapped here, {scheduler}",
         "wrap the scheduler that was wrapped when the state was saved",
     )
+
+
+def nothing_finite_message(known: bool) -> str:
+    """Return what to say at a sync without any finite loss.
+
+    Args:
+        known: whether losses were given, or there is a probe.
+    """
+    what = "no replica's loss is finite, and nothing was averaged yet to return to"
+    remedy = "lower the learning rate by a factor of 100 and begin again"
+    if not known:
+        what = "has been given no loss by any replica, and has no probe"
+        remedy = "call `step(loss)` with this replica's own loss, or give it a `probe`"
+    return f"{where()}`{_CALL}`: {what}: {remedy}."
+
+
+def confounded_message(dimensions: int, replicas: int) -> str:
+    """Return what to say where there are too few replicas for what is explored."""
+    return (
+        f"{where()}`{_CALL}` explores {dimensions} hyperparameters with {replicas} replicas, "
+        f"which cannot tell them apart: what one does is shared out among them, and they move "
+        f"slowly. Explore at most {max(replicas - 2, 1)}."
+    )
