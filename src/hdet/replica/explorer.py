@@ -132,11 +132,9 @@ class Explorer:
         average_state = not all(d.shares_state for d in dimensions)
         self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state)
         self._averaged = AveragedWeights(optimizer)
-        default = warmup_steps == 0 and probe is not None
-        self._search = default if search is None else search
-        self._exploration = Exploration(
-            dimensions, replicas.size, seed, self._search, probe is not None
-        )
+        search = warmup_steps == 0 and probe is not None if search is None else search
+        paired = probe is not None
+        self._exploration = Exploration(dimensions, replicas.size, seed, search, paired)
         self._schedule = WrappedSchedule(optimizer, scheduler)
         self._reading: Reading | None = None
         self._last: dict[str, Any] = {}
