@@ -60,7 +60,8 @@ def _wanted(summary: dict) -> list[str]:
 
 def _standings(summary: dict) -> list[str]:
     lines = ["## Over all problems and starts", "", *standings_table(summary), ""]
-    return [*lines, *_image("summary", "Mean and worst regret of every method")]
+    lines += _image("summary", "Mean and worst regret of every method")
+    return lines + _image("learning-rates", f"Where the rate of {OURS} goes from each start")
 
 
 def standings_table(summary: dict) -> list[str]:
