@@ -66,17 +66,16 @@ def requests(names, model):
     return [made[name]() for name in names]
 
 
-class Scaled(nn.Tanh):
+class Scaled(nn.Module):
     temperature = 1.0
 
     def forward(self, x):
-        return super().forward(x / self.temperature)
+        return torch.tanh(x / self.temperature)
 
 
-def network():
-    model = small_model()
-    model[1] = Scaled()
-    return model
+def network() -> nn.Sequential:
+    first, _, last = small_model().children()
+    return nn.Sequential(first, Scaled(), last)
 
 
 def _distributed(name, schedule, explore, with_probe):
@@ -169,9 +168,8 @@ def _null_made(names):
 
 
 def _noisy_network():
-    model = small_model(norm=True)
-    model.insert(2, nn.Dropout(0.2))
-    return model
+    layers = list(small_model(norm=True).children())
+    return nn.Sequential(*layers[:2], nn.Dropout(0.2), *layers[2:])
 
 
 def _trained_with_a_probe(mode, kind):
