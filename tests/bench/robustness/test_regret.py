@@ -124,7 +124,7 @@ def test_what_has_not_run_is_left_out(tmp_path: Path) -> None:
     ours, _ = rows(folder)
     assert [c.start for c in ours.cells][0] == pytest.approx(0.1)
     assert len(ours.cells) == 6
-    folder.file("one", "ddp", "sweep-4", 0).unlink()
+    folder.file("one", "ddp", "sweep-3", 0).unlink()
     assert rows(folder) == []
 
 

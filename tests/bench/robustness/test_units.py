@@ -53,9 +53,9 @@ def test_the_sweep_comes_first_then_the_starts(tmp_path: Path) -> None:
     )
     # Two methods from seven starts and one without any, two seeds each.
     assert later == 2 * (7 + 7 + 1)
-    assert do(folder) == 18
+    assert do(folder) == 14
     known, left = units(folder)
-    assert (len(known) - 18, left) == (later, 0)
+    assert (len(known) - 14, left) == (later, 0)
     hdet = [unit for unit in known if unit.method == "hdet" and unit.seed == 0]
     assert [unit.lr for unit in hdet] == pytest.approx([0.1 * start for start in STARTS])
     free = [unit for unit in known if unit.method == "prodigy"]
@@ -80,12 +80,12 @@ def test_a_run_that_was_stopped_does_only_what_has_no_result(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("centre", "points", "best"),
     [
-        (0.1, (-4, 4), 0),
-        # The bottom lies two and a half decades up, then one out of reach.
-        (0.1 * 10**-2.5, (-4, 6), 5),
-        (0.1 * 10**-5, (-4, 6), 6),
+        (0.1, (-3, 3), 0),
+        # The bottom lies two decades up, then far out of reach.
+        (0.1 * 10**-2, (-3, 5), 4),
+        (0.1 * 10**-5, (-3, 5), 5),
         # The fakes diverge a decade and a half above the bottom.
-        (0.1 * 10**2.5, (-6, 4), -5),
+        (0.1 * 10**2, (-5, 3), -4),
     ],
 )
 def test_the_sweep_goes_on_while_the_best_is_outermost(
