@@ -13,22 +13,19 @@ the best constant answer has 0.54.
 The teacher is the same for all seeds; a seed changes the initial weights and the draws.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from hdet.bench.tasks import _weights
-from hdet.bench.tasks.base import Batch, Task
-from hdet.seeding import generator as keyed
+from hdet.bench.tasks._drawn import DrawnTask
+from hdet.bench.tasks.base import Batch
 
 SIZES = (2000, 1000, 24, 7)  # users, items, hours and days
 ZIPF_POWER = 1.0
 FACTORS, FACTOR_MEAN, FACTOR_STD = 4, 0.5, 1.0
 CONTEXT_STD, OFFSET = 0.5, -2.5
 WIDTH, HIDDEN = 16, 64
-HELD_OUT, HELD_OUT_BATCH = 4096, 1024
 
 
 class Recommender(nn.Module):
@@ -52,7 +49,7 @@ class Recommender(nn.Module):
         return self.dense(torch.cat(rows, dim=1)).squeeze(1)
 
 
-class EmbeddingTask(Task):
+class EmbeddingTask(DrawnTask):
     """Binary labels from long-tailed categories; see the module's head."""
 
     name = "embedding"
@@ -61,22 +58,8 @@ class EmbeddingTask(Task):
     high_lr = 9 * low_lr
     batch_size = 32
 
-    def __init__(self, data: str | Path | None = None) -> None:
-        """Draw the teacher and the held-out examples.
-
-        Args:
-            data: None, since all examples are drawn.
-
-        Raises:
-            ValueError: if `data` is given.
-        """
-        if data is not None:
-            raise ValueError(
-                f"`embedding` takes no data, but data={str(data)!r} was given: leave it "
-                "out, the examples are drawn at random."
-            )
+    def _make_teacher(self, draw: Generator) -> None:
         users, items, hours, days = SIZES
-        draw = keyed(0, self.name, "teacher")
         self._users, self._items = (
             FACTOR_MEAN + FACTOR_STD * torch.randn(size, FACTORS, generator=draw)
             for size in (users, items)
@@ -85,10 +68,6 @@ class EmbeddingTask(Task):
             CONTEXT_STD * torch.randn(size, generator=draw) for size in (hours, days)
         )
         self._shares = [_shares(users, ZIPF_POWER), _shares(items, ZIPF_POWER)]
-        ids, labels = self._draw(HELD_OUT, keyed(0, self.name, "held out"))
-        self._held_out = list(
-            zip(ids.split(HELD_OUT_BATCH), labels.split(HELD_OUT_BATCH), strict=True)
-        )
 
     def model(self, generator: Generator) -> nn.Module:
         """Return a new model with four tables and three dense layers."""
@@ -102,21 +81,6 @@ class EmbeddingTask(Task):
         """Return the mean binary cross-entropy, in nats."""
         ids, labels = batch
         return F.binary_cross_entropy_with_logits(model(ids), labels)
-
-    def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
-        """Return (ids, labels): ids (batch, 4) as int64, labels (batch,) 0 or 1.
-
-        `world_size` does not matter: rank 1 draws the same in a run of 2 and of 8.
-        """
-        return self._draw(self.batch_size, keyed(seed, self.name, step, rank))
-
-    def held_out(self) -> list[Batch]:
-        """Return 4,096 examples, drawn like all others, in four batches."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> None:
-        """Return None: the stream has no end."""
-        return None
 
     def _logits(self, ids: Tensor) -> Tensor:
         """Return the teacher's logits, (count,)."""

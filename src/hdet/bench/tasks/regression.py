@@ -10,23 +10,20 @@ noise, 0.25.
 The teacher is the same for all seeds; a seed changes the initial weights and the draws.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from hdet.bench.tasks import _weights
-from hdet.bench.tasks.base import Batch, Task
-from hdet.seeding import generator as keyed
+from hdet.bench.tasks._drawn import DrawnTask
+from hdet.bench.tasks.base import Batch
 
 INPUTS, TEACHER_HIDDEN = 16, 32
 HIDDEN = 64
 NOISE = 0.5
-HELD_OUT, HELD_OUT_BATCH = 4096, 1024
 
 
-class RegressionTask(Task):
+class RegressionTask(DrawnTask):
     """Squared error against a noisy random teacher; see the module's head."""
 
     name = "regression"
@@ -35,31 +32,13 @@ class RegressionTask(Task):
     high_lr = 9 * low_lr
     batch_size = 16
 
-    def __init__(self, data: str | Path | None = None) -> None:
-        """Draw the teacher and the held-out examples.
-
-        Args:
-            data: None, since all examples are drawn.
-
-        Raises:
-            ValueError: if `data` is given.
-        """
-        if data is not None:
-            raise ValueError(
-                f"`regression` takes no data, but data={str(data)!r} was given: leave it "
-                "out, the examples are drawn at random."
-            )
-        draw = keyed(0, self.name, "teacher")
+    def _make_teacher(self, draw: Generator) -> None:
         first = torch.randn(INPUTS, TEACHER_HIDDEN, generator=draw)
         second = torch.randn(TEACHER_HIDDEN, 1, generator=draw)
         # A ReLU halves the mean square, which the first 2 makes up for; about half of
         # what is left is variance, hence the second.
         self._first = first * (2 / INPUTS) ** 0.5
         self._second = second * (2 / TEACHER_HIDDEN) ** 0.5
-        inputs, targets = self._draw(HELD_OUT, keyed(0, self.name, "held out"))
-        self._held_out = list(
-            zip(inputs.split(HELD_OUT_BATCH), targets.split(HELD_OUT_BATCH), strict=True)
-        )
 
     def model(self, generator: Generator) -> nn.Module:
         """Return a new MLP with two hidden layers."""
@@ -73,21 +52,6 @@ class RegressionTask(Task):
         """Return the mean squared error."""
         inputs, targets = batch
         return F.mse_loss(model(inputs), targets)
-
-    def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
-        """Return (inputs, targets), (batch, 16) and (batch, 1).
-
-        `world_size` does not matter: rank 1 draws the same in a run of 2 and of 8.
-        """
-        return self._draw(self.batch_size, keyed(seed, self.name, step, rank))
-
-    def held_out(self) -> list[Batch]:
-        """Return 4,096 examples, with noisy targets like all others, in four batches."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> None:
-        """Return None: the stream has no end."""
-        return None
 
     def _expected(self, inputs: Tensor) -> Tensor:
         """Return the targets without their noise, (count, 1)."""

@@ -10,24 +10,21 @@ which punishes a learning rate that stays high.
 The teacher is the same for all seeds; a seed changes the initial weights and the draws.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from hdet.bench.tasks import _weights
-from hdet.bench.tasks.base import Batch, Task
-from hdet.seeding import generator as keyed
+from hdet.bench.tasks._drawn import DrawnTask
+from hdet.bench.tasks.base import Batch
 
 INPUTS, TEACHER_HIDDEN, CLASSES = 32, 48, 10
 HIDDEN = 64
 LOGIT_STD = 4.0  # of a logit if all hidden units were at +-1: sure of some, not of all
 NOISE_SHARE = 0.1
-HELD_OUT, HELD_OUT_BATCH = 4096, 1024
 
 
-class TeacherTask(Task):
+class TeacherTask(DrawnTask):
     """Classification by a random teacher, with label noise; see the module's head."""
 
     name = "teacher"
@@ -36,29 +33,11 @@ class TeacherTask(Task):
     high_lr = 9 * low_lr
     batch_size = 16
 
-    def __init__(self, data: str | Path | None = None) -> None:
-        """Draw the teacher and the held-out examples.
-
-        Args:
-            data: None, since all examples are drawn.
-
-        Raises:
-            ValueError: if `data` is given.
-        """
-        if data is not None:
-            raise ValueError(
-                f"`teacher` takes no data, but data={str(data)!r} was given: leave it "
-                "out, the examples are drawn at random."
-            )
-        draw = keyed(0, self.name, "teacher")
+    def _make_teacher(self, draw: Generator) -> None:
         first = torch.randn(INPUTS, TEACHER_HIDDEN, generator=draw)
         second = torch.randn(TEACHER_HIDDEN, CLASSES, generator=draw)
         self._first = first * INPUTS**-0.5
         self._second = second * LOGIT_STD * TEACHER_HIDDEN**-0.5
-        inputs, labels = self._draw(HELD_OUT, keyed(0, self.name, "held out"))
-        self._held_out = list(
-            zip(inputs.split(HELD_OUT_BATCH), labels.split(HELD_OUT_BATCH), strict=True)
-        )
 
     def model(self, generator: Generator) -> nn.Module:
         """Return a new MLP with two hidden layers."""
@@ -72,21 +51,6 @@ class TeacherTask(Task):
         """Return the mean cross-entropy, in nats."""
         inputs, labels = batch
         return F.cross_entropy(model(inputs), labels)
-
-    def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
-        """Return (inputs, labels); inputs are (batch, 32).
-
-        `world_size` does not matter: rank 1 draws the same in a run of 2 and of 8.
-        """
-        return self._draw(self.batch_size, keyed(seed, self.name, step, rank))
-
-    def held_out(self) -> list[Batch]:
-        """Return 4,096 examples, with noisy labels like all others, in four batches."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> None:
-        """Return None: the stream has no end."""
-        return None
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
         """Return how likely each class is, (count, 10), the noise included."""
