@@ -62,7 +62,7 @@ def on_ranks(fn: Callable[..., None], ranks: int, *args: object) -> bool:
     """
     if under_torchrun():
         return _on_this_rank(fn, args)
-    context = _context()
+    context = process_context("hdet.bench.compare")
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(target=_rank, args=(r, ranks, folder, fn, args))
@@ -98,21 +98,26 @@ def _on_this_rank(fn: Callable[..., None], args: tuple) -> bool:
     return rank == 0
 
 
-def _context() -> ForkServerContext | SpawnContext:
-    """Return how to start processes; what it runs in the background ignores Ctrl-C."""
+def process_context(*preload: str) -> ForkServerContext | SpawnContext:
+    """Return how to start processes; what it runs in the background ignores Ctrl-C.
+
+    Args:
+        preload: modules that the server imports once for all that it forks.
+    """
     methods = multiprocessing.get_all_start_methods()
     if "forkserver" not in methods:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "hdet.bench.compare"])
+    context.set_forkserver_preload(["torch._dynamo", *preload])
     # What is ignored when the server starts stays ignored there, and in what it forks.
-    with _ignoring_interrupts():
+    with ignoring_interrupts():
         forkserver.ensure_running()
     return context
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
+def ignoring_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C for the block."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -131,7 +136,7 @@ def _wait(processes: Sequence[BaseProcess]) -> dict[int, int | None]:
 
 def _end(processes: Sequence[BaseProcess]) -> None:
     """End whoever is still there; a second Ctrl-C must not interrupt this."""
-    with _ignoring_interrupts():
+    with ignoring_interrupts():
         started = [p for p in processes if p.pid is not None]
         for process in started:
             process.terminate()

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +33,7 @@ from rich.progress import (
 )
 
 from ...errors import MissingDataError
+from ..launch import ignoring_interrupts, process_context
 from ..tasks import Task
 from .methods import all_methods
 from .problems import Method, Problem
@@ -155,14 +154,15 @@ def _progress(console: Console) -> Progress:
 def _pool(processes: int | None, methods: Methods, load: Load) -> Iterator[ProcessPoolExecutor]:
     """Give a pool of workers; whatever interrupts its use ends them at once."""
     others = multiprocessing.active_children()
+    context = process_context(__name__)
     pool = ProcessPoolExecutor(
-        processes or os.cpu_count(), _context(), _start_worker, (methods, load)
+        processes or os.cpu_count(), context, _start_worker, (methods, load)
     )
     try:
         yield pool
         pool.shutdown()
     except BaseException:
-        with _ignoring_interrupts():
+        with ignoring_interrupts():
             workers = [p for p in multiprocessing.active_children() if p not in others]
             pool.shutdown(wait=False, cancel_futures=True)
             _end(workers)
@@ -174,27 +174,6 @@ def _end(workers: Sequence[BaseProcess]) -> None:
         worker.terminate()
     for worker in workers:
         worker.join(5)
-
-
-def _context() -> BaseContext:
-    """Return how to start processes; what it runs in the background ignores Ctrl-C."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "hdet.bench.robustness.execution"])
-    # What is ignored when the server starts stays ignored there, and in what it forks.
-    with _ignoring_interrupts():
-        forkserver.ensure_running()
-    return context
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # What a worker keeps between its runs; the parent's stay empty.
