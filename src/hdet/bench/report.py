@@ -4,19 +4,17 @@ The page holds its pictures and loads nothing, so it can be sent on alone. It na
 path of the machine it was made on.
 """
 
-import base64
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import jinja2
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from .findings import findings
+from .pages import write_page
 from .records import RunFolder, Settings, write_json
 from .rows import Row, number, power, summarise, with_error
 
@@ -95,15 +93,11 @@ def write_report(folder: RunFolder) -> Path:
         "missing": lacking,
     }
     write_json(folder.path / "summary.json", content)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hdet.bench"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "power": power}
-    page = environment.get_template("report.html.j2").render(
+    return write_page(
+        folder.path / "report.html",
+        "report.html.j2",
+        plots,
+        {"number": number, "power": power},
         settings=settings,
         rows=rows,
         findings=said,
@@ -111,15 +105,7 @@ def write_report(folder: RunFolder) -> Path:
         versions=folder.environment(),
         command=_command(settings),
         paper=PAPER,
-        plots={
-            name: base64.b64encode(file.read_bytes()).decode() for name, file in plots.items()
-        },
     )
-    file = folder.path / "report.html"
-    beside = file.with_suffix(".tmp")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, file)
-    return file
 
 
 def _command(settings: Settings) -> str:

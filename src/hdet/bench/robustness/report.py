@@ -4,19 +4,17 @@ The page holds its pictures and loads nothing, so it can be sent on alone. It na
 path of the machine it was made on. `summary.json` has all that the documentation needs.
 """
 
-import base64
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import jinja2
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..pages import write_page
 from ..records import write_json
 from .execution import unfinished
 from .methods import OURS, START_FREE
@@ -82,15 +80,11 @@ def write_report(folder: Folder) -> Path:
         "command": command(settings),
     }
     write_json(folder.path / "summary.json", content)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hdet.bench"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "cell": cell_text, "start": start_label}
-    page = environment.get_template("robustness.html.j2").render(
+    return write_page(
+        folder.path / "report.html",
+        "robustness.html.j2",
+        plots,
+        {"percent": percent, "cell": cell_text, "start": start_label},
         settings=settings,
         references=against,
         rows=every,
@@ -103,15 +97,7 @@ def write_report(folder: Folder) -> Path:
         start_free=START_FREE,
         tolerance=TOLERANCE,
         inf=math.inf,
-        plots={
-            name: base64.b64encode(file.read_bytes()).decode() for name, file in plots.items()
-        },
     )
-    file = folder.path / "report.html"
-    beside = file.with_suffix(".tmp")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, file)
-    return file
 
 
 def command(settings: Settings) -> str:
