@@ -201,10 +201,10 @@ def _converge():
         loss.backward()
         optimizer.step()
         scheduler.step(loss)
-    before = scheduler.get_last_lr(), scheduler.state_dict()["ensemble"]["local"]
+    before = scheduler.get_last_lr(), scheduler.state_dict()["ensemble"]["interval"]
     apart = copy.deepcopy(model.state_dict())
     scheduler.converge()
-    after = scheduler.get_last_lr(), scheduler.state_dict()["ensemble"]["local"]
+    after = scheduler.get_last_lr(), scheduler.state_dict()["ensemble"]["interval"]
     return apart, model.state_dict(), before == after, scheduler.metrics()["syncs"]
 
 

@@ -23,6 +23,11 @@ def train(model, optimizer, steps):
         optimizer.step()
 
 
+def kept(averaged):
+    """Return the average in the parameters' order."""
+    return list(averaged.state_dict()["weights"].values())
+
+
 def setup(name="adamw"):
     model = small_model()
     optimizer = OPTIMIZERS[name](model)
@@ -63,11 +68,11 @@ def test_the_first_update_takes_the_weights_and_later_ones_a_share():
         own = copies(in_order(optimizer))
         if expected is None:
             expected = own
-            assert same(averaged.state_dict() or [], own)
+            assert same(kept(averaged), own)
         else:
             pairs = zip(expected, own, strict=True)
             expected = [(1 - MEMORY) * mean + MEMORY * new for mean, new in pairs]
-        torch.testing.assert_close(averaged.state_dict(), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(kept(averaged), expected, rtol=1e-12, atol=0)
         assert averaged.exists
 
 
@@ -83,23 +88,22 @@ def test_taking_an_average_leaves_the_weights_alone():
 def test_the_average_is_a_copy_that_training_does_not_reach():
     model, optimizer, averaged = setup()
     averaged.update()
-    kept = averaged.state_dict()
+    average = kept(averaged)
     train(model, optimizer, range(3))
-    assert kept is not None
-    assert same(averaged.state_dict() or [], kept)
-    assert not same(weights(model), kept)
+    assert same(kept(averaged), average)
+    assert not same(weights(model), average)
 
 
 def test_between_stands_a_share_of_the_way_from_the_average_to_the_weights():
     _, optimizer, averaged = trained()
-    average = averaged.state_dict() or []
+    average = kept(averaged)
     own = copies(in_order(optimizer))
     with averaged.between():
         inside = copies(in_order(optimizer))
     expected = [a + REACH * (w - a) for a, w in zip(average, own, strict=True)]
     torch.testing.assert_close(inside, expected, rtol=1e-12, atol=1e-15)
     assert not any(torch.equal(a, b) for a, b in zip(inside, own, strict=True))
-    assert same(averaged.state_dict() or [], average)
+    assert same(kept(averaged), average)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -148,17 +152,21 @@ def test_before_the_first_update_the_block_sees_the_models_own_weights():
         assert same(weights(model), before)
     assert same(weights(model), before)
     assert not averaged.exists
-    assert averaged.state_dict() is None
+    state = averaged.state_dict()
+    assert not state["exists"]
+    # The same entries as later on, for what loads a checkpoint in place.
+    averaged.update()
+    assert set(averaged.state_dict()["weights"]) == set(state["weights"])
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_restoring_returns_to_the_average(name):
     _, optimizer, averaged = trained(name)
-    average = averaged.state_dict() or []
+    average = kept(averaged)
     assert not same(in_order(optimizer), average)
     averaged.restore()
     assert same(in_order(optimizer), average)
-    assert same(averaged.state_dict() or [], average)
+    assert same(kept(averaged), average)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "plain sgd"])
@@ -208,7 +216,7 @@ def test_schedule_free_takes_no_larger_a_step_after_restoring_than_a_new_one():
     for network, its in ((model, optimizer), (fresh, anew)):
         train(network, its, range(1))
         first = in_order(its)[0]
-        start = (averaged.state_dict() or [])[0]
+        start = (kept(averaged))[0]
         moved.append(float((its.state[first]["z"] - start).norm()))
     assert moved[0] <= 1.5 * moved[1]
 
@@ -243,18 +251,18 @@ def test_a_state_goes_on_to_the_last_bit():
         train(model, optimizer, range(k, k + 2))
         averaged.update()
         again.update()
-        assert same(again.state_dict() or [], averaged.state_dict() or [])
+        assert same(kept(again), kept(averaged))
 
 
 def test_a_loaded_state_is_a_copy():
     _, optimizer, averaged = trained()
-    given = averaged.state_dict() or []
-    kept = copies(given)
+    given = averaged.state_dict()
+    before = copies(given["weights"].values())
     again = AveragedWeights(optimizer)
     again.load_state_dict(given)
     again.update()
     averaged.update()
-    assert same(given, kept)
+    assert same(given["weights"].values(), before)
 
 
 def test_nothing_averaged_yet_is_a_state_too():
@@ -266,23 +274,45 @@ def test_nothing_averaged_yet_is_a_state_too():
 def test_a_loaded_average_takes_the_weights_dtype():
     model = small_model().float()
     averaged = AveragedWeights(torch.optim.SGD(model.parameters(), 0.1))
-    averaged.load_state_dict([p.double() for p in model.parameters()])
-    assert {t.dtype for t in averaged.state_dict() or []} == {torch.float32}
+    wide = {str(k): p.double() for k, p in enumerate(model.parameters())}
+    averaged.load_state_dict({"exists": True, "weights": wide})
+    assert {t.dtype for t in kept(averaged)} == {torch.float32}
 
 
 @pytest.mark.parametrize("kind", ["one shape", "one fewer", "one more"])
-def test_an_average_of_other_shapes_begins_anew(kind):
-    _, optimizer, averaged = trained()
-    tensors = averaged.state_dict() or []
-    wrong = {
-        "one shape": [*tensors[:-1], torch.ones(7)],
-        "one fewer": tensors[:-1],
-        "one more": [*tensors, torch.ones(7)],
-    }[kind]
-    averaged.load_state_dict(wrong)
-    assert not averaged.exists
+def test_an_average_of_other_shapes_does_not_fit(kind):
+    _, _, averaged = trained()
+    state = averaged.state_dict()
+    assert averaged.fits(state)
+    last = str(len(state["weights"]) - 1)
+    if kind == "one shape":
+        state["weights"][last] = torch.ones(7)
+    elif kind == "one fewer":
+        del state["weights"][last]
+    else:
+        state["weights"]["99"] = torch.ones(7)
+    assert not averaged.fits(state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_averaged_in_float32_and_stay_half(dtype):
+    weight = nn.Parameter(torch.ones(3, dtype=dtype))
+    averaged = AveragedWeights(torch.optim.SGD([weight], 0.1))
     averaged.update()
-    assert same(averaged.state_dict() or [], in_order(optimizer))
+    with torch.no_grad():
+        weight.fill_(1.01)
+    for _ in range(3):
+        averaged.update()
+    (average,) = kept(averaged)
+    gap = float(weight[0].detach()) - 1
+    expected = torch.full((3,), 1 + gap * (1 - (1 - MEMORY) ** 3))
+    torch.testing.assert_close(average, expected)
+    again = AveragedWeights(torch.optim.SGD([weight], 0.1))
+    again.load_state_dict(averaged.state_dict())
+    assert same(kept(again), [average])
+    averaged.restore()
+    assert weight.dtype == dtype
+    assert torch.equal(weight.detach(), average.to(dtype))
 
 
 def test_a_parameter_without_gradient_is_averaged_like_any_other():
@@ -292,5 +322,5 @@ def test_a_parameter_without_gradient_is_averaged_like_any_other():
     with torch.no_grad():
         frozen.fill_(2.0)
     averaged.update()
-    (average,) = averaged.state_dict() or []
+    (average,) = kept(averaged)
     torch.testing.assert_close(average, torch.full((2,), 1 + MEMORY))

@@ -119,32 +119,6 @@ def test_a_tensor_rate_stays_the_same_tensor_and_is_filled(peak):
         )
 
 
-def test_a_scheduler_that_is_stepped_once_per_process_is_noticed():
-    from hdet.replica.setup_checks import SteppingGuard
-
-    optimizer = torch.optim.SGD(small_model().parameters(), 0.1)
-    guard = SteppingGuard(optimizer)
-    for _ in range(3):
-        optimizer.step()
-        guard.scheduler_stepped("OneCycleAutoLR")
-        guard.scheduler_stepped("OneCycleAutoLR")
-    optimizer.step()
-    guard.scheduler_stepped("OneCycleAutoLR")
-    with pytest.raises(RuntimeError, match="step_scheduler_with_optimizer=False"):
-        guard.scheduler_stepped("OneCycleAutoLR")
-
-
-def test_optimizer_steps_that_a_grad_scaler_skips_are_not_taken_for_it():
-    from hdet.replica.setup_checks import SteppingGuard
-
-    optimizer = torch.optim.SGD(small_model().parameters(), 0.1)
-    guard = SteppingGuard(optimizer)
-    for done in [False, False, True, False, True, True, False, True] * 5:
-        if done:
-            optimizer.step()
-        guard.scheduler_stepped("OneCycleAutoLR")
-
-
 BAD = {
     "spread below 0": ({"ensemble_lr_spread_ratio": -0.1}, r"ratio=-0\.1.*\[0, 1\)"),
     "spread of 1": ({"ensemble_lr_spread_ratio": 1.0}, r"\[0, 1\).*1/9"),
@@ -231,8 +205,8 @@ DAMAGED = {
     "other groups": (lambda s: s | {"velocities": [0.0]}, "1 parameter groups.*has 2"),
     "truncated": (lambda s: {"last_epoch": 3}, r"without \['total_steps'"),
     "truncated inside": (
-        lambda s: s | {"ensemble": s["ensemble"] | {"local": {"rank": 0}}},
-        r"without \['ensemble.local.world_size'",
+        lambda s: s | {"ensemble": s["ensemble"] | {"interval": {"place": [0]}}},
+        r"without \['ensemble.interval.shape'",
     ),
     "nothing at all": (lambda s: None, "without"),
     "torch's own": (lambda s: {"last_epoch": 3, "_last_lr": [0.1]}, "of another"),

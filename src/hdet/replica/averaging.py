@@ -19,10 +19,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from ..errors import require, where
-from .groups import Replicas, find_replicas
+from .groups import Replicas
+from .meshes import find_replicas
 
 # DDP's own bucket size: large enough to hide the latency of a collective.
 BUCKET_BYTES = 25 * 2**20
@@ -35,7 +37,7 @@ _RUN = 2**18
 @torch.no_grad()
 def average_(
     tensors: Iterable[Tensor],
-    process_group: dist.ProcessGroup | None = None,
+    process_group: dist.ProcessGroup | DeviceMesh | None = None,
     *,
     model: nn.Module | None = None,
     bucket_bytes: int = BUCKET_BYTES,
@@ -51,7 +53,8 @@ def average_(
     Args:
         tensors: parameters or any other tensors. Sharded ones (DTensor) are averaged shard
             by shard over their mesh's replicate axis.
-        process_group: the replicas; default the mesh's replicate axis, else all ranks.
+        process_group: the replicas; default the mesh's replicate axis, else all ranks. Or a
+            mesh whose first axis are the replicas, the others the processes of one replica.
         model: its floating-point buffers, such as batch-norm statistics, are averaged too.
         bucket_bytes: size of a bucket in bytes, at least 1024; default 25 MiB, as in DDP.
 

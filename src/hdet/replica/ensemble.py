@@ -1,8 +1,10 @@
 """The replicas of a run as one object: what each saw, and the sync at which they meet.
 
-A sync is a fixed sequence of collectives: one small gather (losses, whether the weights are
-finite, their layout), the averaging, one small gather of what the averaging measured. When
-it happens is decided by the caller from step counts alone, so that every rank does the same.
+A sync begins with a roll call, so that a process that does not come is an error and not a
+silence. Then follows a fixed sequence of collectives: one small gather (losses, whether the
+weights are finite, their layout), the averaging, one small gather of what the averaging
+measured. When it happens is decided by the caller from step counts alone, so that every rank
+does the same.
 
 Source: HDET (arXiv 2604.24708), equations (3) and (4).
 """
@@ -10,6 +12,7 @@ Source: HDET (arXiv 2604.24708), equations (3) and (4).
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +24,9 @@ from ..errors import where
 from .averaging import Averaging, check_health
 from .groups import Replicas
 from .optimizer_state import all_state, weight_dependent_state
-from .setup_checks import SteppingGuard
+from .roll_call import RollCall
 from .signals import LossMeter, interval_means
+from .stepping import Stepping
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Sync:
         milliseconds: this process's time for the whole sync.
         probes: the probe's loss on every replica; NaN without a probe.
         fallen: the replicas that `judge` left out of the average; healed too.
+        broken: the replicas whose weights were not finite.
         rescued: whether no replica was finite and `rescue` was called.
     """
 
@@ -48,6 +53,7 @@ class Sync:
     milliseconds: float
     probes: list[float]
     fallen: list[int]
+    broken: list[int]
     rescued: bool
 
     @property
@@ -67,7 +73,8 @@ class Ensemble:
         model: its floating-point buffers are averaged too.
         replicas: who they are.
         name: the public name to put into errors.
-        average_state: whether all optimizer state differs between replicas, and is averaged.
+        average_state: whether all optimizer state differs between replicas, and is averaged;
+            else only what depends on the weights.
     """
 
     def __init__(
@@ -84,21 +91,34 @@ class Ensemble:
         self._model = model
         self._name = name
         self._average_state = average_state
-        self._guard = SteppingGuard(optimizer)
+        self.stepping = Stepping(optimizer, name)
+        self._roll_call = RollCall(replicas, name)
+        self._gathered_sums: list | None = None
         self._syncs = 0
         self._ever_given = False
         self._masked_total = [0] * replicas.size
         self._last: dict[str, Any] = {}
 
-    def count_step(self) -> None:
-        """Check what every step of the scheduler relies on. Local.
+    @property
+    def within_converged(self) -> bool:
+        """Whether this is inside a `converged()` block."""
+        return self._gathered_sums is not None
+
+    def counts(self, skipped: bool | None) -> bool:
+        """Return whether a step of the scheduler counts; see `Stepping`. Local.
 
         Raises:
             RuntimeError: if there is no process group for the replicas that were promised,
-                or the scheduler is stepped several times per optimizer step.
+                the scheduler is stepped inside `converged()`, several times per optimizer
+                step, or without one for long.
         """
         self.require_connection()
-        self._guard.scheduler_stepped(self._name)
+        if self.within_converged:
+            raise RuntimeError(
+                f"{where()}`{self._name}.step` was called inside a `converged()` block, where "
+                f"all replicas are one: leave the block before training goes on."
+            )
+        return self.stepping.took_place(skipped)
 
     def require_connection(self) -> None:
         """Raise a `RuntimeError` if the promised replicas have no process group. Local."""
@@ -112,34 +132,41 @@ class Ensemble:
     @torch.no_grad()
     def sync(
         self,
+        step: int,
         probe: float | Tensor = math.nan,
         judge: Callable[[list[float], list[float]], list[int]] | None = None,
         rescue: Callable[[], None] | None = None,
+        call: str = "the sync",
     ) -> Sync:
         """Average weights and the state that follows them, and gather losses. Collective.
 
         The losses of the interval are read, not reset: `LossMeter.reset` does that.
 
         Args:
+            step: optimizer steps so far, the same on every rank.
             probe: this replica's loss on the common probe batch; NaN for none.
             judge: judge(losses, probes) -> replicas to be left out of the average, from
                 gathered numbers alone; the average is written to them like to the others.
             rescue: called on every rank instead of raising where no replica is finite.
+            call: what makes the replicas meet.
 
         Returns:
             What was found.
 
         Raises:
             ValueError: on every rank, if the replicas' tensors differ in layout.
-            RuntimeError: on every rank, if no replica is finite and there is no `rescue`.
+            RuntimeError: if a process does not come or is at another step; on every rank, if
+                no replica is finite and there is no `rescue`.
         """
         start = time.perf_counter()
         averaging = Averaging(self._tensors(), self.replicas)
         device = averaging.device
+        self._roll_call.assemble(f"{call} at step {step}", device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
-        row = torch.cat([averaging.health(), self.meter.row(device), probed, one])
+        row = torch.cat([averaging.health(), self.meter.row(device), probed, one, step * one])
         rows = self.replicas.gather(self.replicas.sum_inner_(row))
+        self._refuse_other_steps([row[8] / row[7] for row in rows])
         rescued = rescue is not None and all(row[0] > 0 for row in rows)
         broken = tuple(range(len(rows))) if rescued else check_health(rows)
         means = interval_means([row[2:6] for row in rows])
@@ -172,12 +199,22 @@ class Ensemble:
             milliseconds=1000 * (time.perf_counter() - start),
             probes=probes,
             fallen=fallen,
+            broken=list(broken),
             rescued=rescued,
         )
-        self._record(found)
         return found
 
-    def _record(self, found: Sync) -> None:
+    def _refuse_other_steps(self, steps: list[float]) -> None:
+        if len(set(steps)) > 1:
+            said = ", ".join(f"{r} at {step:g}" for r, step in enumerate(steps))
+            raise RuntimeError(
+                f"{where()}`{self._name}`: the replicas meet after different numbers of "
+                f"optimizer steps ({said}). Each has to call `step` once per optimizer step, "
+                f"and all have to load the same checkpoint."
+            )
+
+    def record(self, found: Sync) -> None:
+        """Count a sync, and keep what it found for `metrics`. Local."""
         self._syncs += 1
         self._ever_given |= found.given
         if len(self._masked_total) != self.replicas.size:
@@ -205,15 +242,18 @@ class Ensemble:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers; `local` is this rank's own, the rest is shared."""
+        """Return plain numbers; inside `converged()` the same on every rank.
+
+        Elsewhere `interval` is this process's own, and says whose by its `place`.
+        """
         return {
             "syncs": self._syncs,
             "ever_given": self._ever_given,
             "masked_total": list(self._masked_total),
-            "local": {
-                "rank": self.replicas.rank,
-                "world_size": self.replicas.size,
-                **self.meter.state_dict(),
+            "interval": {
+                "shape": list(self.replicas.shape),
+                "place": [] if self.within_converged else list(self.replicas.place),
+                "sums": self._gathered_sums or self._sums(),
             },
         }
 
@@ -224,12 +264,49 @@ class Ensemble:
         self._masked_total = [int(count) for count in state["masked_total"]]
         self._last = {}
         self.meter.reset()
-        local = state["local"]
-        me = (self.replicas.rank, self.replicas.size)
-        if (local["rank"], local["world_size"]) == me:
-            self.meter.load_state_dict(local)
+        self.stepping.forget()
+        interval = state["interval"]
+        sums, place = interval["sums"], list(self.replicas.place)
+        if interval["shape"] == list(self.replicas.shape):
+            if interval["place"] == []:
+                for index in place:
+                    sums = sums[index]
+            if interval["place"] in ([], place):
+                self.meter.load_state_dict({"sum": sums[0], "count": int(sums[1])})
         if len(self._masked_total) != self.replicas.size:
             self._masked_total = [0] * self.replicas.size
+
+    @contextmanager
+    def converged(self, step: int, restore: bool) -> Iterator[None]:
+        """Make all replicas one for the block; the state is then the same on every rank.
+
+        Collective on entering.
+
+        Args:
+            step: optimizer steps so far.
+            restore: whether each replica has its own weights and state back afterwards; else
+                they go on from the common ones. After a sync that healed a broken replica
+                nothing is put back: what was broken is not worth it.
+        """
+        self.require_connection()
+        kept = [(t, t.detach().clone()) for t in self._tensors()] if restore else []
+        found = self.sync(step, call="`converged`")
+        if not restore:
+            self.record(found)
+        device = next(self._tensors()).device
+        self._gathered_sums = self.replicas.gather_processes(self._sums(), device)
+        try:
+            yield
+        finally:
+            self._gathered_sums = None
+            if not found.broken:
+                with torch.no_grad():
+                    for tensor, own in kept:
+                        tensor.copy_(own)
+
+    def _sums(self) -> list[float]:
+        state = self.meter.state_dict()
+        return [state["sum"], state["count"]]
 
     def _tensors(self) -> Iterator[Tensor]:
         for group in self._optimizer.param_groups:
@@ -240,12 +317,3 @@ class Ensemble:
             yield from all_state(self._optimizer)
         else:
             yield from weight_dependent_state(self._optimizer)
-
-
-def no_loss_message(name: str) -> str:
-    """Return what to say where auto-LR was never given a loss."""
-    return (
-        f"{where()}`{name}(enable_auto_lr=True)` has been given no loss by any replica: call "
-        f"`scheduler.step(loss)` with this replica's own training loss, or `observe(loss)` "
-        f"for every micro-batch."
-    )

@@ -25,10 +25,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from ..errors import where
 from .averaged_weights import AveragedWeights
+from .converging import Converging
 from .dimensions import Request
 from .ensemble import Ensemble, Sync
 from .exploration import Exploration, Reading
@@ -37,20 +39,23 @@ from .explorer_checks import (
     check_state,
     collect,
     confounded_message,
+    never_finite_message,
     nothing_finite_message,
 )
-from .group_values import on_load, set_rates
-from .groups import find_replicas
+from .group_values import on_load
 from .hyperparameters import lr
+from .meshes import find_replicas
 from .probe import Mode, Probe, evaluate
+from .replica_values import ReplicaValues
 from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
 from .signals import interval_means
 from .wrapped_schedule import Schedule, WrappedSchedule
 
 _NAME = "Explorer"
+_RESCUES = 3  # returns to the averaged weights in a row that are one too many
 
 
-class Explorer:
+class Explorer(Converging):
     """Tunes learning rates, and any other scalars, while the model trains.
 
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
@@ -82,13 +87,16 @@ class Explorer:
             serve, which are far noisier: there is no search then, unless asked for.
         model: its floating-point buffers are averaged, and its mode, buffers and random
             state looked after while the probe runs. Give it whenever there is a probe.
-        process_group: the replicas, if they are not the mesh's replicate axis or all ranks.
+        process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
+            or a mesh whose first axis they are, the others being one replica's processes.
         seed: of the permutations and of the probe's random state; the same on every rank.
         search: whether rates begin at a twentieth of the schedule and climb to where they
             are best; False explores around the schedule itself. Default: search if there is
             a probe and no warm-up.
         probe_mode: "eval" or "train", the model's mode while the probe runs. What acts in
             train mode only, such as dropout, is seen only by a probe in train mode.
+        shared_gradients: False where each replica steps on its own gradient (local SGD):
+            all optimizer state then differs, and is averaged too.
 
     Raises:
         ValueError: on every rank, naming argument, rule, value and remedy.
@@ -108,10 +116,11 @@ class Explorer:
         warmup_steps: int = 0,
         probe: Probe | None = None,
         model: nn.Module | None = None,
-        process_group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | DeviceMesh | None = None,
         seed: int = 0,
         search: bool | None = None,
         probe_mode: Mode = "eval",
+        shared_gradients: bool = True,
     ) -> None:
         check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode)
         dimensions = collect([lr()] if explore is None else explore, optimizer)
@@ -129,36 +138,45 @@ class Explorer:
         self._interval, self._warmup, self._seed = sync_every, warmup_steps, seed
         self._step = 0
         self._synced = False
-        average_state = not all(d.shares_state for d in dimensions)
+        average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state)
         self._averaged = AveragedWeights(optimizer)
         search = warmup_steps == 0 and probe is not None if search is None else search
         paired = probe is not None
         self._exploration = Exploration(dimensions, replicas.size, seed, search, paired)
         self._schedule = WrappedSchedule(optimizer, scheduler)
+        self._values = ReplicaValues(optimizer, self._exploration, self._schedule)
         self._reading: Reading | None = None
+        self._rescues = 0
         self._last: dict[str, Any] = {}
-        on_load(optimizer, self._apply_if_exploring)
-        self._apply_if_exploring()
+        on_load(optimizer, self._apply)
+        self._apply()
 
     # --- what users call
 
-    def step(self, loss: Tensor | float | None = None) -> None:
+    def step(self, loss: Tensor | float | None = None, *, skipped: bool | None = None) -> None:
         """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
 
         Collective at every `sync_every`-th step if there are several replicas; local
-        otherwise. It never waits for the device between syncs.
+        otherwise. It never waits for the device between syncs, but for a GradScaler with a
+        fused optimizer. Where a GradScaler has skipped the optimizer's step, neither step nor
+        loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a
                 tensor with one element on any device. None if it went to `observe`, or if
                 there is a probe.
+            skipped: whether the optimizer's step was skipped; None, the default, goes by
+                the optimizer's calls. To be given where those are not seen, as in a captured
+                CUDA graph.
 
         Raises:
             ValueError: if a parameter group was added.
-            RuntimeError: on every rank, if there is neither loss nor probe at a sync, or
-                nothing finite and nothing to return to.
+            RuntimeError: if a rank does not come to a sync; on every rank, if there is
+                neither loss nor probe at a sync, or nothing finite and nothing to return to.
         """
+        if self._exploring and not self._ensemble.counts(skipped):
+            return
         if loss is not None:
             self.observe(loss)
         made, now = len(self._schedule.groups), len(self.optimizer.param_groups)
@@ -169,40 +187,15 @@ class Explorer:
             )
         self._step += 1
         self._synced = False
-        if self._active:
-            self._ensemble.count_step()
-            if (self._step - self._warmup) % self._interval == 0 and self._step > self._warmup:
-                self._sync()
-                self._synced = True
+        since = self._step - self._warmup
+        if self._exploring and since > 0 and since % self._interval == 0:
+            self._sync()
+            self._synced = True
         told = self._plateau_loss() if self._schedule.needs_a_loss else None
         self._schedule.step(self._step, told)
         if self._step == self._warmup:
             self._ensemble.meter.reset()
-        self._apply_if_exploring()
-
-    def observe(self, loss: Tensor | float) -> None:
-        """Add the loss of one micro-batch to this interval's mean, without a step. Local.
-
-        Args:
-            loss: as for `step`, and not divided by the number of micro-batches.
-
-        Raises:
-            ValueError: if a tensor has more than one element.
-        """
-        self._ensemble.meter.observe(loss)
-
-    def converge(self) -> None:
-        """Average the replicas now, whatever the step: before saving or evaluating.
-
-        Collective: every rank calls it at the same step. Values and the losses of the
-        interval stay as they are, and the replicas part again from the common weights.
-
-        Raises:
-            RuntimeError: on every rank, if all replicas are non-finite.
-        """
-        if self._exploring:
-            self._ensemble.require_connection()
-            self._ensemble.sync()
+        self._apply()
 
     def metrics(self) -> dict[str, Any]:
         """Return what is explored and what the last sync found. Local, on any rank.
@@ -215,19 +208,19 @@ class Explorer:
             and `evidence` by name, `confounded`, `fallen`, `masked`, `masked_total`,
             `sync_ms`, `probe_ms`.
         """
-        rates = self._rates()
-        exploration = self._exploration
+        exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]
-        bases, rows = exploration.base_values(), exploration.values()
-        if not self._active:
+        if self._active:
+            base_rates, rates = self._values.base_rates(), self._values.rates()
+            bases, rows = exploration.base_values(), exploration.values()
+        else:
+            base_rates = [held.value for held in self._schedule.groups]
+            rates = [[rate] * size for rate in base_rates]
             bases = [d.value for d in exploration.dimensions]
-            rows = [[value] * self._ensemble.replicas.size for value in bases]
+            rows = [[value] * size for value in bases]
         return {
             "step": self._step,
-            "base_lr": [
-                factor * held.value
-                for factor, held in zip(self._factors(), self._schedule.groups, strict=True)
-            ],
+            "base_lr": base_rates,
             "replica_lr": rates,
             "values": dict(zip(names, bases, strict=True)),
             "replica_values": dict(zip(names, rows, strict=True)),
@@ -242,17 +235,19 @@ class Explorer:
         """Return this replica's learning rates, one for each parameter group. Local."""
         if not self._exploring:
             return [held.now for held in self._schedule.groups]
+        if not self._active:
+            return [held.value for held in self._schedule.groups]
         rank = self._ensemble.replicas.rank
-        return [row[rank] for row in self._rates()]
+        return [row[rank] for row in self._values.rates()]
 
     def state_dict(self) -> dict[str, Any]:
         """Return numbers and tensors that load with `weights_only=True`. Local.
 
-        Everything but `local` is the same on every rank (under a sharded model `averaged`
-        holds this rank's shards). It has the averaged weights: as much again as the model.
-        In the middle of an interval the replicas' weights differ: either each rank saves its
-        own weights and state, and the resumed run is the same to the last bit; or call
-        `converge()` and save one copy.
+        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
+        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
+        each rank saves its own weights and state. Either way the resumed run is the same to
+        the last bit. It has the averaged weights: as much again as the model, DTensors where
+        the model is sharded.
         """
         return {
             "format": 1,
@@ -275,14 +270,15 @@ class Explorer:
             ValueError: if it does not fit; then nothing has changed.
         """
         names = [d.name for d in self._exploration.dimensions]
-        check_state(state_dict, names, len(self._schedule.groups), self._schedule.name)
+        groups, scheduler = len(self._schedule.groups), self._schedule.name
+        check_state(state_dict, names, groups, scheduler, self._averaged.fits)
         self._schedule.load_state_dict(state_dict["schedule"])
         self._step = int(state_dict["step"])
         self._exploration.load_state_dict(state_dict["exploration"])
         self._averaged.load_state_dict(state_dict["averaged"])
         self._ensemble.load_state_dict(state_dict["ensemble"])
         self._last = {}
-        self._apply_if_exploring()
+        self._apply()
 
     # --- internals
 
@@ -296,35 +292,21 @@ class Explorer:
         """Whether they differ by now."""
         return self._exploring and self._step >= self._warmup
 
-    def _factors(self) -> list[float]:
-        """Return the learned factor of each parameter group; 1 where none is explored."""
-        factors = [1.0] * len(self._schedule.groups)
-        if self._active:
-            bases = self._exploration.base_values()
-            for dimension, base in zip(self._exploration.dimensions, bases, strict=True):
-                if dimension.group is not None:
-                    factors[dimension.group] = base
-        return factors
-
-    def _rates(self) -> list[list[float]]:
-        """Return the rate of each parameter group and replica, as in effect now."""
-        size = self._ensemble.replicas.size
-        rows = [[held.value] * size for held in self._schedule.groups]
-        if self._active:
-            values = self._exploration.values()
-            for dimension, row in zip(self._exploration.dimensions, values, strict=True):
-                if dimension.group is not None:
-                    base = self._schedule.groups[dimension.group].value
-                    rows[dimension.group] = [base * factor for factor in row]
-        return rows
+    @property
+    def _steps_done(self) -> int:
+        return self._step
 
     def _sync(self) -> None:
         """Probe, converge, and move the values."""
         scored, milliseconds = self._score()
         climbed = self._exploration.rates.climbing
         rescue = self._averaged.restore if self._averaged.exists else None
-        found = self._ensemble.sync(scored, self._judge, rescue)
+        found = self._ensemble.sync(self._step, scored, self._judge, rescue)
+        self._ensemble.record(found)
         self._ensemble.meter.reset()
+        self._rescues = self._rescues + 1 if found.rescued else 0
+        if self._rescues >= _RESCUES:
+            raise RuntimeError(never_finite_message(self._rescues))
         reading = self._reading if not found.rescued else None
         if reading is None:
             reading = self._exploration.read([math.nan] * self._ensemble.replicas.size)
@@ -387,13 +369,11 @@ class Explorer:
         finite = [loss for loss in losses if math.isfinite(loss)]
         return math.fsum(finite) / len(finite) if finite else None
 
-    def _apply_if_exploring(self) -> None:
+    def _apply_base(self) -> None:
+        if self._active:
+            self._values.apply(None)
+
+    def _apply(self) -> None:
         """Set this replica's values; also where the optimizer has loaded rank 0's."""
-        if not self._active:
-            return
-        rank = self._ensemble.replicas.rank
-        set_rates(self.optimizer, [row[rank] for row in self._rates()])
-        pairs = zip(self._exploration.dimensions, self._exploration.values(), strict=True)
-        for dimension, row in pairs:
-            if not dimension.is_rate:
-                dimension.write(row[rank])
+        if self._active:
+            self._values.apply(self._ensemble.replicas.rank)

@@ -1,6 +1,7 @@
 """What `Explorer` refuses: arguments out of range, and checkpoints that do not fit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch.optim import Optimizer
@@ -8,8 +9,32 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..errors import require, where
 from .dimensions import Dimension, Request
+from .held_schedule import HeldSchedule
+from .rate_search import LossTracker, RateSearch
+from .state_checks import ENSEMBLE, require_entries
 
 _CALL = "Explorer"
+
+
+def _entries(kind: type) -> dict[str, Any]:
+    return dict.fromkeys(field.name for field in fields(kind))
+
+
+_HELD = _entries(HeldSchedule)
+# What a state must hold; a dictionary stands for one inside it.
+_STATE: dict[str, Any] = {
+    "format": None,
+    "step": None,
+    "schedule": {"scheduler": None, "groups": None, "wrapped": None},
+    "exploration": {
+        "syncs": None,
+        "seed": None,
+        "places": None,
+        "rates": _entries(RateSearch) | {"tracker": _entries(LossTracker)},
+    },
+    "averaged": {"exists": None, "weights": None},
+    "ensemble": ENSEMBLE,
+}
 
 
 def check_arguments(
@@ -119,18 +144,33 @@ def _numbered(dimension: Dimension, number: int) -> Dimension:
     return Dimension(**{**vars(dimension), "name": f"{dimension.name}#{number}"})
 
 
-def check_state(state: dict[str, Any], names: list[str], groups: int, scheduler: str) -> None:
-    """Raise a `ValueError` if a checkpoint is of something else."""
+def check_state(
+    state: dict[str, Any],
+    names: list[str],
+    groups: int,
+    scheduler: str,
+    fits: Callable[[dict[str, Any]], bool],
+) -> None:
+    """Raise a `ValueError` if a checkpoint is damaged or of something else.
+
+    Args:
+        state: what is to be loaded.
+        names: of the hyperparameters explored here.
+        groups: number of parameter groups.
+        scheduler: kind of the wrapped scheduler.
+        fits: whether the averaged weights are of this model.
+    """
+    require_entries(state, _STATE, _CALL)
     require(
-        isinstance(state, dict)
-        and state.get("format") == 1
-        and {"step", "schedule", "exploration", "averaged", "ensemble"} <= set(state),
+        state["format"] == 1,
         f"{_CALL}.load_state_dict",
         "state_dict",
-        sorted(state)[:8] if isinstance(state, dict) else state,
+        f"format {state['format']}",
         "must come from Explorer.state_dict() of this version",
-        "load the scheduler's own state",
+        "load it with the version that saved it",
     )
+    for place, held in enumerate(state["schedule"]["groups"]):
+        require_entries({f"group {place}": held}, {f"group {place}": _HELD}, _CALL)
     saved = list(state["exploration"]["places"])
     require(
         saved == names,
@@ -156,6 +196,15 @@ def check_state(state: dict[str, Any], names: list[str], groups: int, scheduler:
         f"must be of the scheduler wrapped here, {scheduler}",
         "wrap the scheduler that was wrapped when the state was saved",
     )
+    require(
+        fits(state["averaged"]),
+        f"{_CALL}.load_state_dict",
+        "state_dict",
+        f"averaged weights of {len(state['averaged']['weights'])} parameters",
+        "must be of this model, with its shapes and shards",
+        "build the model as it was when the state was saved; to change the sharding, save "
+        "and load with torch.distributed.checkpoint",
+    )
 
 
 def nothing_finite_message(known: bool) -> str:
@@ -178,4 +227,13 @@ def confounded_message(dimensions: int, replicas: int) -> str:
         f"{where()}`{_CALL}` explores {dimensions} hyperparameters with {replicas} replicas, "
         f"which cannot tell them apart: what one does is shared out among them, and they move "
         f"slowly. Explore at most {max(replicas - 2, 1)}."
+    )
+
+
+def never_finite_message(times: int) -> str:
+    """Return what to say where returning to the averaged weights does not help."""
+    return (
+        f"{where()}`{_CALL}`: no replica was finite at {times} syncs in a row, each time after "
+        f"a return to the averaged weights. Look for bad data, clip gradients, or load the "
+        f"last checkpoint and lower the learning rate."
     )

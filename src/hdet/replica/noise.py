@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from .. import seeding
 from ..errors import require
-from .groups import find_replicas
+from .meshes import find_replicas
 
 
 @torch.no_grad()

@@ -17,28 +17,37 @@ documentation, "Differences from the published code"). In symbols: alpha
 `auto_lr_warmup_steps`, sigma `loss_scale`, lambda `lr_of_lr`, beta `momentum_of_lr`.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..errors import where
-from .controller import Controller, decay_per_sync, softmax_weights
-from .ensemble import Ensemble, no_loss_message
+from .base_rates import BaseRates
+from .controller import Controller, decay_per_sync
+from .converging import Converging
+from .ensemble import Ensemble
 from .group_values import on_load, set_rates
-from .groups import find_replicas
-from .one_cycle_checks import check_arguments, check_state
+from .meshes import find_replicas
+from .one_cycle_checks import (
+    check_arguments,
+    check_state,
+    no_finite_loss_message,
+    no_loss_message,
+)
 from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
 from .spread import group_multipliers
 
 _NAME = "OneCycleAutoLR"
 
 
-class OneCycleAutoLR(OneCycleLR):
+class OneCycleAutoLR(Converging, OneCycleLR):
     """OneCycleLR with a learning rate per replica, averaging, and automatic exploration.
 
     Before: `scheduler = OneCycleLR(optimizer, 1e-3, total_steps)`, `scheduler.step()`
@@ -81,9 +90,12 @@ class OneCycleAutoLR(OneCycleLR):
         rank: this replica, only where no process group is initialised.
         world_size: the number of replicas, likewise.
         model: its floating-point buffers (batch-norm statistics) are averaged too.
-        process_group: the replicas, if they are not the mesh's replicate axis or all ranks.
+        process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
+            or a mesh whose first axis they are, the others being one replica's processes.
         seed: of the permutations; the same on every rank. The global random state is never
             touched.
+        shared_gradients: False where each replica steps on its own gradient (local SGD):
+            all optimizer state then differs, and is averaged too.
 
     Raises:
         ValueError: on every rank, naming argument, rule, value and remedy.
@@ -124,8 +136,9 @@ class OneCycleAutoLR(OneCycleLR):
         world_size: int = 1,
         *,
         model: nn.Module | None = None,
-        process_group: dist.ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | DeviceMesh | None = None,
         seed: int = 0,
+        shared_gradients: bool = True,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
@@ -147,17 +160,13 @@ class OneCycleAutoLR(OneCycleLR):
             refuse_sharded_optimizer(optimizer, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group, rank, world_size)
-        self._ensemble = Ensemble(optimizer, model, replicas, _NAME)
+        self._ensemble = Ensemble(optimizer, model, replicas, _NAME, not shared_gradients)
         self._spread = ensemble_lr_spread_ratio
         self._interval = model_sync_interval
         self._warmup = auto_lr_warmup_steps
         self._auto = enable_auto_lr
         self._seed = seed
-        # The controller's state. No base values: OneCycle still sets them.
-        self._bases: list[float] | None = None
-        self._velocities = [0.0] * len(optimizer.param_groups)
-        self._acted_at = 0
-        self._last_act: dict[str, Any] = {}
+        self._base = BaseRates(len(optimizer.param_groups))
         if isinstance(max_lr, (list, tuple)):
             peak = [float(rate) for rate in max_lr]
         else:
@@ -189,56 +198,38 @@ class OneCycleAutoLR(OneCycleLR):
 
     # --- what users call
 
-    def step(self, loss: Tensor | float | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, loss: Tensor | float | None = None, *, skipped: bool | None = None
+    ) -> None:
         """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
 
         Collective at every `model_sync_interval`-th step if there is a spread over several
-        replicas; local otherwise. It never waits for the device between syncs.
+        replicas; local otherwise. It never waits for the device between syncs, but for a
+        GradScaler with a fused optimizer. Where a GradScaler has skipped the optimizer's
+        step, neither step nor loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a
                 tensor with one element on any device. None if it went to `observe`, or if
                 auto-LR is off.
+            skipped: whether the optimizer's step was skipped; None, the default, goes by
+                the optimizer's calls. To be given where those are not seen, as in a captured
+                CUDA graph.
 
         Raises:
             ValueError: past `total_steps`, where OneCycleLR raises too; or if a parameter
                 group was added.
-            RuntimeError: on every rank, if auto-LR was never given a loss, if all replicas
-                are non-finite, or if replicas were promised and no process group is there.
+            RuntimeError: if a rank does not come to a sync; on every rank, if auto-LR was
+                never given a loss, if all replicas are non-finite, or if replicas were
+                promised and no process group is there.
         """
+        if self._constructed and self._exploring and not self._ensemble.counts(skipped):
+            return
         if loss is not None:
             self.observe(loss)
         if self._constructed:
             self._before_step(self.last_epoch + 1)
         super().step()
-
-    def observe(self, loss: Tensor | float) -> None:
-        """Add the loss of one micro-batch to this interval's mean, without a step. Local.
-
-        For gradient accumulation: call it for every micro-batch, and `step()` without a loss
-        once per optimizer step.
-
-        Args:
-            loss: as for `step`, and not divided by the number of micro-batches.
-
-        Raises:
-            ValueError: if a tensor has more than one element.
-        """
-        self._ensemble.meter.observe(loss)
-
-    def converge(self) -> None:
-        """Average the replicas now, whatever the step: before saving or evaluating.
-
-        Collective: every rank calls it at the same step. The learning rates and the losses of
-        the interval stay as they are, and the replicas part again from the common weights.
-        Nothing happens if the spread is 0 or there is one replica.
-
-        Raises:
-            RuntimeError: on every rank, if all replicas are non-finite.
-        """
-        if self._exploring:
-            self._ensemble.require_connection()
-            self._ensemble.sync()
 
     def metrics(self) -> dict[str, Any]:
         """Return what the last sync found, as plain numbers and lists. Local, on any rank.
@@ -253,9 +244,9 @@ class OneCycleAutoLR(OneCycleLR):
             "step": self.last_epoch,
             "base_lr": list(self._base_now),
             "replica_lr": self._replica_lrs(),
-            "velocity": list(self._velocities),
+            "velocity": list(self._base.velocities),
             **self._ensemble.metrics(),
-            **self._last_act,
+            **self._base.last_act,
         }
 
     def get_lr(self) -> list[float | Tensor]:
@@ -268,7 +259,7 @@ class OneCycleAutoLR(OneCycleLR):
             schedule = super().get_lr()
         finally:
             self.last_epoch = asked
-        self._base_now = [float(lr) for lr in (self._bases or schedule)]
+        self._base_now = [float(lr) for lr in (self._base.values or schedule)]
         if not self._exploring:
             return schedule
         rank = self._ensemble.replicas.rank
@@ -278,18 +269,16 @@ class OneCycleAutoLR(OneCycleLR):
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers that load with `weights_only=True`. Local.
 
-        Everything but `local` is the same on every rank, so one rank's copy serves all. In
-        the middle of an interval the replicas' weights differ: either each rank saves its
-        own weights and state, and the resumed run is the same to the last bit; or call
-        `converge()` and save one copy.
+        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
+        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
+        each rank saves its own weights and state. Either way the resumed run is the same to
+        the last bit.
         """
         return {
             "format": 1,
             "last_epoch": self.last_epoch,
             "total_steps": self.total_steps,
-            "base_lrs": None if self._bases is None else list(self._bases),
-            "velocities": list(self._velocities),
-            "acted_at": self._acted_at,
+            **self._base.state_dict(),
             "seed": self._seed,
             "ensemble": self._ensemble.state_dict(),
         }
@@ -307,13 +296,9 @@ class OneCycleAutoLR(OneCycleLR):
         Raises:
             ValueError: if it does not fit; then nothing has changed.
         """
-        check_state(state_dict, self.total_steps, len(self._velocities))
-        bases = state_dict["base_lrs"]
-        self._bases = None if bases is None else [float(b) for b in bases]
-        self._velocities = [float(v) for v in state_dict["velocities"]]
-        self._acted_at = int(state_dict["acted_at"])
+        check_state(state_dict, self.total_steps, len(self._base.velocities))
+        self._base.load_state_dict(state_dict)
         self._seed = int(state_dict["seed"])
-        self._last_act = {}
         self._ensemble.load_state_dict(state_dict["ensemble"])
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = self.last_epoch + 1
@@ -326,10 +311,15 @@ class OneCycleAutoLR(OneCycleLR):
         """Whether anything differs from OneCycleLR."""
         return self._spread > 0 and self._ensemble.replicas.size > 1
 
+    @property
+    def _steps_done(self) -> int:
+        return self.last_epoch
+
     def _rhos(self) -> list[list[float]]:
         """Return the multiplier in effect for each parameter group and replica."""
-        acted_at = None if self._bases is None else self._acted_at
-        size, groups = self._ensemble.replicas.size, len(self._velocities)
+        base = self._base
+        acted_at = None if base.values is None else base.acted_at
+        size, groups = self._ensemble.replicas.size, len(base.velocities)
         return group_multipliers(size, self._spread, groups, self._seed, acted_at)
 
     def _replica_lrs(self) -> list[list[float]]:
@@ -344,50 +334,39 @@ class OneCycleAutoLR(OneCycleLR):
                 f"{where()}Tried to step {step} times. The specified number of total steps "
                 f"is {self.total_steps}: make the scheduler with the run's whole length."
             )
-        groups = len(self.optimizer.param_groups)
-        if groups != len(self._velocities):
+        made, groups = len(self._base.velocities), len(self.optimizer.param_groups)
+        if groups != made:
             raise ValueError(
-                f"{where()}`{_NAME}` was made for {len(self._velocities)} parameter groups "
-                f"and the optimizer now has {groups}: add groups before making the scheduler."
+                f"{where()}`{_NAME}` was made for {made} parameter groups and the optimizer "
+                f"now has {groups}: add groups before making the scheduler."
             )
-        if self._exploring:
-            self._ensemble.count_step()
-            if step % self._interval == 0:
-                self._sync(step)
+        if self._exploring and step % self._interval == 0:
+            self._sync(step)
 
     def _sync(self, step: int) -> None:
         """Converge, and let the controller act if its time has come."""
-        found = self._ensemble.sync()
+        found = self._ensemble.sync(step)
+        self._ensemble.record(found)
         self._ensemble.meter.reset()
         acts = self._auto and step >= self._warmup
+        if found.given and not any(map(math.isfinite, found.losses)):
+            raise RuntimeError(no_finite_loss_message(len(found.losses)))
         if self._auto and not self._ensemble.ever_given_a_loss:
             if acts:
-                raise RuntimeError(no_loss_message(_NAME))
+                raise RuntimeError(no_loss_message())
             if step == self._interval:
-                warnings.warn(no_loss_message(_NAME), stacklevel=4)
+                warnings.warn(no_loss_message(), stacklevel=4)
         if acts:
-            self._act(found.losses)
-            self._acted_at = step // self._interval
-
-    def _act(self, losses: list[float]) -> None:
-        """Move the base rate of every group, equation (4)."""
-        weights = softmax_weights(losses, self._controller.loss_scale)
-        updates = [
-            self._controller.update(velocity, rates, weights)
-            for velocity, rates in zip(self._velocities, self._replica_lrs(), strict=True)
-        ]
-        self._velocities = [update.velocity for update in updates]
-        self._bases = [update.base for update in updates]
-        self._last_act = {
-            "weights": weights,
-            "delta": [update.delta for update in updates],
-            "floored": [update.floored for update in updates],
-        }
+            rates = self._replica_lrs()
+            self._base.act(self._controller, found.losses, rates, step // self._interval)
 
     def _reapply(self) -> None:
         """Keep the spread where every rank loads the optimizer that rank 0 saved."""
         if self._exploring:
             self._apply()
+
+    def _apply_base(self) -> None:
+        set_rates(self.optimizer, self._base_now)
 
     def _apply(self) -> None:
         """Set the optimizer's rates and momenta to what they are at this step."""

@@ -7,6 +7,7 @@ what is the same on every rank, so that an error on one is an error on all.
 from typing import Any
 
 from ..errors import require, where
+from .state_checks import ENSEMBLE, require_entries
 
 _NAME = "OneCycleAutoLR"
 
@@ -19,12 +20,7 @@ _STATE: dict[str, Any] = {
     "velocities": None,
     "acted_at": None,
     "seed": None,
-    "ensemble": {
-        "syncs": None,
-        "ever_given": None,
-        "masked_total": None,
-        "local": {"rank": None, "world_size": None, "sum": None, "count": None},
-    },
+    "ensemble": ENSEMBLE,
 }
 
 
@@ -121,12 +117,7 @@ def check_arguments(
 
 def check_state(state: Any, total_steps: int, groups: int) -> None:
     """Raise a `ValueError` if a checkpoint is not of this kind of run."""
-    missing = _missing(state, _STATE)
-    if missing:
-        raise ValueError(
-            f"{where()}`{_NAME}.load_state_dict` got a state without {missing}: it is "
-            f"damaged, or of another scheduler. Give what `{_NAME}.state_dict()` returned."
-        )
+    require_entries(state, _STATE, _NAME)
     if state["total_steps"] != total_steps:
         raise ValueError(
             f"{where()}`{_NAME}.load_state_dict` got the state of a run of "
@@ -141,14 +132,19 @@ def check_state(state: Any, total_steps: int, groups: int) -> None:
         )
 
 
-def _missing(state: Any, expected: dict[str, Any], path: str = "") -> list[str]:
-    """Return the keys of `expected` that `state` lacks, as in `ensemble.local.sum`."""
-    if not isinstance(state, dict):
-        return [path.rstrip(".") or "any entry"]
-    lacking = []
-    for key, inner in expected.items():
-        if key not in state:
-            lacking.append(f"{path}{key}")
-        elif inner is not None:
-            lacking += _missing(state[key], inner, f"{path}{key}.")
-    return lacking
+def no_loss_message() -> str:
+    """Return what to say where auto-LR was never given a loss."""
+    return (
+        f"{where()}`{_NAME}(enable_auto_lr=True)` has been given no loss by any replica: call "
+        f"`scheduler.step(loss)` with this replica's own training loss, or `observe(loss)` "
+        f"for every micro-batch."
+    )
+
+
+def no_finite_loss_message(replicas: int) -> str:
+    """Return what to say where losses were given and none of them is finite."""
+    return (
+        f"{where()}The losses of all {replicas} replicas are NaN or infinite since the last "
+        f"sync. Load the last checkpoint and lower the learning rate, clip gradients, or look "
+        f"for bad data."
+    )

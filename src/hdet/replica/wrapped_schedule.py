@@ -109,6 +109,11 @@ class WrappedSchedule:
         """Go on from `state`, and set its unscaled rates."""
         load = getattr(self._scheduler, "load_state_dict", None)
         if load is not None and state["wrapped"] is not None:
-            load(state["wrapped"])
+            before = self.state_dict()["wrapped"]
+            try:
+                load(state["wrapped"])
+            except Exception:
+                load(before)
+                raise
         self.groups = [HeldSchedule(**held) for held in state["groups"]]
         set_rates(self._optimizer, [held.now for held in self.groups])

@@ -1,0 +1,101 @@
+"""What both schedulers share: losses between steps, and the replicas as one.
+
+Between two syncs the replicas' weights differ, and so would what a checkpoint or an
+evaluation took from them: `torch.distributed.checkpoint` picks each tensor from another rank,
+and writes a chimera. `converged` is the remedy.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from .ensemble import Ensemble
+
+
+class Converging:
+    """A scheduler over an ensemble; a base of `OneCycleAutoLR` and `Explorer`."""
+
+    _ensemble: Ensemble
+
+    @property
+    def _exploring(self) -> bool:
+        """Whether the replicas ever differ."""
+        raise NotImplementedError
+
+    @property
+    def _steps_done(self) -> int:
+        """Optimizer steps so far."""
+        raise NotImplementedError
+
+    def _apply_base(self) -> None:
+        """Set the base values, which belong to the averaged weights."""
+        raise NotImplementedError
+
+    def _apply(self) -> None:
+        """Set this replica's values."""
+        raise NotImplementedError
+
+    def observe(self, loss: Tensor | float) -> None:
+        """Add the loss of one micro-batch to this interval's mean, without a step. Local.
+
+        For gradient accumulation: call it for every micro-batch, and `step()` without a loss
+        once per optimizer step.
+
+        Args:
+            loss: as for `step`, and not divided by the number of micro-batches.
+
+        Raises:
+            ValueError: if a tensor has more than one element.
+        """
+        self._ensemble.meter.observe(loss)
+
+    def converge(self) -> None:
+        """Average the replicas now, whatever the step; `converged` is safer for saving.
+
+        Collective: every rank calls it at the same step. Values and the losses of the
+        interval stay as they are, and the replicas part again from the common weights.
+        Nothing happens if nothing is spread or there is one replica.
+
+        Raises:
+            RuntimeError: if a rank does not call it; on every rank, if all replicas are
+                non-finite.
+        """
+        if self._exploring:
+            self._ensemble.require_connection()
+            found = self._ensemble.sync(self._steps_done, call="`converge`")
+            self._ensemble.record(found)
+
+    @contextmanager
+    def converged(self, restore: bool = False) -> Iterator[None]:
+        """Make the replicas one for a block: for saving, evaluating, exporting.
+
+            with scheduler.converged():
+                torch.distributed.checkpoint.save(...)
+
+        Inside, the weights, the optimizer state that follows them and this scheduler's
+        `state_dict` are the same on all replicas, and the base values are in place.
+        Collective on entering: every rank enters, at the same step.
+
+        Args:
+            restore: what comes after. False: the replicas part again from the common weights,
+                so that a run resumed from what was saved goes on as this one does. True:
+                each has its own weights back, and training goes on as if nothing had
+                happened, for one more copy of them meanwhile: for evaluating.
+
+        Yields:
+            Nothing. If nothing is spread or there is one replica the block runs as it is.
+
+        Raises:
+            RuntimeError: if a rank does not enter; on every rank, if all replicas are
+                non-finite.
+        """
+        if not self._exploring:
+            yield
+            return
+        with self._ensemble.converged(self._steps_done, restore):
+            self._apply_base()
+            try:
+                yield
+            finally:
+                self._apply()
