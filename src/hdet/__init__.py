@@ -12,6 +12,7 @@ from .replica import add_noise_ as add_noise_
 from .replica import attribute as attribute
 from .replica import average_ as average_
 from .replica import betas as betas
+from .replica import finite_mean_hook as finite_mean_hook
 from .replica import lr as lr
 from .replica import multipliers as multipliers
 from .replica import probe as probe

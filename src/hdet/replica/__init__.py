@@ -2,6 +2,7 @@
 
 from .averaging import average_ as average_
 from .explorer import Explorer as Explorer
+from .gradient_hook import finite_mean_hook as finite_mean_hook
 from .hyperparameters import attribute as attribute
 from .hyperparameters import betas as betas
 from .hyperparameters import lr as lr

@@ -125,7 +125,8 @@ def check_health(rows: Sequence[Sequence[float]]) -> tuple[int, ...]:
         raise RuntimeError(
             f"{where()}All {len(rows)} replicas hold NaN or infinite values, so there is "
             f"nothing to heal from. Load the last checkpoint and lower the learning rate, "
-            f"or clip gradients."
+            f"or clip gradients. Under DDP one replica's NaN reaches all through the shared "
+            f"gradient; `ddp.register_comm_hook(None, hdet.finite_mean_hook)` prevents that."
         )
     return masked
 
