@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from ..errors import require, where
 from .groups import Replicas
-from .meshes import find_replicas
+from .meshes import find_replicas, reshard
 
 # DDP's own bucket size: large enough to hide the latency of a collective.
 BUCKET_BYTES = 25 * 2**20
@@ -56,6 +56,7 @@ def average_(
         process_group: the replicas; default the mesh's replicate axis, else all ranks. Or a
             mesh whose first axis are the replicas, the others the processes of one replica.
         model: its floating-point buffers, such as batch-norm statistics, are averaged too.
+            To be given under FSDP2, which otherwise may go on with gathered older weights.
         bucket_bytes: size of a bucket in bytes, at least 1024; default 25 MiB, as in DDP.
 
     Returns:
@@ -88,6 +89,7 @@ def average_(
     rows = replicas.gather(replicas.sum_inner_(averaging.health()))
     masked = check_health(rows)
     averaging.run(masked)
+    reshard(model)
     return masked
 
 

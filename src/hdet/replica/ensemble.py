@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from ..errors import where
 from .averaging import Averaging, check_health
 from .groups import Replicas
+from .meshes import reshard
 from .optimizer_state import all_state, weight_dependent_state
 from .roll_call import RollCall
 from .signals import LossMeter, interval_means
@@ -70,7 +71,8 @@ class Ensemble:
 
     Args:
         optimizer: its parameters, and the state that depends on them, are averaged.
-        model: its floating-point buffers are averaged too.
+        model: its floating-point buffers are averaged too, and FSDP2's gathered copies of
+            what has changed are dropped.
         replicas: who they are.
         name: the public name to put into errors.
         average_state: whether all optimizer state differs between replicas, and is averaged;
@@ -187,6 +189,7 @@ class Ensemble:
             squares = self.replicas.sum_inner_(averaging.run(left_out, measure=True))
             pairs = self.replicas.gather(squares)
             divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
+        reshard(self._model)
         found = Sync(
             losses=losses,
             given=any(row[3] > 0 for row in rows),
@@ -303,6 +306,7 @@ class Ensemble:
                 with torch.no_grad():
                     for tensor, own in kept:
                         tensor.copy_(own)
+            reshard(self._model)
 
     def _sums(self) -> list[float]:
         state = self.meter.state_dict()

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
-from ..errors import where
+from ..errors import require, where
 from .averaged_weights import AveragedWeights
 from .converging import Converging
 from .dimensions import Request
@@ -85,8 +85,9 @@ class Explorer(Converging):
         probe: returns this replica's loss on a batch that is the same on every replica, as
             one number; `hdet.probe` makes one. Without it the interval's own training losses
             serve, which are far noisier: there is no search then, unless asked for.
-        model: its floating-point buffers are averaged, and its mode, buffers and random
-            state looked after while the probe runs. Give it whenever there is a probe.
+        model: its floating-point buffers are averaged, and its mode, buffers, random state
+            and FSDP2's gathered weights looked after while the probe runs. Give it whenever
+            there is a probe; under FSDP2 it has to be given.
         process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
             or a mesh whose first axis they are, the others being one replica's processes.
         seed: of the permutations and of the probe's random state; the same on every rank.
@@ -131,6 +132,14 @@ class Explorer(Converging):
             refuse_sharded_optimizer(optimizer, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group)
+        require(
+            not (probe is not None and model is None and replicas.inner),
+            _NAME,
+            "model",
+            None,
+            "must be given with a probe where a replica is several processes",
+            "pass the module that the probe calls, or the probe would see older weights",
+        )
         self.optimizer = optimizer
         self._probe = probe
         self._probe_mode: Mode = probe_mode

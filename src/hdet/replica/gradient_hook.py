@@ -17,7 +17,8 @@ from torch.futures import Future
 
 
 def finite_mean_hook(
-    process_group: dist.ProcessGroup | None, bucket: dist.GradBucket
+    process_group: dist.ProcessGroup | None,
+    bucket: dist.GradBucket,  # pyright: ignore[reportPrivateImportUsage]
 ) -> Future[Tensor]:
     """Average a bucket of gradients over the replicas that are finite. Collective.
 

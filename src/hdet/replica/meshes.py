@@ -9,7 +9,7 @@ value per shard, and is refused.
 from collections.abc import Iterable
 
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
 
@@ -83,6 +83,17 @@ def find_replicas(
         f'a 2-D mesh, init_device_mesh(..., mesh_dim_names=("replicate", "shard")), '
         f"and give it to fully_shard; or name the replicas with `process_group`."
     )
+
+
+def reshard(model: nn.Module | None) -> None:
+    """Tell FSDP2 that the weights have changed: it gathers them again when next needed.
+
+    After a forward pass without gradients the outermost module keeps the gathered weights,
+    and would go on with them whatever has been written to the shards. Local.
+    """
+    for module in model.modules() if model is not None else ():
+        if any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__):
+            module.reshard()  # pyright: ignore[reportCallIssue]
 
 
 def _ranks(mesh: DeviceMesh, axis: int) -> _Ranks:

@@ -89,7 +89,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         momentum_of_lr: beta in [0, 1) of that velocity.
         rank: this replica, only where no process group is initialised.
         world_size: the number of replicas, likewise.
-        model: its floating-point buffers (batch-norm statistics) are averaged too.
+        model: its floating-point buffers (batch-norm statistics) are averaged too. To be
+            given under FSDP2, which otherwise may go on with gathered older weights.
         process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
             or a mesh whose first axis they are, the others being one replica's processes.
         seed: of the permutations; the same on every rank. The global random state is never

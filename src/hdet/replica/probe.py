@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import require, where
 from ..seeding import generator
+from .meshes import reshard
 
 Probe = Callable[[], Tensor | float]
 Mode = Literal["eval", "train"]
@@ -108,6 +109,7 @@ def evaluate(
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    reshard(model)
     try:
         if model is not None:
             model.train(mode == "train")
@@ -118,6 +120,7 @@ def evaluate(
             module.training = was
         for module, name, buffer, old in kept:
             module._buffers[name] = buffer.copy_(old)
+        reshard(model)
     if isinstance(result, Tensor):
         if result.numel() != 1:
             raise ValueError(
