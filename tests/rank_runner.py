@@ -51,8 +51,13 @@ def run_ranks(fn: Callable, world_size: int, *args: object) -> list:
         ]
         for process in ranks:
             process.start()
-        for process in ranks:
-            process.join()
+        try:
+            for process in ranks:
+                process.join()
+        finally:
+            # A test that ran out of time leaves nobody behind.
+            for process in ranks:
+                process.kill()
         if errors := sorted(Path(folder).glob("*.error")):
             rank = errors[0].name.split(".")[1]
             raise AssertionError(f"rank {rank}:\n{errors[0].read_text()}")
