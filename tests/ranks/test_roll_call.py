@@ -3,6 +3,7 @@
 import re
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
@@ -54,12 +55,9 @@ def _train(kind, fault):
                 continue
             if fault == "stops" and rank == 1 and t >= 5:
                 continue
+            scheduler.step(loss)
             if fault == "converges alone" and rank == 1 and t == 5:
                 scheduler.converge()
-            scheduler.step(loss)
-            if fault == "steps twice" and rank == 1 and t == 5:
-                optimizer.step()
-                scheduler.step(loss)
         except RuntimeError as error:
             return str(error), time.monotonic() - began
     # The one at fault outlives the others' wait.
@@ -87,18 +85,11 @@ def test_a_rank_that_does_not_step_is_named_by_all_others(kind, fault, step, las
 
 
 @pytest.mark.parametrize("kind", ["explorer", "one cycle"])
-@pytest.mark.parametrize("fault", ["steps twice", "converges alone"])
-def test_ranks_that_meet_at_other_steps_all_say_who_is_where(kind, fault):
-    at = {"steps twice": r"0 at 8, 1 at 8, 2 at 8", "converges alone": "0 at 8, 1 at 5, 2 at 8"}
-    for rank, found in enumerate(run_ranks(_train, 3, kind, fault)):
-        if fault == "steps twice":
-            # Rank 1 comes to its second sync one step early, and waits for the others there;
-            # what is late is its next one.
-            assert found is None or "did not come" in found[0]
-        else:
-            assert found is not None
-            assert f"[rank {rank} of 3]" in found[0]
-            assert f"different numbers of optimizer steps ({at[fault]})" in found[0]
+def test_ranks_that_meet_at_other_steps_all_say_who_is_where(kind):
+    for rank, found in enumerate(run_ranks(_train, 3, kind, "converges alone")):
+        assert found is not None
+        assert f"[rank {rank} of 3]" in found[0]
+        assert "different numbers of optimizer steps (0 at 8, 1 at 6, 2 at 8)" in found[0]
 
 
 def _under_ddp():
@@ -135,8 +126,8 @@ def _several():
     rank = dist.get_rank()
     half = dist.new_group([0, 1])
     rest = dist.new_group([2, 3])
-    mine = half if rank < 2 else rest
-    calls = [RollCall(find_replicas([], "x", group), "x") for group in (None, mine, None, mine)]
+    groups: list[Any] = [None, half if rank < 2 else rest] * 2
+    calls = [RollCall(find_replicas([], "x", group), "x") for group in groups]
     for k in range(6):
         for call in calls:
             call.assemble(f"turn {k}", torch.device("cpu"))
