@@ -53,17 +53,6 @@ def test_the_readme_shows_both_commands_and_every_public_name_is_documented():
             assert f"hdet.{name}" in text, name
 
 
-@pytest.mark.ranks
-@pytest.mark.slow
-def test_the_example_resumes_where_it_saved(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launch, "--nproc-per-node", "2", "examples/ddp.py", "--folder", str(tmp_path)]
-    whole, resumed = run(*command), run(*command, "--resume")
-    assert "step 300" in whole
-    assert resumed.splitlines()[-1] == whole.splitlines()[-1]
-    assert "step 150" not in resumed
-
-
 def test_the_readmes_figures_are_those_of_the_record():
     folder = ROOT / "benchmarks" / "records" / "compare-text"
     rows = {r["name"]: r for r in json.loads((folder / "summary.json").read_text())["rows"]}

@@ -120,3 +120,30 @@ def test_without_a_finite_gradient_all_say_what_to_do(hooked):
         assert f"[rank {rank} of 2] All 2 replicas hold NaN" in said
         assert "Load the last checkpoint" in said
         assert "hdet.finite_mean_hook" in said
+
+
+# --- a rank that is gone
+
+
+def _lost():
+    """Rank 0 leaves the group before its third backward pass; return what others notice."""
+    group = dist.new_group()
+    model = small_model()
+    ddp = DistributedDataParallel(model, process_group=group)  # pyright: ignore[reportArgumentType]
+    ddp.register_comm_hook(group, hdet.finite_mean_hook)
+    for t in range(4):
+        if t == 2 and dist.get_rank() == 0:
+            del ddp
+            dist.destroy_process_group(group)  # pyright: ignore[reportArgumentType]
+            return None
+        try:
+            loss_at(ddp, t, dist.get_rank()).backward()
+        except RuntimeError as error:
+            return t, str(error)
+    return "nothing"
+
+
+def test_the_loss_of_a_rank_is_an_error_at_once_and_no_wrong_gradient():
+    for step, said in run_ranks(_lost, 3)[1:]:
+        assert step == 2
+        assert "onnection" in said

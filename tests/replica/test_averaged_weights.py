@@ -275,7 +275,7 @@ def test_a_loaded_average_takes_the_weights_dtype():
     model = small_model().float()
     averaged = AveragedWeights(torch.optim.SGD(model.parameters(), 0.1))
     wide = {str(k): p.double() for k, p in enumerate(model.parameters())}
-    averaged.load_state_dict({"exists": True, "weights": wide})
+    averaged.load_state_dict({"exists": True, "weights": wide, "buffers": {}})
     assert {t.dtype for t in kept(averaged)} == {torch.float32}
 
 
@@ -313,6 +313,27 @@ def test_half_precision_weights_are_averaged_in_float32_and_stay_half(dtype):
     averaged.restore()
     assert weight.dtype == dtype
     assert torch.equal(weight.detach(), average.to(dtype))
+
+
+def test_buffers_return_to_their_last_converged_values_and_survive_a_checkpoint():
+    model = small_model(norm=True)
+    averaged = AveragedWeights(torch.optim.SGD(model.parameters(), 0.1), model)
+    for scale in (1.0, 2.0):
+        model(scale * torch.randn(8, 6, dtype=torch.float64))
+        averaged.update()
+    state = averaged.state_dict()
+    expected = copies(b for b in model.buffers() if b.is_floating_point())
+    for loaded in (False, True):
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.fill_(float("nan"))
+        if loaded:
+            assert averaged.fits(state)
+            averaged.load_state_dict(state)
+        averaged.restore()
+        assert same([b for b in model.buffers() if b.is_floating_point()], expected)
+    state["buffers"]["0"] = torch.ones(3)
+    assert not averaged.fits(state)
 
 
 def test_a_parameter_without_gradient_is_averaged_like_any_other():

@@ -295,7 +295,9 @@ ILL_FITTING = {
         r"without \['exploration.rates.momentum'",
     ),
     "other shapes": (
-        lambda s: s | {"averaged": {"exists": True, "weights": {"0": torch.ones(3)}}},
+        lambda s: (
+            s | {"averaged": {"exists": True, "weights": {"0": torch.ones(3)}, "buffers": {}}}
+        ),
         "1 parameters.*must be of this model",
     ),
     "other groups": (

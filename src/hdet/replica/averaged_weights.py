@@ -10,7 +10,8 @@ short-horizon bias). And it is the safe place to return to when the loss has exp
 
 All replicas hold the same average, so it costs one copy of the parameters, and another for
 the time of a probe. Half-precision weights are averaged in float32: a share of seven percent of
-a small change would vanish in the rounding.
+a small change would vanish in the rounding. Of the model's buffers, such as batch-norm
+statistics, the last converged values are kept, for the return alone: they are averages already.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -46,10 +47,13 @@ class AveragedWeights:
 
     Args:
         optimizer: whose parameters are averaged.
+        model: whose floating-point buffers are kept; None for none.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
         self._optimizer = optimizer
+        self._model = model
+        self._kept_buffers: list[Tensor] = []
         self._average: list[Tensor] | None = None
 
     @property
@@ -63,10 +67,15 @@ class AveragedWeights:
     def _weights(self) -> list[Tensor]:
         return [_local(p) for p in self._parameters()]
 
+    def _buffers(self) -> list[Tensor]:
+        buffers = [] if self._model is None else self._model.buffers()
+        return [_local(b) for b in buffers if b.is_floating_point()]
+
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights, right after the replicas have converged."""
         weights = self._weights()
+        self._kept_buffers = [b.clone() for b in self._buffers()]
         if self._average is None:
             self._average = [w.to(_wide(w.dtype), copy=True) for w in weights]
         else:
@@ -93,10 +102,12 @@ class AveragedWeights:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Set the model to the average, and the optimizer's state to what it began with."""
+        """Set the model to the average, its buffers to what they were then, and the optimizer's state to what it began with."""
         if self._average is not None:
             for weight, average in zip(self._weights(), self._average, strict=True):
                 weight.copy_(average)
+            for buffer, kept in zip(self._buffers(), self._kept_buffers, strict=True):
+                buffer.copy_(kept)
         reset_state(self._optimizer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,20 +121,26 @@ class AveragedWeights:
         return {
             "exists": self.exists,
             "weights": {str(k): _like(p, a.clone()) for k, (p, a) in enumerate(entries)},
+            "buffers": {
+                str(k): b.clone() for k, b in enumerate(self._kept_buffers or self._buffers())
+            },
         }
 
     def fits(self, state: dict[str, Any]) -> bool:
-        """Return whether `state` is of weights of these shapes, sharded alike."""
-        weights, saved = self._weights(), state["weights"]
-        places = [str(k) for k in range(len(weights))]
-        return set(saved) == set(places) and all(
-            _local(saved[k]).shape == w.shape for k, w in zip(places, weights, strict=True)
+        """Return whether `state` is of tensors of these shapes, sharded alike."""
+        pairs = ((self._weights(), state["weights"]), (self._buffers(), state["buffers"]))
+        return all(
+            {str(k): t.shape for k, t in enumerate(mine)}
+            == {k: _local(t).shape for k, t in saved.items()}
+            for mine, saved in pairs
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`, which fits."""
-        self._average = None
+        self._average, self._kept_buffers = None, []
         if state["exists"]:
+            buffers = enumerate(self._buffers())
+            self._kept_buffers = [state["buffers"][str(k)].to(b, copy=True) for k, b in buffers]
             saved = (_local(state["weights"][str(k)]) for k in range(len(state["weights"])))
             pairs = zip(saved, self._weights(), strict=True)
             self._average = [t.to(w.device, _wide(w.dtype), copy=True) for t, w in pairs]

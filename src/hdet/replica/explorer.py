@@ -149,7 +149,7 @@ class Explorer(Converging):
         self._synced = False
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state)
-        self._averaged = AveragedWeights(optimizer)
+        self._averaged = AveragedWeights(optimizer, model)
         search = warmup_steps == 0 and probe is not None if search is None else search
         paired = probe is not None
         self._exploration = Exploration(dimensions, replicas.size, seed, search, paired)

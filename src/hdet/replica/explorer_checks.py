@@ -32,7 +32,7 @@ _STATE: dict[str, Any] = {
         "places": None,
         "rates": _entries(RateSearch) | {"tracker": _entries(LossTracker)},
     },
-    "averaged": {"exists": None, "weights": None},
+    "averaged": {"exists": None, "weights": None, "buffers": None},
     "ensemble": ENSEMBLE,
 }
 

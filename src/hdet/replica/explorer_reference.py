@@ -92,6 +92,7 @@ def train(
     ended_at: list[float] | None = None
     highest = list(schedule[0])
     average: list[Tensor] | None = None
+    buffers: list[Tensor] = []
     trace = ExplorerTrace(models=models)
     interval: list[list[float]] = []
 
@@ -127,8 +128,9 @@ def train(
         climbed = state.rates.climbing
         if state.update(reading, mean, trust) and average is not None:
             trace.explosions += 1
-            _restore(models, optimizers, average)
+            _restore(models, optimizers, average, buffers)
         average = _take_in(average, models[0])
+        buffers = [b.clone() for b in models[0].buffers()]
         if climbed and not state.rates.climbing:
             ended_at = highest = list(schedule[t])
         trace.values.append(state.base_values())
@@ -173,11 +175,17 @@ def _set_values(
 
 @torch.no_grad()
 def _restore(
-    models: Sequence[nn.Module], optimizers: Sequence[Optimizer], average: list[Tensor]
+    models: Sequence[nn.Module],
+    optimizers: Sequence[Optimizer],
+    average: list[Tensor],
+    buffers: list[Tensor],
 ) -> None:
     for model, optimizer in zip(models, optimizers, strict=True):
         for weight, safe in zip(model.parameters(), average, strict=True):
             weight.copy_(safe)
+        for buffer, kept in zip(model.buffers(), buffers, strict=True):
+            if buffer.is_floating_point():
+                buffer.copy_(kept)
         reset_state(optimizer)
 
 

@@ -46,6 +46,8 @@ def finite_mean_hook(
     futures = [work.get_future() for work in works if work is not None]
 
     def finish(done: Future[list[Future[list[Tensor]]]]) -> Tensor:
+        for one in done.value():
+            one.value()  # raises where the collective failed
         # 0 times infinity where nobody is live: NaN, which is what there is.
         return gradient.mul_((group.size() / live).to(gradient.dtype))
 

@@ -1,0 +1,98 @@
+"""A process is killed under torchrun: the example goes on from its last checkpoint."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ranks, pytest.mark.slow]
+
+SCRIPT = Path(__file__).parent / "doomed_example.py"
+# torch 2.13 shares its store between the attempts, and gloo then looks for the dead.
+ENVIRONMENT = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _start(options, folder, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(SCRIPT)]
+    command += [str(folder / "checkpoint.pt"), str(folder / "marker"), *arguments]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+
+
+def _lines(process, seconds=100):
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, err[-3000:]
+    return out.splitlines()
+
+
+def test_a_killed_run_ends_as_one_that_was_never_killed_to_the_last_bit(tmp_path):
+    four = ["--standalone", "--nproc-per-node", "4", "--max-restarts", "2"]
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = _lines(_start(four, tmp_path / "whole", "2", "-5", "process"))
+    killed = _lines(_start(four, tmp_path / "killed", "2", "137", "process"))
+    assert (tmp_path / "killed" / "marker").exists()
+    # It went on from step 100, and did what follows anew.
+    assert [line.split(":")[0] for line in whole if "step" in line] == [
+        f"step {t}" for t in range(50, 301, 50)
+    ]
+    assert killed == whole
+    assert whole[-1].startswith("held-out loss 0.")
+
+
+@pytest.mark.timeout(200)
+def test_a_run_goes_on_with_the_nodes_that_are_left(tmp_path):
+    quick = "last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
+    nodes = [
+        "--nnodes=2:4",
+        "--nproc-per-node=1",
+        "--max-restarts=3",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=localhost:{_free_port()}",
+        f"--rdzv-conf={quick}",
+    ]
+    # Whichever node is rank 3 dies with its agent; the first one has the meeting point, and
+    # it starts first.
+    agents = [_start(nodes, tmp_path, "3", "137", "node") for _ in range(4)]
+    said = {}
+
+    def read(k):
+        said[k] = agents[k].communicate()
+
+    readers = [threading.Thread(target=read, args=(k,)) for k in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(170)
+    codes = sorted(agent.returncode for agent in agents)
+    errors = "\n".join(err[-1500:] for _, err in said.values())
+    assert codes == [-9, 0, 0, 0], errors
+    lines = "".join(out for out, _ in said.values()).splitlines()
+    rates = {
+        line.split(":")[0]: line.split("rates ")[1].split(", ")
+        for line in lines
+        if "rates" in line
+    }
+    assert len(rates["step 100"]) == 4
+    assert len(rates["step 300"]) == 3
+    for row in rates.values():
+        values = sorted(float(rate) for rate in row)
+        assert values[0] + values[-1] == pytest.approx(2 * sum(values) / len(values), rel=0.02)
+    assert any(line.startswith("held-out loss") for line in lines)
+
+
+def _free_port():
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
