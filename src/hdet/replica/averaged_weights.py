@@ -102,7 +102,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Set the model to the average, its buffers to what they were then, and the optimizer's state to what it began with."""
+        """Return to the average, the buffers of then, and the optimizer's first state."""
         if self._average is not None:
             for weight, average in zip(self._weights(), self._average, strict=True):
                 weight.copy_(average)
