@@ -29,8 +29,8 @@ from .meshes import find_replicas, reshard
 # DDP's own bucket size: large enough to hide the latency of a collective.
 BUCKET_BYTES = 25 * 2**20
 _HALF = (torch.float16, torch.bfloat16)
-# Elements that are worked on together: few enough to stay in a core's cache from one pass
-# over them to the next.
+# Elements that are worked on together on a CPU: few enough to stay in a core's cache from one
+# pass over them to the next. Elsewhere each call has a price, and a bucket is one run.
 _RUN = 2**18
 
 
@@ -233,14 +233,15 @@ def _plan(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
         kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    for (_, dtype), group in kinds.items():
+    for (device, dtype), group in kinds.items():
         cap = bucket_bytes // _wire_dtype(dtype).itemsize
+        longest = min(cap, _run_length(device))
         pieces: list[Tensor] = []
         room = cap
         for tensor in group:
             flat = _flat(tensor)
-            whole = flat.numel() <= min(room, _RUN)
-            for piece in [flat] if whole else flat.split(min(cap, _RUN)):
+            whole = flat.numel() <= min(room, longest)
+            for piece in [flat] if whole else flat.split(longest):
                 if piece.numel() > room:
                     yield pieces
                     pieces, room = [], cap
@@ -248,6 +249,10 @@ def _plan(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]
                 room -= piece.numel()
         if pieces:
             yield pieces
+
+
+def _run_length(device: torch.device) -> int:
+    return _RUN if device.type == "cpu" else 2**62
 
 
 def _wire_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -334,11 +339,12 @@ class _Bucket:
 
 
 def _runs(pieces: list[Tensor]) -> Iterator[tuple[int, int, list[Tensor]]]:
-    """Yield (start, stop, pieces) of neighbours in a bucket, about `_RUN` elements each."""
+    """Yield (start, stop, pieces) of neighbours in a bucket, to be worked on together."""
+    longest = _run_length(pieces[0].device)
     start = stop = 0
     run: list[Tensor] = []
     for piece in pieces:
-        if run and stop - start + piece.numel() > _RUN:
+        if run and stop - start + piece.numel() > longest:
             yield start, stop, run
             start, run = stop, []
         run.append(piece)
