@@ -109,7 +109,7 @@ def train(
         trace.rates.append(eta)
         trace.base_rates.append(base)
         interval.append(trace.losses[-1])
-        if (t + 1) % T:
+        if (t + 1) % T or not dimensions[0]:
             continue
 
         L = [math.fsum(column) / len(interval) for column in zip(*interval, strict=True)]
