@@ -8,12 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from schedulefree import AdamWScheduleFree
-from torch._dynamo.testing import CompileCounter
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
 
 import hdet
-from tests.helpers import batch, loss_at, small_model, train_ddp, two_groups, weights
+from tests.helpers import loss_at, small_model, train_ddp, two_groups, weights
 from tests.rank_runner import run_ranks
 from tests.ranks.common import AUTO, STEPS, T, setup_run
 
@@ -291,29 +290,6 @@ def _global_rng():
 
 def test_the_global_random_state_is_never_touched():
     assert run_ranks(_global_rng, 2) == [True] * 2
-
-
-def _compiled():
-    model, optimizer, scheduler = setup_run(AUTO)
-    wrapped = DistributedDataParallel(model)
-    step = torch.compile(optimizer.step, backend="eager")
-    counter = CompileCounter()
-    forward = torch.compile(wrapped, backend=counter)
-    for t in range(STEPS):
-        optimizer.zero_grad()
-        x, y = batch(t, dist.get_rank())
-        loss = (forward(x) - y).square().mean()
-        loss.backward()
-        step()
-        scheduler.step(loss)
-    return counter.frame_count, scheduler.metrics()["syncs"]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_model_and_optimizer_go_along():
-    for frames, syncs in run_ranks(_compiled, 2):
-        assert frames <= 2
-        assert syncs == STEPS // T
 
 
 def _schedule_free():

@@ -1,10 +1,12 @@
 import math
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdet.replica.rate_search import CLIMB_WIDTH, EXPLOSION, LossTracker, RateSearch
+from hdet.seeding import generator
 
 
 def feed(search, signs, losses=None):
@@ -50,6 +52,24 @@ def test_replicas_beyond_the_cliff_fall():
     # The same losses with the order turned are what a rate far too low looks like.
     assert search.fallen([1.9, 2.0, 3.5, 5.0], slope=-1.0) == []
     assert search.fallen([math.nan, 2.0, 2.01, 2.02], slope=1.0) == []
+
+
+@pytest.mark.parametrize("replicas", [4, 64, 512])
+@pytest.mark.parametrize("intervals", [3, 10])
+def test_of_losses_of_different_batches_hardly_any_falls_by_chance(replicas, intervals):
+    cliffs = 0
+    for trial in range(100):
+        draw = generator(trial, "noise", replicas, intervals)
+        search = RateSearch.begin(True)
+        for _ in range(intervals):
+            search.tracker.update(float(torch.randn(replicas, generator=draw).mean()))
+        losses = torch.randn(replicas, generator=draw).tolist()
+        cliffs += bool(search.fallen(losses, slope=1.0, paired=False))
+        # And those that have fallen are seen through the noise.
+        losses[-2:] = [200.0, math.inf]
+        found = search.fallen(losses, slope=1.0, paired=False)
+        assert found[-2:] == [replicas - 2, replicas - 1]
+    assert cliffs <= 5
 
 
 def test_nothing_falls_before_the_noise_is_known():

@@ -109,6 +109,8 @@ class Ensemble:
     def counts(self, skipped: bool | None) -> bool:
         """Return whether a step of the scheduler counts; see `Stepping`. Local.
 
+        If it does not, the losses observed for it are dropped.
+
         Raises:
             RuntimeError: if there is no process group for the replicas that were promised,
                 the scheduler is stepped inside `converged()`, several times per optimizer
@@ -120,7 +122,10 @@ class Ensemble:
                 f"{where()}`{self._name}.step` was called inside a `converged()` block, where "
                 f"all replicas are one: leave the block before training goes on."
             )
-        return self.stepping.took_place(skipped)
+        took_place = self.stepping.took_place(skipped)
+        if not took_place:
+            self.meter.drop()
+        return took_place
 
     def require_connection(self) -> None:
         """Raise a `RuntimeError` if the promised replicas have no process group. Local."""

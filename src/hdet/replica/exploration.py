@@ -17,6 +17,7 @@ Source: HDET (arXiv 2604.24708), equations (1) and (7).
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +122,7 @@ class Exploration:
             [found.slope[k] for k in place], [found.t[k] for k in place], found.confounded
         )
         rate_slopes = {place[j]: found.slope[place[j]] for j in self._rates()}
-        noisy = 1.0 if self._paired else math.sqrt(self.replicas)
-        fallen = self.rates.fallen(losses, math.fsum(rate_slopes.values()), noisy)
+        fallen = self.rates.fallen(losses, math.fsum(rate_slopes.values()), self._paired)
         return Reading(list(losses), spread, fallen)
 
     def update(self, reading: Reading, loss: float, trust: Sequence[float]) -> bool:
@@ -139,12 +139,14 @@ class Exploration:
         rows = self.offsets()
         finite = [x for x in reading.losses if math.isfinite(x)]
         lowest = min(finite, default=math.inf)
+        # Of many losses of different batches the lowest is low by chance.
+        typical = lowest if self._paired or not finite else statistics.median(finite)
         signs = reading.evidence
         rates = self._rates()
         clear = math.fsum(signs[j] for j in rates) / len(rates) if rates else 0.0
         cliff = bool(reading.fallen)
         climbed = self.rates.climbing
-        move = self.rates.update(clear, loss, lowest, cliff)
+        move = self.rates.update(clear, loss, typical, cliff)
         best = reading.losses.index(lowest) if finite else 0
         for j, dimension in enumerate(self.dimensions):
             step = HOLD_GAIN * signs[j]

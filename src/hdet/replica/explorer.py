@@ -188,6 +188,7 @@ class Explorer(Converging):
             return
         if loss is not None:
             self.observe(loss)
+        self._ensemble.meter.keep()
         made, now = len(self._schedule.groups), len(self.optimizer.param_groups)
         if now != made:
             raise ValueError(

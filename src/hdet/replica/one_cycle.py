@@ -228,6 +228,7 @@ class OneCycleAutoLR(Converging, OneCycleLR):
             return
         if loss is not None:
             self.observe(loss)
+        self._ensemble.meter.keep()
         if self._constructed:
             self._before_step(self.last_epoch + 1)
         super().step()

@@ -24,6 +24,7 @@ for replicas as points of a line search; the climb, cliffs and averaged weights 
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,14 +130,14 @@ class RateSearch:
         """Return a search at its start, or one that holds from the beginning."""
         return cls(search, 0.0, False, LossTracker())
 
-    def fallen(self, losses: Sequence[float], slope: float, noisy: float = 1.0) -> list[int]:
+    def fallen(self, losses: Sequence[float], slope: float, paired: bool = True) -> list[int]:
         """Return the replicas beyond the cliff; they are to be left out of the average.
 
         Args:
             losses: of each replica on the probe batch, or of its interval.
             slope: of the losses over the rates; positive where larger rates are worse.
-            noisy: how much noisier one of the losses is than their mean: 1 on a common
-                batch.
+            paired: whether the losses are of one common batch. If not, each has noise of its
+                own, and of many some are far out by chance.
         """
         finite = [loss for loss in losses if math.isfinite(loss)]
         if not finite or self.tracker.count < 2 or slope <= 0:
@@ -145,7 +146,9 @@ class RateSearch:
         if not self.climbing and gain <= noise:
             # Nothing gained, as where a trained model goes on: no height to fall from.
             return [r for r, loss in enumerate(losses) if not math.isfinite(loss)]
-        allowed = max(noisy * noise, _CLIFF * gain)
+        if not paired:
+            noise = _range_of_noise(finite, self.tracker.deviation)
+        allowed = max(noise, _CLIFF * gain)
         lowest = min(finite)
         return [r for r, loss in enumerate(losses) if loss - lowest > allowed]
 
@@ -155,7 +158,8 @@ class RateSearch:
         Args:
             clear: `evidence` that larger rates are better, -1 to 1.
             loss: the mean training loss of the interval.
-            lowest: the lowest of the replicas' probe losses.
+            lowest: the lowest of the replicas' losses on one batch, or the median of those
+                on their own.
             cliff: whether replicas were left out.
 
         Returns:
@@ -194,6 +198,24 @@ class RateSearch:
     def from_state(cls, state: dict[str, Any]) -> "RateSearch":
         """Return the search that `state_dict` described."""
         return cls(**{**state, "tracker": LossTracker(**state["tracker"])})
+
+
+def _range_of_noise(losses: Sequence[float], deviation: float) -> float:
+    """Return how far apart losses of different batches may be by chance alone.
+
+    Args:
+        losses: finite, of each replica.
+        deviation: of their mean, over time.
+    """
+    n = len(losses)
+    single = math.sqrt(n) * deviation
+    if n > 3:
+        # What few intervals say of the noise is little; how the replicas differ says more,
+        # and their median does not see the few that have fallen.
+        middle = statistics.median(losses)
+        single = max(single, 1.5 * statistics.median(abs(x - middle) for x in losses))
+    # The range of n normal numbers grows as the root of their number's logarithm.
+    return single * (_NOISE + math.sqrt(8 * math.log(n)))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class LossMeter:
         self._count = 0
         self._fresh_sum: Tensor | float = 0.0
         self._restored_count = 0
+        self.keep()
 
     def observe(self, loss: Tensor | float) -> None:
         """Add one loss, without waiting for its device.
@@ -60,6 +61,15 @@ class LossMeter:
             ]
         )
 
+    def keep(self) -> None:
+        """Take all losses so far for good: the step that they belong to has taken place."""
+        # Sums are never changed in place, so that these are as good as copies.
+        self._kept = (self._sum, self._count, self._fresh_sum)
+
+    def drop(self) -> None:
+        """Forget the losses since `keep`: the step that they belong to was skipped."""
+        self._sum, self._count, self._fresh_sum = self._kept
+
     def reset(self) -> None:
         """Begin a new interval."""
         self.__init__()
@@ -73,6 +83,7 @@ class LossMeter:
         self.reset()
         self._sum = float(state["sum"])
         self._count = self._restored_count = int(state["count"])
+        self.keep()
 
 
 def _scalar(loss: Tensor) -> Tensor:
