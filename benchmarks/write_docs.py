@@ -3,15 +3,19 @@
     python benchmarks/write_docs.py
 
 Makes docs/benchmarks.md from records/averaging.json and records/overhead.json, and
-docs/compare.md from records/compare-*/, docs/robustness.md from records/robustness/, and
-docs/remedies.md from records/remedies.json and records/scalars.json.
+docs/compare.md from records/compare-*/, docs/robustness.md from records/robustness/,
+docs/remedies.md from records/remedies.json and records/scalars.json, and docs/cost.md,
+docs/scale.md and docs/soak.md from the records of those names.
 """
 
 import json
 from pathlib import Path
 
+from cost_page import cost_page
 from remedies_page import remedies_page
 from robustness_page import robustness_page
+from scale_page import scale_page
+from soak_page import soak_page
 
 RECORDS = Path(__file__).parent / "records"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -160,6 +164,7 @@ def compare_page() -> str:
 
 PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
 PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
+PAGES |= {"cost.md": cost_page, "scale.md": scale_page, "soak.md": soak_page}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

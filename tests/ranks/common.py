@@ -13,6 +13,13 @@ AUTO = {
     "enable_auto_lr": True,
     "loss_scale": 0.05,
 }
+# Short runs against the reference, for models whose every step is dear.
+SHORT_STEPS, SHORT_T = 24, 4
+SHORT = {**AUTO, "model_sync_interval": SHORT_T, "auto_lr_warmup_steps": 8}
+
+
+def squared_error(model, x, y):
+    return (model(x) - y).square().mean()
 
 
 def setup_run(settings, norm=False, make=None, total_steps=STEPS):

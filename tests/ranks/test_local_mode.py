@@ -16,27 +16,19 @@ from hdet.replica import reference
 from hdet.replica.optimizer_state import all_state
 from tests.helpers import batch, loss_at, small_model
 from tests.rank_runner import run_ranks
+from tests.ranks.common import SHORT, SHORT_STEPS, SHORT_T
 
 pytestmark = pytest.mark.ranks
-
-STEPS, T = 24, 4
-ONE_CYCLE = {
-    "ensemble_lr_spread_ratio": 0.3,
-    "model_sync_interval": T,
-    "auto_lr_warmup_steps": 8,
-    "enable_auto_lr": True,
-    "loss_scale": 0.05,
-}
 
 
 def _scheduler(kind, model, optimizer, **more):
     if kind == "one cycle":
         return hdet.OneCycleAutoLR(
-            optimizer, 0.05, STEPS, model=model, shared_gradients=False, **ONE_CYCLE, **more
+            optimizer, 0.05, SHORT_STEPS, model=model, shared_gradients=False, **SHORT, **more
         )
     probe = lambda: loss_at(model, 9_999, 0)
     return hdet.Explorer(
-        optimizer, sync_every=T, probe=probe, model=model, shared_gradients=False, **more
+        optimizer, sync_every=SHORT_T, probe=probe, model=model, shared_gradients=False, **more
     )
 
 
@@ -47,7 +39,7 @@ def _train(kind):
     scheduler = _scheduler(kind, model, optimizer)
     ddp = DistributedDataParallel(model)
     rates, gaps = [], []
-    for t in range(STEPS):
+    for t in range(SHORT_STEPS):
         optimizer.zero_grad()
         with ddp.no_sync():
             loss = loss_at(ddp, t, dist.get_rank())
@@ -63,26 +55,26 @@ def _train(kind):
 @pytest.mark.parametrize("kind", ["explorer", "one cycle"])
 def test_state_runs_apart_between_syncs_and_is_one_after(kind):
     ranks = run_ranks(_train, 3, kind)
-    for t in range(STEPS):
+    for t in range(SHORT_STEPS):
         same = all(map(torch.equal, ranks[0][2][t], ranks[1][2][t]))
-        assert same == ((t + 1) % T == 0)
+        assert same == ((t + 1) % SHORT_T == 0)
     for _, state, _, metrics in ranks:
         assert all(map(torch.equal, state, ranks[0][1]))
-        assert metrics["syncs"] == STEPS // T
+        assert metrics["syncs"] == SHORT_STEPS // SHORT_T
 
 
 def _reference(replicas):
     """Local SGD with HDET, line by line, in one process; return rates and weights."""
     models = [copy.deepcopy(small_model()) for _ in range(replicas)]
     optimizers = [torch.optim.AdamW(m.parameters(), 0.05) for m in models]
-    rates = [[0.05 * rho for rho in hdet.multipliers(replicas, 0.3).tolist()]] * STEPS
-    for t in range(STEPS):
+    rates = [[0.05 * rho for rho in hdet.multipliers(replicas, 0.3).tolist()]] * SHORT_STEPS
+    for t in range(SHORT_STEPS):
         for r, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
             optimizer.zero_grad()
             loss_at(model, t, r).backward()
             optimizer.param_groups[0]["lr"] = rates[t][r]
             optimizer.step()
-        if (t + 1) % T == 0:
+        if (t + 1) % SHORT_T == 0:
             reference.average(models, optimizers, follow=all_state)
     return rates, list(models[0].parameters())
 
@@ -94,16 +86,16 @@ def _constant():
     scheduler = hdet.OneCycleAutoLR(
         optimizer,
         0.05,
-        STEPS,
+        SHORT_STEPS,
         div_factor=1.0,
         final_div_factor=1.0,
         cycle_momentum=False,
         ensemble_lr_spread_ratio=0.3,
-        model_sync_interval=T,
+        model_sync_interval=SHORT_T,
         model=model,
         shared_gradients=False,
     )
-    for t in range(STEPS):
+    for t in range(SHORT_STEPS):
         optimizer.zero_grad()
         loss = loss_at(model, t, dist.get_rank())
         loss.backward()
@@ -136,14 +128,14 @@ def _groups(wrap):
     probe_batch = batch(9_999, 0)
     explorer = hdet.Explorer(
         optimizer,
-        sync_every=T,
+        sync_every=SHORT_T,
         probe=lambda: (model(probe_batch[0]) - probe_batch[1]).square().mean(),
         model=model,
         shared_gradients=False,
         process_group=found,
     )
     states = []
-    for t in range(STEPS):
+    for t in range(SHORT_STEPS):
         optimizer.zero_grad()
         x, y = batch(t, dist.get_rank())
         loss = (forward(x) - y).square().mean()
@@ -160,10 +152,10 @@ def _groups(wrap):
 @pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
 def test_replicas_of_several_processes_are_alone_between_syncs(wrap):
     ranks = run_ranks(_groups, 4, wrap)
-    for t in range(STEPS):
+    for t in range(SHORT_STEPS):
         first, mate, other = (ranks[r][0][t] for r in (0, 1, 2))
         assert all(map(torch.equal, first, mate))
-        assert all(map(torch.equal, first, other)) == ((t + 1) % T == 0)
+        assert all(map(torch.equal, first, other)) == ((t + 1) % SHORT_T == 0)
     assert ranks[0][1] == ranks[1][1] != ranks[2][1]
     assert all(losses == ranks[0][2] for _, _, losses in ranks)
     assert len(ranks[0][2]) == 2

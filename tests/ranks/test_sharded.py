@@ -13,21 +13,9 @@ import hdet
 from hdet.replica import reference
 from tests.helpers import batch, small_model
 from tests.rank_runner import run_ranks
+from tests.ranks.common import SHORT, SHORT_STEPS, SHORT_T, squared_error
 
 pytestmark = pytest.mark.ranks
-
-STEPS, T = 24, 4
-SETTINGS = {
-    "ensemble_lr_spread_ratio": 0.3,
-    "model_sync_interval": T,
-    "auto_lr_warmup_steps": 8,
-    "enable_auto_lr": True,
-    "loss_scale": 0.05,
-}
-
-
-def _loss(model, x, y):
-    return (model(x) - y).square().mean()
 
 
 def _hsdp():
@@ -37,12 +25,12 @@ def _hsdp():
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(model.parameters())
-    scheduler = hdet.OneCycleAutoLR(optimizer, 0.05, STEPS, model=model, **SETTINGS)
+    scheduler = hdet.OneCycleAutoLR(optimizer, 0.05, SHORT_STEPS, model=model, **SHORT)
     rates = []
-    for t in range(STEPS):
+    for t in range(SHORT_STEPS):
         x, y = batch(t, dist.get_rank())
         optimizer.zero_grad()
-        loss = _loss(model, x, y)
+        loss = squared_error(model, x, y)
         loss.backward()
         rates.append(scheduler.get_last_lr()[0])
         optimizer.step()
@@ -57,7 +45,7 @@ def _hsdp():
 
 def _both_shards(model, step, replica):
     parts = [batch(step, 2 * replica + shard) for shard in range(2)]
-    return torch.stack([_loss(model, x, y) for x, y in parts]).mean()
+    return torch.stack([squared_error(model, x, y) for x, y in parts]).mean()
 
 
 def test_two_replicas_of_two_shards_agree_with_the_reference():
@@ -67,10 +55,10 @@ def test_two_replicas_of_two_shards_agree_with_the_reference():
         lambda m: torch.optim.AdamW(m.parameters()),
         _both_shards,
         replicas=2,
-        total_steps=STEPS,
+        total_steps=SHORT_STEPS,
         max_lr=0.05,
         alpha=0.3,
-        T=T,
+        T=SHORT_T,
         S_warm=8,
         auto_lr=True,
         sigma=0.05,

@@ -19,21 +19,9 @@ import hdet
 from hdet.replica import explorer_reference, reference
 from tests.helpers import WIDTH, batch, small_model
 from tests.rank_runner import run_ranks
+from tests.ranks.common import SHORT, SHORT_STEPS, SHORT_T, squared_error
 
 pytestmark = pytest.mark.ranks
-
-STEPS, T = 24, 4
-SETTINGS = {
-    "ensemble_lr_spread_ratio": 0.3,
-    "model_sync_interval": T,
-    "auto_lr_warmup_steps": 8,
-    "enable_auto_lr": True,
-    "loss_scale": 0.05,
-}
-
-
-def _loss(model, x, y):
-    return (model(x) - y).square().mean()
 
 
 def _model():
@@ -73,7 +61,7 @@ def _full(model):
 
 
 def _probe(model, sync):
-    return _loss(model, *batch(50_000 + sync, 0, size=16))
+    return squared_error(model, *batch(50_000 + sync, 0, size=16))
 
 
 def _train(kind, scheduler_kind):
@@ -87,13 +75,13 @@ def _train(kind, scheduler_kind):
         return _probe(model, len(calls) - 1)
 
     if scheduler_kind == "explorer":
-        scheduler = hdet.Explorer(optimizer, sync_every=T, probe=probe, model=model)
+        scheduler = hdet.Explorer(optimizer, sync_every=SHORT_T, probe=probe, model=model)
     else:
-        scheduler = hdet.OneCycleAutoLR(optimizer, 0.05, STEPS, model=model, **SETTINGS)
+        scheduler = hdet.OneCycleAutoLR(optimizer, 0.05, SHORT_STEPS, model=model, **SHORT)
     rates = []
-    for t in range(STEPS):
+    for t in range(SHORT_STEPS):
         optimizer.zero_grad()
-        loss = _loss(model, *batch(t, replica))
+        loss = squared_error(model, *batch(t, replica))
         loss.backward()
         if kind == "tp cut from a mesh":
             _share_gradients(model, mesh)
@@ -104,7 +92,7 @@ def _train(kind, scheduler_kind):
 
 
 def _own_loss(model, step, replica):
-    return _loss(model, *batch(step, replica))
+    return squared_error(model, *batch(step, replica))
 
 
 @pytest.mark.parametrize("scheduler_kind", ["explorer", "one cycle"])
@@ -122,8 +110,8 @@ def test_two_replicas_of_two_tensor_parallel_processes_agree_with_the_reference(
             _probe,
             explore=lambda _: [hdet.lr()],
             replicas=2,
-            total_steps=STEPS,
-            T=T,
+            total_steps=SHORT_STEPS,
+            T=SHORT_T,
         )
     else:
         trace = reference.train(
@@ -131,10 +119,10 @@ def test_two_replicas_of_two_tensor_parallel_processes_agree_with_the_reference(
             lambda m: torch.optim.AdamW(m.parameters()),
             _own_loss,
             replicas=2,
-            total_steps=STEPS,
+            total_steps=SHORT_STEPS,
             max_lr=0.05,
             alpha=0.3,
-            T=T,
+            T=SHORT_T,
             S_warm=8,
             auto_lr=True,
             sigma=0.05,
@@ -182,7 +170,7 @@ def _given_a_mesh():
     inner = mesh.get_group("inner")
     ddp = nn.parallel.DistributedDataParallel(model, process_group=inner)
     for t in range(8):
-        loss = _loss(ddp, *batch(t, dist.get_rank()))
+        loss = squared_error(ddp, *batch(t, dist.get_rank()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
