@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from torch._C._distributed_c10d import TCPStore
 
 pytestmark = [pytest.mark.ranks, pytest.mark.slow]
 
@@ -51,17 +52,17 @@ def test_a_killed_run_ends_as_one_that_was_never_killed_to_the_last_bit(tmp_path
 
 @pytest.mark.timeout(200)
 def test_a_run_goes_on_with_the_nodes_that_are_left(tmp_path):
-    quick = "last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
+    # The meeting point is here, since any of the nodes may be the one that dies.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    quick = "is_host=false,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
     nodes = [
         "--nnodes=2:4",
         "--nproc-per-node=1",
         "--max-restarts=3",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint=localhost:{_free_port()}",
+        f"--rdzv-endpoint=localhost:{store.port}",
         f"--rdzv-conf={quick}",
     ]
-    # Whichever node is rank 3 dies with its agent; the first one has the meeting point, and
-    # it starts first.
     agents = [_start(nodes, tmp_path, "3", "137", "node") for _ in range(4)]
     said = {}
 
@@ -88,11 +89,3 @@ def test_a_run_goes_on_with_the_nodes_that_are_left(tmp_path):
         values = sorted(float(rate) for rate in row)
         assert values[0] + values[-1] == pytest.approx(2 * sum(values) / len(values), rel=0.02)
     assert any(line.startswith("held-out loss") for line in lines)
-
-
-def _free_port():
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
