@@ -37,11 +37,11 @@ import hdet
 from hdet.bench.launch import on_ranks
 
 SIZES = [2**10, 2**16, 2**20, 2**22, BUCKET_BYTES]
-# Rounds in which other programs leave the copies less of the cores than this do not count,
-# unless too few are left.
-QUIET, FEW = 0.6, 5
+# Rounds in which other programs take more of a core than this do not count, unless too few
+# are left.
+QUIET, FEW = 0.2, 5
 PATIENCE = 60.0  # seconds for each process of a group, after which none is started anew
-COPIED, COPIES = 40 * RUN, 4
+COPIED, COPIES = 40 * RUN, 2
 ONES = 1000
 CASES = {
     "4 MB, 100 tensors": Load(100, 10_000, 4),
@@ -66,7 +66,6 @@ def parts() -> dict[str, Callable[[], object]]:
     bucket = torch.zeros(BUCKET_BYTES // 4)
 
     def memory() -> None:
-        # Long enough to tell how many cores the processes are given.
         for to, of in pairs * COPIES:
             to.copy_(of)
 
@@ -98,26 +97,41 @@ def averaging(load: Load) -> Callable[[], object]:
     return scheduler.converge
 
 
+def busy_seconds() -> float:
+    """Return the processors' seconds of all programs so far; 0 where Linux does not tell."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def timed(
     functions: dict[str, Callable[[], object]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return by name and round: the slowest process's seconds, and the mean of the
-    processors' seconds over processes. Collective."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]], list[float]]:
+    """Return seconds and processor seconds by name and round, and others' cores by round.
+
+    Collective. Seconds are the slowest process's, processor seconds the mean of all.
+    """
     spent: dict[str, list[float]] = {name: [] for name in functions}
+    busy: dict[str, list[float]] = {name: [] for name in functions}
 
     def watched(name: str) -> Callable[[], None]:
         def call() -> None:
-            began = time.process_time()
+            before, began = busy_seconds(), time.process_time()
             functions[name]()
             spent[name].append(time.process_time() - began)
+            busy[name].append(busy_seconds() - before)
 
         return call
 
     seconds = in_turns({name: watched(name) for name in functions}, rounds)
     own = torch.tensor([spent[name][1:] for name in functions], dtype=torch.float64)
     dist.all_reduce(own)
+    all_busy = torch.tensor([busy[name][1:] for name in functions], dtype=torch.float64)
+    took = torch.tensor([seconds[name] for name in functions], dtype=torch.float64)
+    others = ((all_busy.sum(0) - own.sum(0)) / took.sum(0)).clamp(min=0)
     own /= dist.get_world_size()
-    return seconds, dict(zip(functions, own.tolist(), strict=True))
+    return seconds, dict(zip(functions, own.tolist(), strict=True)), others.tolist()
 
 
 def seen(seconds: dict[str, list[float]], turn: int) -> Measured:
@@ -138,23 +152,14 @@ def middle(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "error": error}
 
 
-def quiet_turns(cores: list[float]) -> list[int]:
-    """Return the rounds in which the copies were given enough cores.
-
-    Only the copies tell: they are no part of what is predicted.
-    """
-    most = min(dist.get_world_size(), os.cpu_count() or 1)
-    return [turn for turn, given in enumerate(cores) if given >= QUIET * most]
-
-
-def check(seconds: dict[str, list[float]], work: dict[str, list[float]]) -> dict:
+def check(
+    seconds: dict[str, list[float]], work: dict[str, list[float]], others: list[float]
+) -> dict:
     """Return the parts, and every case's predictions beside what was measured."""
     processes = dist.get_world_size()
-    both = zip(work["memory"], seconds["memory"], strict=True)
-    cores = [processes * busy / took for busy, took in both]
-    alone = quiet_turns(cores)
-    quiet = alone if len(alone) >= FEW else range(len(cores))
-    cores = [cores[turn] for turn in quiet]
+    alone = [turn for turn, cores in enumerate(others) if cores <= QUIET]
+    quiet = alone if len(alone) >= FEW else range(len(others))
+    cores = [(os.cpu_count() or 1) - others[turn] for turn in quiet]
     seconds, work = ({k: [v[t] for t in quiet] for k, v in d.items()} for d in (seconds, work))
     turns = [(seen(seconds, turn), seen(work, turn)) for turn in range(len(quiet))]
     found = {}

@@ -10,7 +10,6 @@ from typing import Any
 from cost_model import (
     BUCKET_BYTES,
     CHECK_CALLS,
-    RUN,
     RUN_CALLS,
     Rates,
     Wire,
@@ -130,10 +129,11 @@ class Sync:
         return self.roll_call + self.check + self.gathers + self.averaging
 
 
-def sync(plan: Plan, cluster: Cluster, run: int = RUN) -> Sync:
+def sync(plan: Plan, cluster: Cluster, run: int = BUCKET_BYTES // 4) -> Sync:
     """Return the cost of a sync, `hdet.replica.ensemble.Ensemble.sync`.
 
-    The host's calls run ahead of the device, up to the gather that it waits for.
+    The host's calls run ahead of the device, up to the gather that it waits for. On a GPU
+    they work on whole buckets.
     """
     passes = copies(plan.elements, plan.kept, cluster.rates, measured=True)
     wires = plan.buckets_seconds(plan.elements * wire_itemsize(plan.kept), cluster)

@@ -9,9 +9,9 @@ KEPT = {2: "bf16", 4: "fp32"}
 # A prediction that is further off than this is named.
 MISS = 0.3
 
-QUIET = "Rounds in which other programs held the cores, as the copies tell, do not count."
+QUIET = "Rounds in which other programs took much of the cores do not count."
 BUSY = """\
-other programs held part of the cores in most rounds. Long calls suffer more than short ones,
+other programs took part of the cores in most rounds. Long calls suffer more than short ones,
 so go by the processors' time there, in the last column."""
 
 MODEL = """\
@@ -41,9 +41,10 @@ q is the store's time for a request; L and W are bytes per second of the link in
 and of the network, l and w the latency of a hop. Half precision travels as float32, twice
 its bytes, so that v is 4 either way. A bucket has 25 MiB. Under a sharded model each GPU
 averages its own shard over the replicas, all shards at once. State that follows the weights,
-as under coupled weight decay, counts like parameters. For every run of 262,144 elements the
-host makes 11 calls of torch in a sync. They run ahead of the device; where they take longer
-than what the device has to do, they decide.
+as under coupled weight decay, counts like parameters. The host makes 11 calls of torch in a
+sync for each run of elements that is worked on together: 262,144 of them on a CPU, for its
+cache, a bucket elsewhere. They run ahead of the device; where they take longer than what the
+device has to do, they decide.
 """
 
 
@@ -87,7 +88,7 @@ def cost_page(records: Path = RECORDS) -> str:
 def _in_short(record: dict) -> list[str]:
     rows, processes = _real(record), record["processes"].values()
     shared = [case["shared"]["median"] for one in processes for case in one["cases"].values()]
-    host = [row["parts"]["host"] / row["parts"]["wire"] for row in rows]
+    short = [row["with short runs"] / row["seconds"] for row in rows]
     clauses = []
     for i, t in enumerate(record["intervals"]):
         shares = [row["overhead"][i] for row in rows]
@@ -103,8 +104,8 @@ def _in_short(record: dict) -> list[str]:
         "",
         f"- On the clusters below a sync adds to a step: {', '.join(clauses)}.",
         f"- Against gloo the predicted times are {_range(shared)} of the measured ones.",
-        f"- The host's calls alone take {_range(host)} times as long as the wire alone:",
-        "  they work on runs that are cut for a CPU's cache, and a fast wire waits for them.",
+        "- On a GPU the host works on whole buckets. Cut for a CPU's cache, as on a CPU, its calls",
+        f"  would make a sync {_range(short)} times as long: a fast wire would wait for them.",
         "",
     ]
 
@@ -118,7 +119,7 @@ def _parts(record: dict) -> list[str]:
         "cache GB/s": "the same within 2 MiB, GB/s each",
         "piece us": "host, for each tensor, µs",
         "request us": "a TCP store, for each request while all ask, µs",
-        "cores": "cores that copying processes were given",
+        "cores": "cores that other programs left",
     }
     both = record["processes"]
     rows = [[name, *[_pm(one[key]) for one in both.values()]] for key, name in names.items()]
@@ -186,7 +187,7 @@ def _assumed(record: dict) -> list[str]:
 def _large(record: dict) -> list[str]:
     rows = record["rows"]
     head = ["GPUs", "replicas", "one sync, s", *[part.replace("_", " ") for part in PARTS]]
-    head += ["long runs", "gradients, bf16", "gradients, fp32"]
+    head += ["short runs", "gradients, bf16", "gradients, fp32"]
     head += [f"T = {t:,}" for t in record["intervals"]]
     head += [f"T for {_percent(share)}" for share in record["shares"]]
     other = max(abs(r["seconds in bf16"] / r["seconds"] - 1) for r in _real(record))
@@ -194,7 +195,7 @@ def _large(record: dict) -> list[str]:
         "## Large clusters: a sync",
         "",
         "*Wire*, *copies* and *host* are the seconds that each would take alone; *one sync*",
-        "has them overlap. *Long runs* is a sync whose host calls work on whole buckets.",
+        "has them overlap. *Short runs* is a sync with the runs of a CPU.",
         "*Gradients* is one sync over the time of one step's gradients on the same wire, where",
         "both are kept in that precision. *T =* has what a sync adds to a step. Replicas are",
         "GPUs over shards; a dash where there are no two. Parameters are kept in fp32; those",
@@ -215,7 +216,8 @@ def _cells(row: dict) -> list[str]:
         f"{row['gpus']:,}",
         f"{row['replicas']:,}",
         *map(
-            _seconds, [row["seconds"], *[row["parts"][k] for k in PARTS], row["with long runs"]]
+            _seconds,
+            [row["seconds"], *[row["parts"][k] for k in PARTS], row["with short runs"]],
         ),
         *[f"{value:.1f}" for value in row["gradients"]],
         *map(_percent, row["overhead"]),

@@ -15,7 +15,7 @@ from cost_cluster import (
     step_seconds,
     sync,
 )
-from cost_model import BUCKET_BYTES
+from cost_model import RUN
 
 MODELS = [("1B", 10**9, 1), ("70B", 70 * 10**9, 8), ("70B", 70 * 10**9, 64)]
 GPUS = [8, 64, 256, 1024]
@@ -32,14 +32,14 @@ def row(name: str, parameters: int, gpus: int, shards: int, cluster: Cluster) ->
         return head
     cost, step = sync(plan, cluster), step_seconds(plan, cluster)
     in_bf16 = sync(narrow, cluster).seconds
-    # As if the host's calls worked on whole buckets.
-    longer = sync(plan, cluster, run=BUCKET_BYTES // 4)
+    # As if the host's calls worked on what a CPU's cache holds.
+    shorter = sync(plan, cluster, run=RUN)
     return head | {
         "replicas": plan.replicas,
         "seconds": cost.seconds,
         "seconds in bf16": in_bf16,
         "parts": asdict(cost),
-        "with long runs": longer.seconds,
+        "with short runs": shorter.seconds,
         "step": step,
         "gradients": [
             in_bf16 / gradient_seconds(narrow, cluster),
