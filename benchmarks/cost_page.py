@@ -104,8 +104,8 @@ def _in_short(record: dict) -> list[str]:
         "",
         f"- On the clusters below a sync adds to a step: {', '.join(clauses)}.",
         f"- Against gloo the predicted times are {_range(shared)} of the measured ones.",
-        "- On a GPU the host works on whole buckets. Cut for a CPU's cache, as on a CPU, its calls",
-        f"  would make a sync {_range(short)} times as long: a fast wire would wait for them.",
+        "- On a GPU the host works on whole buckets. Cut for a cache, as on a CPU, its calls would",
+        f"  make a sync {_range(short)} times as long: a fast wire would wait for them.",
         "",
     ]
 
@@ -215,10 +215,9 @@ def _cells(row: dict) -> list[str]:
     return [
         f"{row['gpus']:,}",
         f"{row['replicas']:,}",
-        *map(
-            _seconds,
-            [row["seconds"], *[row["parts"][k] for k in PARTS], row["with short runs"]],
-        ),
+        _seconds(row["seconds"]),
+        *[_seconds(row["parts"][part]) for part in PARTS],
+        _seconds(row["with short runs"]),
         *[f"{value:.1f}" for value in row["gradients"]],
         *map(_percent, row["overhead"]),
         *[f"{value:,}" for value in row["interval"]],
