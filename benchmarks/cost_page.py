@@ -104,8 +104,8 @@ def _in_short(record: dict) -> list[str]:
         "",
         f"- On the clusters below a sync adds to a step: {', '.join(clauses)}.",
         f"- Against gloo the predicted times are {_range(shared)} of the measured ones.",
-        "- On a GPU the host works on whole buckets. Cut for a cache, as on a CPU, its calls would",
-        f"  make a sync {_range(short)} times as long: a fast wire would wait for them.",
+        "- On a GPU the host works on whole buckets. Cut for a cache, as on a CPU, its calls",
+        f"  would make a sync {_range(short)} times as long: a fast wire would wait for them.",
         "",
     ]
 
