@@ -149,8 +149,7 @@ def _against_gloo(record: dict) -> list[str]:
     ]
     kinds = ("wire", "path", "shared", "work")
     medians: dict[str, list[float]] = {"wire": [], "shared": []}
-    work: dict[str, float] = {}
-    misses = []
+    work, misses = dict[str, float](), list[str]()
     for n, one in record["processes"].items():
         rows = []
         for name, case in one["cases"].items():

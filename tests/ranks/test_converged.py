@@ -219,7 +219,7 @@ def _load_and_go_on(kind, folder, at):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("at", [3, 15, 24])
+@pytest.mark.parametrize("at", [15, 24])
 def test_a_run_resumed_from_one_shared_checkpoint_is_the_same_to_the_last_bit(
     kind, at, tmp_path
 ):

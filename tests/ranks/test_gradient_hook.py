@@ -103,7 +103,7 @@ def _train(kind, what, bad, at, hooked):
 
 @pytest.mark.parametrize("kind", ["explorer", "one cycle"])
 @pytest.mark.parametrize("what", ["loss", "weights"])
-@pytest.mark.parametrize(("bad", "at"), [([1], 2), ([0], 11), ([0, 3], 12)])
+@pytest.mark.parametrize(("bad", "at"), [([1], 2), ([0, 3], 11)])
 def test_broken_replicas_are_masked_healed_and_counted(kind, what, bad, at):
     ranks = run_ranks(_train, 4, kind, what, bad, at, True)
     for masked, parameters, total in ranks:

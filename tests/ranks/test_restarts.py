@@ -36,11 +36,11 @@ def _lines(process, seconds=100):
 
 
 def test_a_killed_run_ends_as_one_that_was_never_killed_to_the_last_bit(tmp_path):
-    four = ["--standalone", "--nproc-per-node", "4", "--max-restarts", "2"]
+    three = ["--standalone", "--nproc-per-node", "3", "--max-restarts", "2"]
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
-    whole = _lines(_start(four, tmp_path / "whole", "2", "-5", "process"))
-    killed = _lines(_start(four, tmp_path / "killed", "2", "137", "process"))
+    whole = _lines(_start(three, tmp_path / "whole", "2", "-5", "process"))
+    killed = _lines(_start(three, tmp_path / "killed", "2", "137", "process"))
     assert (tmp_path / "killed" / "marker").exists()
     # It went on from step 100, and did what follows anew.
     assert [line.split(":")[0] for line in whole if "step" in line] == [

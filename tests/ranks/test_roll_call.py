@@ -19,7 +19,7 @@ from tests.rank_runner import run_ranks
 
 pytestmark = pytest.mark.ranks
 
-PATIENCE = 4  # seconds, in place of the half hour that torch allows
+PATIENCE = 2  # seconds, in place of the half hour that torch allows
 
 
 def _scheduler(kind, model, optimizer, group=None):
@@ -163,7 +163,7 @@ def test_a_new_process_group_begins_anew(tmp_path):
 def test_the_message_reads_well():
     said = run_ranks(_train, 2, "explorer", "never steps")[0][0]
     assert re.fullmatch(
-        r"\[rank 0 of 2\] `Explorer` waited 4 s at the sync at step 4, and these did not come: "
+        r"\[rank 0 of 2\] `Explorer` waited 2 s at the sync at step 4, and these did not come: "
         r"rank 1 \(never seen\)\. Every rank has to call .* early end of its data\.",
         said,
     )
