@@ -5,6 +5,7 @@ evaluation took from them: `torch.distributed.checkpoint` picks each tensor from
 and writes a chimera. `converged` is the remedy.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,28 +14,28 @@ from torch import Tensor
 from .ensemble import Ensemble
 
 
-class Converging:
+class Converging(ABC):
     """A scheduler over an ensemble; a base of `OneCycleAutoLR` and `Explorer`."""
 
     _ensemble: Ensemble
 
     @property
+    @abstractmethod
     def _exploring(self) -> bool:
         """Whether the replicas ever differ."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def _steps_done(self) -> int:
         """Optimizer steps so far."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _apply_base(self) -> None:
         """Set the base values, which belong to the averaged weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _apply(self) -> None:
         """Set this replica's values."""
-        raise NotImplementedError
 
     def observe(self, loss: Tensor | float) -> None:
         """Add the loss of one micro-batch to this interval's mean, without a step. Local.
