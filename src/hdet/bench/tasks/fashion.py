@@ -56,8 +56,8 @@ class FashionTask(Task):
             MissingDataError: if a file is absent or damaged.
         """
         folder = DEFAULT_FOLDER if data is None else Path(data)
-        self._images, self._labels = _pairs(folder, "train")
-        images, labels = _pairs(folder, "t10k")
+        self._images, self._labels = pairs(folder, "train")
+        images, labels = pairs(folder, "t10k")
         self._held_out = list(
             zip(
                 map(_scaled, images[:HELD_OUT].split(HELD_OUT_BATCH)),
@@ -113,7 +113,7 @@ def _scaled(images: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _pairs(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+def pairs(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Return the images, (count, 28, 28) uint8, and labels of `train` or `t10k`."""
     path = folder / f"{part}-labels-idx1-ubyte.gz"
     images = _read_idx(folder / f"{part}-images-idx3-ubyte.gz", 3)

@@ -1,0 +1,1 @@
+"""Federated tasks, engines and benchmarks: behind `hdet federate` and `hdet bench`."""

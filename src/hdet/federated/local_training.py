@@ -1,0 +1,218 @@
+"""One client's round: a rate, a proximal term and statistics around any torch optimizer.
+
+The client keeps its loop, its optimizer and its model; a `LocalTraining` of this round
+stands beside them and does three things:
+
+    rate        puts the message's rate into the optimizer, and with FedHyper-CL moves it
+                before every step, from that step's gradient
+    proximal    mu/2 ||w - w^t||^2, added to the loss: FedProx
+    report      what selectors want to know: losses, duration, and how far w has moved
+
+Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
+arXiv:1812.06127, equation (2), for the proximal term (the norm is squared); for the rate
+`hdet.federated.client_rate`.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import require
+from .checks import require_rate
+from .client_rate import ClientLocalRate
+from .selection import ClientReport
+
+_CALL = "LocalTraining"
+
+
+class LocalTraining:
+    """A client's training in one round; make a new one after loading the global weights.
+
+        local = LocalTraining(model, optimizer, rate=0.05, proximal_mu=0.1)
+        for x, y in batches:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            (loss + local.proximal()).backward()
+            local.step(loss)  # in place of optimizer.step()
+        report = local.report(num_examples=len(data))
+
+    Everything is local, nothing communicates. Losses stay on the device until `report`.
+
+    Args:
+        model: holds w^t, the global weights. Its parameters with `requires_grad` are what
+            is trained and measured, in the order of `model.parameters()`.
+        optimizer: any torch optimizer over parameters of `model`.
+        rate: beta^0 > 0, the first parameter group's rate; the other groups keep their
+            ratios to it.
+        client_rate: FedHyper-CL for this round, started at the same `rate`; None holds
+            the rate.
+        proximal_mu: mu >= 0; with 0 the proximal term is exactly nothing.
+        max_norm: gradients are clipped to this norm before each step; None is no clipping.
+            FedHyper-CL sees the clipped ones, which are those that the step is made of.
+
+    Raises:
+        ValueError: if an argument is out of range, or `optimizer` is not `model`'s.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        rate: float,
+        *,
+        client_rate: ClientLocalRate | None = None,
+        proximal_mu: float = 0.0,
+        max_norm: float | None = None,
+    ) -> None:
+        require_rate(_CALL, rate)
+        require(
+            proximal_mu >= 0 and math.isfinite(proximal_mu),
+            _CALL,
+            "proximal_mu",
+            proximal_mu,
+            "must be finite and at least 0",
+            "0.0 is training without the proximal term",
+        )
+        require(
+            max_norm is None or max_norm > 0,
+            _CALL,
+            "max_norm",
+            max_norm,
+            "must be above 0",
+            "None is training without clipping",
+        )
+        require(
+            client_rate is None or client_rate.beta == rate,
+            _CALL,
+            "client_rate",
+            client_rate and client_rate.beta,
+            f"must start at rate={rate}",
+            "make a new ClientLocalRate(beta=rate, ...) for every round",
+        )
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._start = [p.detach().clone() for p in self._parameters]
+        self._ratios = _ratios(optimizer, self._parameters)
+        self._optimizer, self._client_rate = optimizer, client_rate
+        self._mu, self._max_norm = proximal_mu, max_norm
+        self._losses: list[Tensor] = []
+        self._began = time.perf_counter()
+        self._set_rate(rate)
+
+    @property
+    def rate(self) -> float:
+        """The first group's rate in the last step, beta^0 before the first. Local."""
+        return self._rate
+
+    def proximal(self) -> Tensor | float:
+        """Return mu/2 ||w - w^t||^2 over the trained parameters, to add to the loss. Local."""
+        if self._mu == 0:
+            return 0.0
+        pairs = zip(self._parameters, self._start, strict=True)
+        return self._mu / 2 * sum((p - start).square().sum() for p, start in pairs)
+
+    def step(self, loss: Tensor) -> None:
+        """Make one optimizer step, with the gradients of `backward()`. Local.
+
+        Args:
+            loss: this batch's loss without the proximal term, for the statistics: a
+                scalar, or one number for each example, [batch], which makes them exact
+                where batches differ in size.
+
+        Raises:
+            ValueError: if there are no gradients, or with FedHyper-CL they are not finite;
+                the model is then as before.
+        """
+        if all(p.grad is None for p in self._parameters):
+            raise ValueError(
+                "`LocalTraining.step(...)` found no gradients: call `backward()` on the loss "
+                "before it, and `optimizer.zero_grad()` before that."
+            )
+        if self._max_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        if self._client_rate is not None:
+            self._set_rate(self._client_rate.update(self._gradient()))
+        self._optimizer.step()
+        self._losses.append(loss.detach().reshape(-1))
+
+    def update(self) -> Tensor:
+        """Return w - w^t, flat, in the order of the trained parameters. Local."""
+        pairs = zip(self._parameters, self._start, strict=True)
+        return torch.cat([(p.detach() - start).reshape(-1) for p, start in pairs])
+
+    def report(
+        self, num_examples: int, label_counts: Sequence[int] | None = None
+    ) -> ClientReport:
+        """Return the statistics of the round so far. Local; waits for the device.
+
+        Args:
+            num_examples: training examples on this client, its weight in the mean.
+            label_counts: how many of each label, for selectors that use it; it tells the
+                server what this client has, so it is never counted unasked.
+
+        Raises:
+            ValueError: if no step was made.
+        """
+        if not self._losses:
+            raise ValueError(
+                "`LocalTraining.report(...)` needs at least one step: a client without data "
+                "should raise an error instead of replying."
+            )
+        losses = torch.cat(self._losses)
+        update = self.update()
+        return ClientReport(
+            loss=float(losses.mean()),
+            squared_loss=float(losses.square().mean()),
+            num_examples=num_examples,
+            duration=time.perf_counter() - self._began,
+            update=update,
+            update_norm=float(torch.linalg.vector_norm(update)),
+            label_counts=label_counts,
+        )
+
+    def _gradient(self) -> Tensor:
+        # A parameter that this batch did not touch has a gradient of zero.
+        gradients = [
+            torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters
+        ]
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+    def _set_rate(self, rate: float) -> None:
+        self._rate = rate
+        for group, ratio in zip(self._optimizer.param_groups, self._ratios, strict=True):
+            if isinstance(group["lr"], Tensor):
+                # Compiled optimizers hold on to the tensor itself.
+                group["lr"].fill_(rate * ratio)
+            else:
+                group["lr"] = rate * ratio
+
+
+def _ratios(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[float]:
+    """Return each group's rate over the first group's.
+
+    Raises:
+        ValueError: if the optimizer holds others' parameters, or has no rate to scale.
+    """
+    known = {id(p) for p in parameters}
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    foreign = sum(id(p) not in known and p.requires_grad for p in held)
+    require(
+        foreign == 0,
+        _CALL,
+        "optimizer",
+        type(optimizer).__name__,
+        f"holds {foreign} trainable tensors that are not parameters of `model`",
+        "make the optimizer from model.parameters()",
+    )
+    rates = [float(group.get("lr", 0.0)) for group in optimizer.param_groups]
+    require(
+        rates[0] > 0,
+        _CALL,
+        "optimizer",
+        rates,
+        "must have a learning rate above 0 in its first parameter group",
+        "give its groups rates whose ratios are right; `rate` scales them",
+    )
+    return [rate / rates[0] for rate in rates]

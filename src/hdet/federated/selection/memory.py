@@ -1,0 +1,103 @@
+"""A vector for each client that gave one, in a matrix that grows with them.
+
+The memory is (clients ever heard) x (length of a vector) x 4 bytes on the CPU.
+"""
+
+from typing import Any
+
+import torch
+
+from ...errors import require
+
+
+class VectorMemory:
+    """The last vector of each client that gave one.
+
+    Args:
+        name: the public name of the selector, for errors.
+        argument: what the vectors are, for errors.
+    """
+
+    def __init__(self, name: str, argument: str) -> None:
+        self._name, self._argument = name, argument
+        self._slot = torch.empty(0, dtype=torch.int64)  # by row; -1 if it has none
+        self._vectors = torch.empty(0, 0)
+        self._used = 0
+
+    @property
+    def vectors(self) -> torch.Tensor:
+        """[n, length] all vectors, in the order of their first coming."""
+        return self._vectors[: self._used]
+
+    def checked(self, vectors: list[torch.Tensor]) -> torch.Tensor | None:
+        """Return the vectors as one matrix, or None if there are none.
+
+        Args:
+            vectors: flat, of one length.
+
+        Raises:
+            ValueError: if one is not as long as those before.
+        """
+        if not vectors:
+            return None
+        length = self._vectors.shape[1] or len(vectors[0])
+        for vector in vectors:
+            require(
+                len(vector) == length,
+                f"{self._name}.feedback",
+                self._argument,
+                len(vector),
+                f"must be as long as before, {length}",
+                "let every client send the same numbers in the same order",
+            )
+        return torch.stack(vectors)
+
+    def put(self, rows: list[int], vectors: torch.Tensor) -> None:
+        """Keep the vectors, which `checked` returned, of these different rows."""
+        missing = max(rows) + 1 - len(self._slot)
+        if missing > 0:
+            self._slot = torch.cat([self._slot, torch.full((missing,), -1)])
+        index = torch.tensor(rows)
+        new = index[self._slot[index] < 0]
+        needed = self._used + len(new)
+        if needed > len(self._vectors):
+            larger = torch.empty(max(needed, 2 * self._used), vectors.shape[1])
+            if self._used:
+                larger[: self._used] = self.vectors
+            self._vectors = larger
+        self._slot[new] = torch.arange(self._used, needed)
+        self._used = needed
+        self._vectors[self._slot[index]] = vectors
+
+    def slots(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return where in `vectors` each row's stands; -1 if it has none."""
+        within = rows < len(self._slot)
+        result = torch.full_like(rows, -1)
+        result[within] = self._slot[rows[within]]
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the matrix and where each row's vector stands."""
+        return {"slot": self._slot.clone(), "vectors": self.vectors.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state of `state_dict`.
+
+        Args:
+            state: the state.
+
+        Raises:
+            ValueError: if a slot names a vector that is not there.
+        """
+        slot, vectors = state["slot"], state["vectors"]
+        require(
+            bool((slot < len(vectors)).all()) and vectors.ndim == 2,
+            f"{self._name}.load_state_dict",
+            self._argument,
+            tuple(vectors.shape),
+            "has not a vector for each slot",
+            "it is damaged; give what state_dict() returned",
+        )
+        self._slot = slot.to("cpu", torch.int64, copy=True)
+        self._vectors = vectors.to("cpu", torch.float32, copy=True)
+        self._used = len(vectors)

@@ -1,0 +1,83 @@
+"""Oort's pacer: how long a round may take before slow clients lose score.
+
+The preferred duration T is a percentile of the known durations. While waiting for fast clients
+only, the utility of those chosen dries up: when it has gone flat, the percentile rises and
+slower clients come in.
+
+Source: Lai et al., "Oort", OSDI 2021 (arXiv 2010.06081), section 4.3, as its code has it: the
+paper raises T by a fixed number of seconds, the code the percentile, which has no unit.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+# Change of a window's utility, relative to the window before: flat, and wild.
+_FLAT, _WILD = 0.1, 5.0
+
+
+class Pacer:
+    """Moves the percentile once per window of rounds.
+
+    Args:
+        window: W, rounds.
+        start: first percentile, 0 to 100.
+        step: what it moves by.
+    """
+
+    def __init__(self, window: int, start: float, step: float) -> None:
+        self._window, self._step = window, step
+        self.percentile = start
+        self._paced = 0
+        # Sum and number of the utilities that clients chosen for theirs reported, by round.
+        self._reported: dict[int, tuple[float, int]] = {}
+
+    def note(self, number: int, utilities: list[float]) -> None:
+        """Take utilities reported by clients of round `number` that were chosen for theirs."""
+        if utilities:
+            total, count = self._reported.get(number, (0.0, 0))
+            self._reported[number] = (total + math.fsum(utilities), count + len(utilities))
+
+    def pace(self, number: int) -> None:
+        """Move the percentile if round `number` begins a window, and two lie behind it."""
+        window = self._window
+        if number <= 2 * window or (number - 1) % window or self._paced == number:
+            return
+        self._paced = number
+        before = self._utility(number - 2 * window, number - window)
+        recent = self._utility(number - window, number)
+        change = abs(recent - before)
+        if change <= _FLAT * before:
+            self.percentile = min(100.0, self.percentile + self._step)
+        elif change >= _WILD * before:
+            self.percentile = max(self._step, self.percentile - self._step)
+        self._reported = {r: v for r, v in self._reported.items() if r >= number - window}
+
+    def preferred(self, durations: torch.Tensor) -> float:
+        """Return T in seconds: the percentile of the known durations; inf if none is known.
+
+        Args:
+            durations: [K], NaN where unknown.
+        """
+        known = durations[~durations.isnan()]
+        if not len(known):
+            return math.inf
+        place = min(int(len(known) * self.percentile / 100), len(known) - 1)
+        return float(known.kthvalue(place + 1).values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        reported = [[number, *pair] for number, pair in self._reported.items()]
+        return {"percentile": self.percentile, "paced": self._paced, "reported": reported}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state of `state_dict`."""
+        reported = {int(n): (float(total), int(k)) for n, total, k in state["reported"]}
+        percentile, paced = float(state["percentile"]), int(state["paced"])
+        self._reported, self.percentile, self._paced = reported, percentile, paced
+
+    def _utility(self, first: int, end: int) -> float:
+        """Return the sum over rounds first <= r < end of the mean utility reported in r."""
+        pairs = [self._reported[r] for r in range(first, end) if r in self._reported]
+        return math.fsum(total / count for total, count in pairs)

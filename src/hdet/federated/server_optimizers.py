@@ -1,0 +1,145 @@
+"""What the server does with the mean client update: the rules people use today.
+
+Each maps the mean update Delta (new minus old, flat) to the step that is added to the
+global weights. They are the pure counterparts of Flower's strategies of the same names,
+formula for formula, for rounds within one process:
+
+    FedAvg      step = Delta
+    FedAvgM     m = mu m + Delta;                          step = eta m
+    FedAdam     m, v as in Adam, correction at t + 1;      step = eta_t m / (sqrt(v) + tau)
+    FedAdagrad  v += Delta^2;                              step = eta m / (sqrt(v) + tau)
+    FedYogi     v -= (1-b2) Delta^2 sign(v - Delta^2);     step = eta m / (sqrt(v) + tau)
+
+Source: Hsu, Qi, Brown 2019 (arXiv:1909.06335) for momentum; Reddi et al. 2021
+(arXiv:2003.00295), Algorithm 2, for the adaptive ones.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+
+
+class ServerOptimizer(ABC):
+    """A rule that maps the mean client update to the server's step."""
+
+    @abstractmethod
+    def step(self, delta: torch.Tensor) -> torch.Tensor:
+        """Return what is added to the global weights, [n] as `delta`. Local."""
+
+
+class FedAvg(ServerOptimizer):
+    """The mean update itself."""
+
+    def step(self, delta: torch.Tensor) -> torch.Tensor:
+        """Return `delta`."""
+        return delta
+
+
+class FedAvgM(ServerOptimizer):
+    """Server momentum.
+
+    Args:
+        eta: server learning rate.
+        momentum: mu.
+    """
+
+    def __init__(self, eta: float = 1.0, momentum: float = 0.9) -> None:
+        self._eta, self._momentum = eta, momentum
+        self._mean: torch.Tensor | None = None
+
+    def step(self, delta: torch.Tensor) -> torch.Tensor:
+        """Return eta times the running sum of updates."""
+        self._mean = delta if self._mean is None else self._momentum * self._mean + delta
+        return self._eta * self._mean
+
+
+class _Adaptive(ServerOptimizer):
+    """Moments of the mean update; what the three adaptive rules share."""
+
+    def __init__(self, eta: float, beta_1: float, beta_2: float, tau: float) -> None:
+        self._eta, self._beta_1, self._beta_2, self._tau = eta, beta_1, beta_2, tau
+        self._mean: torch.Tensor | None = None
+        self._square: torch.Tensor | None = None
+        self._round = 0
+
+    def step(self, delta: torch.Tensor) -> torch.Tensor:
+        """Return the adaptive step."""
+        self._round += 1
+        mean = torch.zeros_like(delta) if self._mean is None else self._mean
+        square = torch.zeros_like(delta) if self._square is None else self._square
+        self._mean = self._beta_1 * mean + (1 - self._beta_1) * delta
+        self._square = self._second_moment(square, delta**2)
+        return self._rate() * self._mean / (self._square.sqrt() + self._tau)
+
+    def _rate(self) -> float:
+        return self._eta
+
+    @abstractmethod
+    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor: ...
+
+
+class FedAdam(_Adaptive):
+    """Adam on the server.
+
+    Args:
+        eta: server learning rate.
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        tau: added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        eta: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        tau: float = 1e-3,
+    ) -> None:
+        super().__init__(eta, beta_1, beta_2, tau)
+
+    def _rate(self) -> float:
+        # Flower counts from t + 1, one round ahead of Kingma and Ba.
+        t = self._round + 1
+        return self._eta * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)
+
+    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return self._beta_2 * square + (1 - self._beta_2) * new
+
+
+class FedAdagrad(_Adaptive):
+    """Adagrad on the server.
+
+    Args:
+        eta: server learning rate.
+        tau: added to the root of the second moment.
+    """
+
+    def __init__(self, eta: float = 0.1, tau: float = 1e-3) -> None:
+        super().__init__(eta, 0.0, 0.0, tau)
+
+    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return square + new
+
+
+class FedYogi(_Adaptive):
+    """Yogi on the server.
+
+    Args:
+        eta: server learning rate.
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        tau: added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        eta: float = 0.01,
+        beta_1: float = 0.9,
+        beta_2: float = 0.99,
+        tau: float = 1e-3,
+    ) -> None:
+        super().__init__(eta, beta_1, beta_2, tau)
+
+    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return square - (1 - self._beta_2) * new * torch.sign(square - new)
