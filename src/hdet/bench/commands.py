@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import MissingDataError
-from .robustness.execution import WorkerError, run_all
+from .robustness.execution import run_all
 from .robustness.methods import LABELS
 from .robustness.problems import PROBLEMS, load
 from .robustness.regret import rows, standings
 from .robustness.report import table, write_report
 from .robustness.units import STARTS, Folder, Settings, plan, start_label
+from .workers import WorkerError
 
 app = typer.Typer(help="Compare this library with others, and keep the numbers.")
 _console = Console(stderr=True)

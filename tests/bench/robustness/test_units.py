@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hdet import commands
 from hdet.bench import commands as bench
-from hdet.bench.robustness.execution import WorkerError, run_all, unfinished
+from hdet.bench.robustness.execution import run_all, unfinished
 from hdet.bench.robustness.methods import LABELS
 from hdet.bench.robustness.problems import PROBLEMS, Method, Outcome, Problem
 from hdet.bench.robustness.units import (
@@ -25,6 +25,7 @@ from hdet.bench.robustness.units import (
     units,
 )
 from hdet.bench.tasks import Task
+from hdet.bench.workers import WorkerError
 from tests.bench.robustness import fakes
 from tests.bench.robustness.fakes import NO_TASK, ONE, TWO, fake_run, settings
 

@@ -190,5 +190,6 @@ SELECTORS: dict[str, Callable[[Settings], Selector]] = {
     "oort": lambda s: Oort(seed=s.seed),
     "oort-without-system": lambda s: Oort(alpha=0.0, seed=s.seed),
     "hetero-select": lambda s: HeteroSelect(rounds=s.rounds, seed=s.seed),
+    "hetero-select-reconstruction": lambda s: HeteroSelect.reconstruction(s.rounds, s.seed),
     "hetero-select-v2": lambda s: HeteroSelectV2(rounds=s.rounds, seed=s.seed),
 }

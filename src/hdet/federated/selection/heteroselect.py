@@ -27,7 +27,9 @@ import torch
 from ...errors import require
 from . import terms
 from .checks import require_weights
+from .cohort import draw_cohort
 from .diversity import LabelMemory, UpdateMemory
+from .draws import keys
 from .report import ClientReport
 from .scored import ScoredSelector
 from .selector import Round
@@ -42,8 +44,13 @@ class HeteroSelect(ScoredSelector):
             number of clients drawn anew each round. A client not probed has the loss of its
             last probe or participation; one never heard of has the highest value, so that
             it is tried.
-        diversity: "labels" takes it from `ClientReport.label_counts`, which tells the server
-            something private; "updates" from `ClientReport.update`.
+        value: what V' ranks: "loss", or "utility", the loss times the number of examples,
+            which is what a client's data weigh in the mean.
+        diversity: "cohort" chooses clients whose labels taken together are like everybody's
+            (see `cohort`; D is then no part of the score but of the draw); "labels" and
+            "updates" reward each client for being unlike the others. The first two take
+            `ClientReport.label_counts`, which tells the server something private; "updates"
+            takes `ClientReport.update`.
         rescale_diversity: stretch D to [0, 1] over the clients whose D is known. Without it,
             D from updates is nearly the same for all that were ever seen.
         w_value: weight of V' >= 0, and so on; 0 leaves the term out.
@@ -71,8 +78,9 @@ class HeteroSelect(ScoredSelector):
         self,
         *,
         form: str = "additive",
-        probe: str | int = "all",
-        diversity: str = "labels",
+        probe: str | int = "stale",
+        value: str = "utility",
+        diversity: str = "cohort",
         rescale_diversity: bool = False,
         w_value: float = 1.0,
         w_diversity: float = 0.3,
@@ -91,7 +99,8 @@ class HeteroSelect(ScoredSelector):
     ) -> None:
         super().__init__(probe, temperature, rounds, seed)
         _require_one_of("form", form, ("additive", "multiplicative"))
-        _require_one_of("diversity", diversity, ("labels", "updates"))
+        _require_one_of("value", value, ("utility", "loss"))
+        _require_one_of("diversity", diversity, ("cohort", "labels", "updates"))
         self._weights = {
             "w_value": w_value,
             "w_diversity": w_diversity,
@@ -112,10 +121,11 @@ class HeteroSelect(ScoredSelector):
         )
         self._momentum_scale, self._floor = momentum_scale, floor
         self._additive, self._rescale = form == "additive", rescale_diversity
+        self._utility, self._cohort = value == "utility", diversity == "cohort"
         self._memory: LabelMemory | UpdateMemory = (
-            LabelMemory("HeteroSelect")
-            if diversity == "labels"
-            else UpdateMemory("HeteroSelect")
+            UpdateMemory("HeteroSelect")
+            if diversity == "updates"
+            else LabelMemory("HeteroSelect")
         )
 
     @classmethod
@@ -129,6 +139,7 @@ class HeteroSelect(ScoredSelector):
         return cls(
             form="additive",
             probe="all",
+            value="loss",
             diversity="labels",
             rescale_diversity=False,
             w_value=1.0,
@@ -146,7 +157,8 @@ class HeteroSelect(ScoredSelector):
 
     def _score(self, now: Round) -> torch.Tensor:
         known, rows = self._registry, now.rows
-        value = terms.value(self._losses(now))
+        losses = self._losses(now)
+        value = terms.value(losses * known.data_sizes(rows) if self._utility else losses)
         momentum = terms.momentum(
             known.previous_loss[rows], known.loss[rows], self._momentum_scale
         )
@@ -198,7 +210,17 @@ class HeteroSelect(ScoredSelector):
             / (1 + strength["a"] * squares.masked_fill(unknown, mean)) ** w["w_norm"]
         )
 
+    def _draw(self, now: Round, scores: torch.Tensor, tau: float) -> torch.Tensor:
+        if not self._cohort:
+            return super()._draw(now, scores, tau)
+        noisy = keys(scores / tau, self._generator(now.number, "draw"))
+        histograms = self._memory.rows_of(now.rows)
+        weight = self._weights["w_diversity"] / tau
+        return draw_cohort(noisy, histograms, weight, now.count, now.silent)
+
     def _diversity(self, rows: torch.Tensor) -> torch.Tensor:
+        if self._cohort:
+            return torch.zeros(len(rows), dtype=torch.float64)
         found = self._memory.diversity(rows)
         return terms.rescaled(found) if self._rescale else found.nan_to_num(0.5)
 
@@ -214,7 +236,7 @@ class HeteroSelect(ScoredSelector):
         super()._load_own_state(state)
 
 
-def _require_one_of(argument: str, given: str, allowed: tuple[str, str]) -> None:
-    rule = f"must be {allowed[0]!r} or {allowed[1]!r}"
+def _require_one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:
+    rule = f"must be one of {', '.join(map(repr, allowed))}"
     remedy = f"take {allowed[0]!r} unless you know better"
     require(given in allowed, "HeteroSelect", argument, given, rule, remedy)

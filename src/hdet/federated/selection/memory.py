@@ -76,6 +76,14 @@ class VectorMemory:
         result[within] = self._slot[rows[within]]
         return result
 
+    def rows_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return each row's vector, [K, length]; zeros where it has none."""
+        slots = self.slots(rows)
+        result = torch.zeros(len(rows), max(1, self._vectors.shape[1]))
+        known = slots >= 0
+        result[known] = self.vectors[slots[known]]
+        return result
+
     def state_dict(self) -> dict[str, Any]:
         """Return the matrix and where each row's vector stands."""
         return {"slot": self._slot.clone(), "vectors": self.vectors.clone()}

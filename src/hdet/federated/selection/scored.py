@@ -62,13 +62,17 @@ class ScoredSelector(Selector):
     def _choose(self, now: Round) -> torch.Tensor:
         scores = self._score(now)
         tau = temperature(now.number, self._rounds, self._temperature)
-        source = self._generator(now.number, "draw")
-        positions = draw(scores / tau, now.count, source, now.silent)
+        positions = self._draw(now, scores, tau)
         ids = self._registry.listed(positions)
         # A second selection of one round adds to the first.
         before = self._scores if now.number == self._last_round else {}
         self._scores = {**before, **dict(zip(ids, scores[positions].tolist(), strict=True))}
         return positions
+
+    def _draw(self, now: Round, scores: torch.Tensor, tau: float) -> torch.Tensor:
+        """Return the positions drawn from softmax(scores / tau), in the order drawn."""
+        source = self._generator(now.number, "draw")
+        return draw(scores / tau, now.count, source, now.silent)
 
     def _losses(self, now: Round) -> torch.Tensor:
         """Return what each client's loss is taken to be; +inf for one never heard of."""

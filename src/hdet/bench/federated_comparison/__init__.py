@@ -1,0 +1,1 @@
+"""`hdet bench federated`: rates from every start, and client selection, beside their rivals."""

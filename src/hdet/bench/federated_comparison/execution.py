@@ -1,0 +1,115 @@
+"""Do the runs of the federated benchmark, one process per core.
+
+Every run is a function of its unit alone and trains in one thread, so any number of
+processes gives the same numbers. The parent writes the results: one file, one writer.
+"""
+
+import math
+from concurrent.futures import as_completed
+from dataclasses import replace
+from functools import lru_cache
+from statistics import fmean, stdev
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+
+from ..federated.data import Split
+from ..federated.run import Federation, RoundRecord, split_of
+from ..federated.settings import Settings
+from ..workers import pool, progress, raise_from
+from .units import Folder, Unit, unfinished
+
+LAST, LATE = 10, 20
+
+
+def run_all(folder: Folder, processes: int | None = None) -> None:
+    """Do every run that has no result yet, and show progress.
+
+    Args:
+        folder: a folder that was created.
+        processes: how many at once; None for the machine's cores.
+
+    Raises:
+        MissingDataError: if data are not there.
+        WorkerError: if a run failed.
+    """
+    todo = unfinished(folder)
+    if not todo:
+        return
+    console = Console()
+    with progress(console) as bars, pool(processes, __name__) as workers:
+        bar = bars.add_task("Runs", total=len(todo))
+        futures = {workers.submit(outcome, unit): unit for unit in todo}
+        for count, future in enumerate(as_completed(futures), 1):
+            raise_from(future.exception(), futures[future])
+            folder.append(futures[future], future.result())
+            bars.advance(bar)
+            if not console.is_terminal and count % 50 == 0:
+                print(f"{count} of {len(todo)} runs", flush=True)
+
+
+def outcome(unit: Unit) -> dict[str, Any]:
+    """Do one run, and return its numbers.
+
+    A run whose weights stop being finite is over: it "diverged", and is judged as one that
+    guesses.
+    """
+    start = perf_counter()
+    federation = Federation(unit.settings, _split(_data_of(unit.settings)))
+    records: list[RoundRecord] = []
+    diverged = False
+    try:
+        for record in federation.run():
+            records.append(record)
+            if not math.isfinite(record.loss):
+                diverged = True
+                break
+    except ValueError as error:
+        # The rules refuse an update that is not finite.
+        if "not finite" not in str(error):
+            raise
+        diverged = True
+    rounds = unit.settings.rounds
+    # Ten classes: what guessing gives.
+    accuracies = [record.accuracy for record in records[: rounds - diverged]]
+    accuracies += [10.0] * (rounds - len(accuracies))
+    numbers = _numbers(accuracies, records, unit.settings.clients)
+    return numbers | {"diverged": diverged, "seconds": round(perf_counter() - start, 2)}
+
+
+def _numbers(
+    accuracies: list[float], records: list[RoundRecord], clients: int
+) -> dict[str, Any]:
+    counts = [0] * clients
+    for record in records:
+        for client in record.selected:
+            counts[client] += 1
+    squares = sum(count**2 for count in counts)
+    return {
+        "accuracies": [round(accuracy, 2) for accuracy in accuracies],
+        "final": accuracies[-1],
+        "peak": max(accuracies),
+        "drop": max(accuracies) - accuracies[-1],
+        "last": fmean(accuracies[-LAST:]),
+        "late_deviation": stdev(accuracies[-LATE:]),
+        "worst_class": fmean(record.worst_class for record in records[-LAST:]),
+        "fairness": sum(counts) ** 2 / (clients * squares) if squares else 1.0,
+        "bytes_down": sum(record.bytes_down for record in records),
+        "bytes_up": sum(record.bytes_up for record in records),
+        "probed": sum(record.probed for record in records),
+        "alpha": records[-1].alpha,
+        "beta": records[-1].beta,
+    }
+
+
+def _data_of(settings: Settings) -> Settings:
+    """Return settings that are the same for all runs on one split."""
+    plain = Settings()
+    kept = ("task", "clients", "concentration", "seed", "data", "dtype", "pool")
+    return replace(plain, **{name: getattr(settings, name) for name in kept})
+
+
+@lru_cache(maxsize=2)
+def _split(settings: Settings) -> Split:
+    return split_of(settings)

@@ -1,0 +1,243 @@
+"""Which federated runs the benchmark makes, and where their results are kept.
+
+    rates       every strategy from every cell of a grid of starts, beta^0 x alpha^0, the
+                paper's own (Figure 4); Dirichlet 0.5
+    selection   every selector, mu = 0.1; Dirichlet 0.1
+    mu          four selectors at other strengths of FedProx's term
+
+    <folder>/config.json, environment.json
+    <folder>/results.jsonl      one line per run, appended when it is over
+    <folder>/summary.json, plots/*.png, report.html
+
+A run is a function of its unit, so a benchmark that was stopped goes on with the units that
+have no line. A line is written whole: what a kill leaves of the last one is passed over.
+
+28 x 28 images are averaged to 14 x 14: a run is four times shorter, and twenty seeds tell
+more than sharper pictures.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..federated.settings import Settings
+from ..records import environment, write_json
+
+LOCAL_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
+GLOBAL_RATES = (0.5, 0.75, 1.0, 1.5, 2.0)
+PLAIN = "fedavg"
+STRATEGIES = {
+    PLAIN: "FedAvg",
+    "fedhyper": "FedHyper (G + SL + CL)",
+    "fedhyper-g+cl": "FedHyper-G + CL",
+    "fedhyper-g": "FedHyper-G",
+    "fedhyper-sl": "FedHyper-SL",
+    "fedhyper-cl": "FedHyper-CL",
+    "fedhyper-g+cl-paper": "G + CL as printed",
+    "fedhyper-cl-paper": "CL as printed",
+    "fedexp": "FedExP",
+    "fedadam": "FedAdam",
+    "decay-sl": "Decay of the local rate",
+}
+RANDOM = "random"
+SELECTORS = {
+    RANDOM: "Random",
+    "power-of-choice": "Power-of-Choice",
+    "oort": "Oort",
+    "oort-without-system": "Oort without system terms",
+    "hetero-select": "HeteRo-Select",
+    "hetero-select-reconstruction": "HeteRo-Select as reconstructed",
+    "hetero-select-v2": "HeteRo-Select v2",
+}
+MU_SELECTORS = (RANDOM, "power-of-choice", "oort-without-system", "hetero-select")
+MUS = (0.0, 0.01, 0.5)
+EXPERIMENTS = ("rates", "selection", "mu")
+TASKS = {
+    "rates": ("digits", "fashion"),
+    "selection": ("mnist", "fashion"),
+    "mu": ("mnist",),
+}
+# Seeds 0 and up are for the record; what was tuned, was tuned on seeds from 100 (rates) and
+# from 1000 (selection).
+FIRST_SEED = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for; the content of `config.json`.
+
+    Attributes:
+        experiments: names, from `EXPERIMENTS`.
+        rate_seeds: seeds of the grid of starts.
+        selection_seeds: seeds of the other two.
+        rounds: of every run of the grid; selection has twice as many.
+    """
+
+    experiments: list[str]
+    rate_seeds: int = 3
+    selection_seeds: int = 20
+    rounds: int = 50
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run.
+
+    Attributes:
+        experiment: one of `EXPERIMENTS`.
+        settings: the run.
+    """
+
+    experiment: str
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        """What tells the unit from all others."""
+        s = self.settings
+        return "/".join(
+            map(
+                str,
+                (
+                    self.experiment,
+                    s.task,
+                    s.strategy,
+                    s.selector,
+                    f"{s.local_rate:g}",
+                    f"{s.global_rate:g}",
+                    f"{s.proximal_mu:g}",
+                    s.seed,
+                ),
+            )
+        )
+
+    def __str__(self) -> str:
+        return self.key
+
+
+def units(plan: Plan) -> list[Unit]:
+    """Return all runs of a plan."""
+    makers = {"rates": _rates, "selection": _selection, "mu": _mu}
+    return [unit for name in plan.experiments for unit in makers[name](plan)]
+
+
+def _rates(plan: Plan) -> Iterator[Unit]:
+    for task in TASKS["rates"]:
+        for seed in range(FIRST_SEED, FIRST_SEED + plan.rate_seeds):
+            for strategy in STRATEGIES:
+                for beta in LOCAL_RATES:
+                    for alpha in GLOBAL_RATES:
+                        yield Unit(
+                            "rates",
+                            Settings(
+                                task=task,
+                                strategy=strategy,
+                                rounds=plan.rounds,
+                                local_rate=beta,
+                                global_rate=alpha,
+                                pool=_pool(task),
+                                seed=seed,
+                            ),
+                        )
+
+
+def _selection(plan: Plan) -> Iterator[Unit]:
+    for task in TASKS["selection"]:
+        for seed in range(FIRST_SEED, FIRST_SEED + plan.selection_seeds):
+            for selector in SELECTORS:
+                yield Unit("selection", selection_settings(plan, task, selector, 0.1, seed))
+
+
+def _mu(plan: Plan) -> Iterator[Unit]:
+    for task in TASKS["mu"]:
+        for seed in range(FIRST_SEED, FIRST_SEED + plan.selection_seeds):
+            for mu in MUS:
+                for selector in MU_SELECTORS:
+                    yield Unit("mu", selection_settings(plan, task, selector, mu, seed))
+
+
+def selection_settings(plan: Plan, task: str, selector: str, mu: float, seed: int) -> Settings:
+    """Return a run of the selection experiments.
+
+    Args:
+        plan: the plan.
+        task: its data.
+        selector: its selector.
+        mu: strength of FedProx's term.
+        seed: its seed.
+    """
+    return Settings(
+        task=task,
+        strategy="fedprox",
+        selector=selector,
+        rounds=2 * plan.rounds,
+        concentration=0.1,
+        local_rate=0.05,
+        final_share=0.5,
+        momentum=0.9,
+        proximal_mu=mu,
+        max_norm=2.0,
+        pool=_pool(task),
+        seed=seed,
+    )
+
+
+def _pool(task: str) -> int:
+    return 1 if task == "digits" else 2
+
+
+class Folder:
+    """One run of the benchmark on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, plan: Plan) -> None:
+        """Make the folder and write what was asked for."""
+        write_json(self.path / "config.json", asdict(plan))
+        write_json(self.path / "environment.json", environment())
+
+    def plan(self) -> Plan:
+        """Read back what was asked for.
+
+        Raises:
+            ValueError: if this is not a folder of this benchmark.
+        """
+        try:
+            return Plan(**json.loads((self.path / "config.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.path} is not a run folder of `hdet bench federated`: {error!r}. Give "
+                f"the folder that the run printed."
+            ) from error
+
+    def append(self, unit: Unit, outcome: dict[str, Any]) -> None:
+        """Write how a run went, whole."""
+        line = json.dumps({"key": unit.key, **outcome}, allow_nan=False) + "\n"
+        with open(self.path / "results.jsonl", "a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return how the runs went that are over, by key."""
+        file = self.path / "results.jsonl"
+        if not file.exists():
+            return {}
+        found = {}
+        for line in file.read_text().splitlines():
+            try:
+                outcome = json.loads(line)
+            except ValueError:
+                continue
+            found[outcome["key"]] = outcome
+        return found
+
+
+def unfinished(folder: Folder) -> Sequence[Unit]:
+    """Return the runs without a result."""
+    done = folder.results()
+    return [unit for unit in units(folder.plan()) if unit.key not in done]
