@@ -81,7 +81,8 @@ class VectorMemory:
         slots = self.slots(rows)
         result = torch.zeros(len(rows), max(1, self._vectors.shape[1]))
         known = slots >= 0
-        result[known] = self.vectors[slots[known]]
+        if self._used:
+            result[known] = self.vectors[slots[known]]
         return result
 
     def state_dict(self) -> dict[str, Any]:
