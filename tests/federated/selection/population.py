@@ -25,8 +25,20 @@ SELECTORS = {
         pacer_window=3, blacklist_rounds=2, epsilon=0.3, seed=seed
     ),
     "heteroselect": lambda seed=0: HeteroSelect(seed=seed),
+    "heteroselect, reconstruction": lambda seed=0: HeteroSelect.reconstruction(100, seed),
+    "heteroselect, cohort and probes": lambda seed=0: HeteroSelect(
+        diversity="cohort", probe="all", w_diversity=1.0, temperature=0.5, seed=seed
+    ),
     "heteroselect stale": lambda seed=0: HeteroSelect(
-        probe="stale", diversity="updates", rescale_diversity=True, floor=0.2, seed=seed
+        probe="stale",
+        diversity="updates",
+        rescale_diversity=True,
+        w_diversity=0.3,
+        w_fairness=0.2,
+        w_staleness=0.2,
+        temperature=1.0,
+        floor=0.2,
+        seed=seed,
     ),
     "heteroselect of 6": lambda seed=0: HeteroSelect(probe=6, form="multiplicative", seed=seed),
     "heteroselect v2": lambda seed=0: HeteroSelectV2(seed=seed),

@@ -20,6 +20,8 @@ WEIGHTS: dict[str, Any] = {
     "w_staleness": 0.6,
     "w_norm": 0.3,
 }
+# Only the value counts.
+VALUE: dict[str, Any] = {"w_value": 1.0, **dict.fromkeys(list(WEIGHTS)[1:], 0.0)}
 
 
 class Watched(HeteroSelect):
@@ -122,6 +124,7 @@ def test_scores_agree_with_the_slow_reference_over_15_rounds(form, diversity, pr
     selector = Watched(
         form=form,
         probe=probe,
+        value="loss",
         diversity=diversity,
         rescale_diversity=rescale,
         momentum_scale=0.8,
@@ -162,32 +165,43 @@ def test_scores_agree_with_the_slow_reference_over_15_rounds(form, diversity, pr
 
 
 def test_without_probes_one_never_heard_of_has_the_highest_value():
-    selector = Watched(probe="stale", w_diversity=0, w_momentum=0, w_fairness=0, w_staleness=0)
+    selector = Watched(probe="stale", **VALUE)
     assert selector.candidates("abc") == []
     selector.select(1, "ab", 2)
     selector.feedback(1, {"a": ClientReport(1.0, 1), "b": ClientReport(3.0, 1)})
     selector.select(2, "abc", 1)
-    # Of the norm, unknown of all, 0.1 / 2 is taken off.
-    assert selector.all_scores.tolist() == pytest.approx([-0.05, 0.95, 0.95], abs=1e-6)
+    assert selector.all_scores.tolist() == pytest.approx([0, 1, 1], abs=1e-6)
 
 
 def test_one_that_did_not_answer_has_the_mean_value():
-    selector = Watched(probe="stale", w_diversity=0, w_momentum=0, w_fairness=0, w_staleness=0)
+    selector = Watched(probe="stale", **VALUE)
     selector.select(1, "abcd", 4)
     reports = {c: ClientReport(x, 1) for c, x in zip("abc", (1.0, 2.0, 6.0), strict=True)}
     selector.feedback(1, reports)
     selector.select(2, "abcd", 1)
-    assert selector.all_scores.tolist() == pytest.approx([-0.05, 0.15, 0.95, 0.35], abs=1e-6)
+    assert selector.all_scores.tolist() == pytest.approx([0, 0.2, 1, 0.4], abs=1e-6)
+
+
+def test_utility_ranks_by_the_loss_times_the_examples():
+    ranked = {}
+    for value in ("loss", "utility"):
+        selector = Watched(probe="stale", value=value, **VALUE)
+        selector.select(1, "abc", 3)
+        reports = {"a": (3.0, 1), "b": (2.0, 5), "c": (1.0, 2)}
+        selector.feedback(1, {c: ClientReport(*r) for c, r in reports.items()})
+        selector.select(2, "abc", 1)
+        ranked[value] = selector.all_scores.tolist()
+    assert ranked["loss"] == pytest.approx([1, 0.5, 0], abs=1e-6)
+    assert ranked["utility"] == pytest.approx([1 / 8, 1, 0], abs=1e-6)
 
 
 def test_a_floor_lifts_the_lowest_scores():
-    selector = Watched(probe="stale", floor=0.6, w_norm=0)
+    selector = Watched(probe="stale", value="loss", floor=0.3, **VALUE)
     selector.select(1, range(6), 6)
     selector.feedback(1, {k: ClientReport(float(k), 1) for k in range(6)})
     selector.select(2, range(6), 1)
     scores = selector.all_scores.tolist()
-    # Without it: F' = 0, St' = 1, D = M = 1/2, V' from 0 to 1.
-    assert scores == pytest.approx([max(0.45 + k / 5, 0.6) for k in range(6)])
+    assert scores == pytest.approx([0.3, 0.3, 0.4, 0.6, 0.8, 1.0])
 
 
 def test_a_term_with_weight_zero_is_left_out():
@@ -266,8 +280,12 @@ def test_a_state_with_too_few_vectors_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"form": "sum"}, r"form='sum'\)` must be 'additive' or 'multiplicative'"),
-        ({"diversity": "loss"}, r"diversity='loss'\)` must be 'labels' or 'updates'"),
+        ({"form": "sum"}, r"form='sum'\)` must be one of 'additive', 'multiplicative'"),
+        (
+            {"diversity": "loss"},
+            r"diversity='loss'\)` must be one of 'cohort', 'labels', 'updates'",
+        ),
+        ({"value": "size"}, r"value='size'\)` must be one of 'utility', 'loss'"),
         ({"probe": "some"}, r"probe='some'\)` must be \"all\", \"stale\" or a whole number"),
         ({"probe": 0}, r"probe=0\)`"),
         ({"probe": True}, r"probe=True\)`"),

@@ -209,7 +209,7 @@ def test_invitations_of_long_ago_are_forgotten():
 
 
 def test_a_probe_and_a_reply_of_one_round_are_one_step_of_the_loss():
-    selector = HeteroSelect()
+    selector = HeteroSelect(probe="all")
     for round, probe, reply in ((1, 5.0, 4.0), (2, 3.0, 2.0)):
         selector.candidates(["a"])
         selector.select(round, ["a"], 1, {"a": ClientReport(probe, 1)})
@@ -241,7 +241,7 @@ def test_a_round_below_one_is_refused_by_feedback(make):
         make(0).feedback(0, {})
 
 
-@pytest.mark.parametrize("name", ["pow-d", "cpow-d", "heteroselect", "heteroselect of 6"])
+@pytest.mark.parametrize("name", ["pow-d", "cpow-d", "heteroselect of 6", "heteroselect v2"])
 def test_a_method_that_needs_probes_says_so(name):
     with pytest.raises(ValueError, match=r"probes=None\)` must hold the answers of candidates"):
         SELECTORS[name]().select(1, IDS, 3)

@@ -1,0 +1,193 @@
+"""The client's side: a message in, a reply out.
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # the message brings the rate
+        local = local_training(message, model, optimizer, steps=len(loader))
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            (loss + local.proximal()).backward()
+            local.step(loss)
+        return reply(message, context, model, local.report(num_examples=len(data)))
+
+    @app.query("selection")
+    def query(message: Message, context: Context) -> Message:
+        return answer_query(message, context, loss_of)  # loss_of(state_dict, batches)
+
+The keys of the records are those of `records`; all clients send the same.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from torch import Tensor, nn
+
+from ...federated import ClientLocalRate
+from ...federated.local_training import LocalTraining
+from ...federated.selection import ClientReport
+from .records import (
+    BETA_MAX,
+    GAMMA,
+    GROWTH,
+    LABELS,
+    PARTITION,
+    PREVIOUS_UPDATE,
+    SHARE,
+    only_config,
+    tensor,
+)
+
+
+def local_training(
+    message: Message,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    *,
+    max_norm: float | None = None,
+) -> LocalTraining:
+    """Load the global model, and return this round's `LocalTraining` as the message asks.
+
+    Rate, proximal term and FedHyper-CL are what the server's strategies put into the message,
+    so that a client need not know them. Local.
+
+    Args:
+        message: of type train.
+        model: gets the message's weights, entry by entry.
+        optimizer: over `model`'s parameters; its rates are replaced, their ratios are kept.
+        steps: K, how many steps will be made, at least 1.
+        max_norm: gradients are clipped to this norm; None is no clipping.
+
+    Raises:
+        ValueError: if the message lacks a rate, or its entries are not `model`'s.
+    """
+    config = only_config(message)
+    rate = config.get("lr")
+    if not isinstance(rate, int | float):
+        raise ValueError(
+            f"`local_training(message=...)` must bring the rate as config['lr']: it brings "
+            f"{sorted(config)}. Wrap the server's strategy in FedHyper or Decay, or give its "
+            f"start(...) train_config=ConfigRecord({{'lr': 0.01}})."
+        )
+    model.load_state_dict(_weights(message))
+    client_rate = None
+    if GAMMA in config:
+        client_rate = ClientLocalRate(
+            rate,
+            steps,
+            _number(config[GAMMA]),
+            _previous_update(message, model),
+            growth=_number(config[GROWTH]),
+            beta_max=_number(config[BETA_MAX]) if BETA_MAX in config else None,
+        )
+    return LocalTraining(
+        model,
+        optimizer,
+        rate,
+        client_rate=client_rate,
+        proximal_mu=_number(config.get("proximal-mu", 0.0)),
+        max_norm=max_norm,
+    )
+
+
+def reply(
+    message: Message,
+    context: Context,
+    model: nn.Module,
+    report: ClientReport,
+    metrics: Mapping[str, float] | None = None,
+) -> Message:
+    """Return the reply to a train message: the model, and what `report` says. Local.
+
+    Args:
+        message: what is replied to.
+        context: of this node; its partition, if it has one, names the client.
+        model: after training.
+        report: of `LocalTraining.report`.
+        metrics: more numbers, under the same names on every client; the server averages them.
+    """
+    record = _metrics(context, report, "train-loss")
+    record.update(metrics or {})
+    config = only_config(message)
+    if SHARE in config:
+        record[SHARE] = _number(config[SHARE])
+    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": record})
+    return Message(content, reply_to=message)
+
+
+def answer_query(
+    message: Message,
+    context: Context,
+    probe: Callable[[Mapping[str, Tensor], int | None], ClientReport],
+) -> Message:
+    """Return the answer to a query of `SelectClients`. Local.
+
+    The server asks each client once for its name, without a model, and asks those for a loss
+    whose loss the selector wants to know.
+
+    Args:
+        message: of type "query.selection".
+        context: of this node.
+        probe: called as probe(weights, batches), and only if the message brings weights, a
+            state dict; returns their loss on this client's data, on as many mini-batches as
+            the selector wants, or on all of the data if `batches` is None.
+    """
+    if message.content.array_records:
+        batches = only_config(message).get("batches")
+        batches = batches if isinstance(batches, int) else None
+        record = _metrics(context, probe(_weights(message), batches), "loss")
+    else:
+        record = MetricRecord({PARTITION: _partition(context)})
+    return Message(RecordDict({"metrics": record}), reply_to=message)
+
+
+def _metrics(context: Context, report: ClientReport, loss: str) -> MetricRecord:
+    """Return a report as a record; what is None stays out, on all clients alike."""
+    numbers: dict[str, Any] = {
+        "num-examples": report.num_examples,
+        loss: report.loss,
+        "squared-loss": report.squared_loss,
+        "duration": report.duration,
+        "update-norm": report.update_norm,
+        PARTITION: _partition(context),
+    }
+    if report.label_counts is not None:
+        numbers[LABELS] = [float(count) for count in report.label_counts]
+    return MetricRecord({name: n for name, n in numbers.items() if n is not None})
+
+
+def _partition(context: Context) -> int:
+    return int(context.node_config.get(PARTITION, -1))
+
+
+def _weights(message: Message) -> dict[str, Tensor]:
+    records = message.content.array_records
+    models = [record for name, record in records.items() if name != PREVIOUS_UPDATE]
+    if len(models) != 1:
+        raise ValueError(
+            f"a message must bring one model: this one brings {len(models)} ArrayRecords, "
+            f"{sorted(records)}."
+        )
+    return {name: tensor(array) for name, array in models[0].items()}
+
+
+def _previous_update(message: Message, model: nn.Module) -> Tensor | None:
+    """Return the last mean update, flat, in the order of the gradients."""
+    record = message.content.array_records.get(PREVIOUS_UPDATE)
+    if record is None:
+        return None
+    # An entry that the server does not scale has no update to speak of.
+    pieces = [
+        tensor(record[name]).to(p) if name in record else torch.zeros_like(p)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]
+    return torch.cat([piece.reshape(-1) for piece in pieces])
+
+
+def _number(value: Any) -> float:
+    return float(value)

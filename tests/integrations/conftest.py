@@ -1,0 +1,28 @@
+"""Tests of integrations run where their framework is installed."""
+
+import importlib.util
+import logging
+import os
+import warnings
+
+import pytest
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+collect_ignore_glob = ["*flower*", "local_grid.py"]
+
+if importlib.util.find_spec("flwr"):
+    collect_ignore_glob = []
+    # Flower's own imports warn of what its dependencies will take away.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import flwr.serverapp.strategy  # noqa: F401
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+@pytest.fixture
+def warned(caplog):
+    """Return a function that gives the warnings and errors logged so far, as one text."""
+    logger = logging.getLogger("flwr")
+    logger.addHandler(caplog.handler)
+    yield lambda: "\n".join(r.getMessage() for r in caplog.records if r.levelname != "INFO")
+    logger.removeHandler(caplog.handler)
