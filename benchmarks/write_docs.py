@@ -4,14 +4,16 @@
 
 Makes docs/benchmarks.md from records/averaging.json and records/overhead.json, and
 docs/compare.md from records/compare-*/, docs/robustness.md from records/robustness/,
-docs/remedies.md from records/remedies.json and records/scalars.json, and docs/cost.md,
-docs/scale.md and docs/soak.md from the records of those names.
+docs/remedies.md from records/remedies.json and records/scalars.json, docs/cost.md,
+docs/scale.md and docs/soak.md from the records of those names, and
+docs/federated-benchmark.md from records/federated/ and records/selection_scale.json.
 """
 
 import json
 from pathlib import Path
 
 from cost_page import cost_page
+from federated_page import federated_page
 from remedies_page import remedies_page
 from robustness_page import robustness_page
 from scale_page import scale_page
@@ -165,6 +167,7 @@ def compare_page() -> str:
 PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
 PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
 PAGES |= {"cost.md": cost_page, "scale.md": scale_page, "soak.md": soak_page}
+PAGES |= {"federated-benchmark.md": federated_page}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -12,6 +12,7 @@ from rich.markup import escape
 from . import __version__
 from .bench.commands import app as bench
 from .bench.compare import plan, run_all
+from .bench.federated.command import federate
 from .bench.launch import RankError, first_process, on_ranks, world_size
 from .bench.records import RunFolder, Settings
 from .bench.report import summarise, table, write_report
@@ -122,6 +123,9 @@ def compare(
         _say("\nStopped.")
         _say_how_to_go_on(folder, "Go on with")
         raise typer.Exit(130) from None
+
+
+app.command()(federate)
 
 
 def _run(folder: Path, settings: Settings) -> None:

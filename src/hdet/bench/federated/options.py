@@ -1,0 +1,108 @@
+"""The options of `hdet federate`, and the settings they stand for.
+
+Settings are named in words, options briefly and as papers do: --lr is the clients' rate,
+--alpha the concentration of the Dirichlet split. Errors of the settings are therefore put in
+terms of the options before a user reads them.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import require
+from .flower_engine import require_flower
+from .folder import ENGINES, Plan
+from .run import Federation
+from .settings import Settings
+
+# Options, as parameters of the command, and fields of `Settings`.
+FIELDS = {
+    "task": "task",
+    "clients": "clients",
+    "per_round": "count",
+    "alpha": "concentration",
+    "rounds": "rounds",
+    "strategy": "strategy",
+    "selector": "selector",
+    "lr": "local_rate",
+    "server_lr": "global_rate",
+    "steps": "steps",
+    "batch": "batch",
+    "mu": "proximal_mu",
+    "momentum": "momentum",
+    "seed": "seed",
+    "dtype": "dtype",
+    "data": "data",
+}
+# With 0 FedProx is FedAvg. Its authors tune mu among 0.001, 0.01, 0.1 and 1.
+FEDPROX_MU = 0.1
+
+# Where rules call an argument otherwise than `Settings` does.
+_RULES = {"GlobalRate.alpha": "server_lr", "split.alpha": "alpha"}
+_NAMES = {field: name for name, field in FIELDS.items()} | {"engine": "engine"}
+# How `hdet.errors.require` begins: the call, its argument and the value.
+_FAULT = re.compile(r"`(\w+)\((\w+)=(.*?)\)`")
+
+
+def option(name: str) -> str:
+    """Return a parameter of the command as it is typed: `per_round` is `--per-round`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def plan(given: Mapping[str, Any], engine: str) -> Plan:
+    """Turn what the user asked for into a plan, or say what cannot be.
+
+    Args:
+        given: values by the names of `FIELDS`; a `mu` of None is the strategy's own.
+        engine: one of `ENGINES`.
+
+    Raises:
+        ValueError: naming the option, the rule, the value and the remedy.
+        MissingDataError: if the task's data are not there.
+    """
+    named = {FIELDS[name]: value for name, value in given.items()}
+    if named["proximal_mu"] is None:
+        named["proximal_mu"] = FEDPROX_MU if named["strategy"] == "fedprox" else 0.0
+    try:
+        known = f"write one of {', '.join(ENGINES)}"
+        require(engine in ENGINES, "Plan", "engine", engine, "is not known", known)
+        made = Plan(Settings(**named), engine)
+    except ValueError as error:
+        raise ValueError(in_options(str(error))) from error
+    check(made)
+    return made
+
+
+def check(plan: Plan) -> None:
+    """Raise whatever would end the run at its start, before anything is written.
+
+    Raises:
+        ValueError: naming the option, the rule, the value and the remedy.
+        MissingDataError: if the task's data are not there.
+    """
+    settings = plan.settings
+    momentum, mu = settings.momentum, settings.proximal_mu
+    try:
+        fine, rule = 0 <= momentum < 1, "must lie in [0, 1)"
+        require(fine, "Settings", "momentum", momentum, rule, "0.9 is usual")
+        fine, rule = 0 <= mu < math.inf, "must be finite and at least 0"
+        require(fine, "Settings", "proximal_mu", mu, rule, "0 trains without the term")
+        if plan.engine == "flower":
+            require_flower()
+        # The rest only the data and the rules know.
+        Federation(settings)
+    except ValueError as error:
+        raise ValueError(in_options(str(error))) from error
+
+
+def in_options(message: str) -> str:
+    """Return an error of the settings in terms of the options, if it is one."""
+
+    def words(fault: re.Match[str]) -> str:
+        call, argument, value = fault.groups()
+        name = _RULES.get(f"{call}.{argument}", _NAMES.get(argument, ""))
+        return f"{option(name)} {value}" if name else fault[0]
+
+    # The command has no gamma to widen.
+    return _FAULT.sub(words, message, count=1).replace("widen gamma, or start", "start")

@@ -1,0 +1,93 @@
+"""How commands that make a run folder speak of it, and end where something is wrong.
+
+An error of the user's is one line and exit code 2, a failed run code 1, Ctrl-C code 130; the
+last two say how to go on with the folder, if there is one.
+"""
+
+import shlex
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import MissingDataError
+from .workers import WorkerError
+
+_console = Console(stderr=True)
+
+
+@contextmanager
+def errors_said(command: str, path: Path) -> Iterator[None]:
+    """Say what went wrong inside, and exit.
+
+    Args:
+        command: as the user types it, as in `hdet bench robustness`.
+        path: the run folder.
+
+    Raises:
+        typer.Exit: in place of what was raised inside.
+    """
+    try:
+        yield
+    except (ValueError, MissingDataError) as error:
+        _say(f"[red]{command}:[/red] {escape(str(error))}")
+        raise typer.Exit(2) from None
+    except WorkerError as error:
+        _say(f"\n[red]{escape(str(error))}[/red]")
+        _say_how_to_go_on(command, path, "Once the cause is gone, go on with")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _say("\nStopped.")
+        _say_how_to_go_on(command, path, "Go on with")
+        raise typer.Exit(130) from None
+
+
+def nothing_there(command: str, path: Path) -> None:
+    """Raise if `path` holds anything: a run must not mix with other files.
+
+    Raises:
+        ValueError: naming the option, the path and the remedy.
+    """
+    if (path / "config.json").exists():
+        raise ValueError(
+            f"--out {path} holds a run already: go on with it by `{command} --resume {path}`, "
+            f"or name another folder."
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--out {path} is not an empty folder: name one that is not there.")
+
+
+def nothing_else_given(context: typer.Context, free: Collection[str]) -> None:
+    """Raise if an option was given that the folder has: it says what the run is.
+
+    Args:
+        context: of the command.
+        free: the options that change no run, as parameters of the command.
+
+    Raises:
+        ValueError: naming the options.
+    """
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in free
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(
+            f"--resume goes on with what the folder holds, and {', '.join(given)} would "
+            f"change it: leave that out, or begin a new run."
+        )
+
+
+def _say(markup: str) -> None:
+    # A path that is broken at the window's edge cannot be copied.
+    _console.print(markup, highlight=False, soft_wrap=True)
+
+
+def _say_how_to_go_on(command: str, path: Path, words: str) -> None:
+    if (path / "config.json").exists():
+        _say(f"{words}: {command} --resume {escape(shlex.quote(str(path)))}")
