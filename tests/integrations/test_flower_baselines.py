@@ -110,7 +110,8 @@ def test_our_server_optimizers_are_flowers(name):
 @pytest.mark.parametrize("name", PAIRS)
 def test_fedhyper_on_flower_is_fedhyper_within_one_process(name):
     ours, theirs = PAIRS[name]
-    rates = {"local_rate": ServerLocalRate(RATE), "global_rate": GlobalRate()}
+    local_rate = ServerLocalRate(RATE, step="cosine", fall=0.0)
+    rates = {"local_rate": local_rate, "global_rate": GlobalRate(step="cosine")}
     expected = in_one_process(ours(), 5, **rates)
     found = on_flower(FedHyper(theirs(), mode="g+sl", beta=RATE), 5)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

@@ -3,7 +3,7 @@
 import torch
 
 from hdet.federated.selection import ClientReport, HeteroSelect
-from hdet.federated.selection.cohort import SHORTLIST, draw_cohort
+from hdet.federated.selection.cohort import PASSES, SHORTLIST, draw_cohort
 
 
 def one_class_each(classes, copies):
@@ -59,6 +59,14 @@ def test_a_long_list_is_cut_to_its_largest_keys():
     chosen = draw_cohort(keys, one_class_each(4, count // 4), 1e9, 8)
     assert int(chosen.min()) >= count - SHORTLIST
     assert torch.equal(chosen.remainder(4).bincount(), torch.full((4,), 2))
+
+
+def test_a_large_cohort_is_chosen_several_at_a_time_and_balanced_all_the_same():
+    count = 3 * PASSES + 7
+    histograms = one_class_each(5, copies=200)
+    chosen = draw_cohort(torch.zeros(1000, dtype=torch.float64), histograms, 10.0, count)
+    assert len(set(chosen.tolist())) == count
+    assert histograms[chosen].sum(0).max() <= 10 * (count / 5 + 4)
 
 
 def test_the_selector_learns_labels_from_replies_and_balances_by_them():

@@ -37,8 +37,11 @@ _FEDHYPER = """FedHyper(
         alpha=SETTINGS.global_rate,
         beta=SETTINGS.local_rate,{more}
     )"""
-# Equation (20) as it is printed: nothing holds a client's rate but its bounds.
-_PAPER = '\n        sl_step="relative",\n        growth=float("inf"),'
+# The equations as they are printed, but for SL's step, which is that of the authors' code.
+_PAPER = """
+        g_step="absolute",
+        sl_step="relative",
+        growth=float("inf"),"""
 
 
 def write_app(folder: Path, settings: Settings) -> None:

@@ -110,7 +110,11 @@ def _numbers(
     for i, (cell, value) in enumerate(zip(row.cells, values, strict=True)):
         y, x = divmod(i, len(GLOBAL_RATES))
         written = text(value) + ("×" if cell.diverged else "")
-        ax.text(x, y, written, ha="center", va="center", fontsize=6.2, color=ink(value))
+        number = ax.text(
+            x, y, written, ha="center", va="center", fontsize=6.2, color=ink(value)
+        )
+        # It lies within the panel: there is no room to be found for it.
+        number.set_in_layout(False)
 
 
 def _short(gain: float) -> str:

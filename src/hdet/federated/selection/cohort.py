@@ -24,6 +24,8 @@ import torch
 # More candidates than this are first cut to those with the largest keys: a greedy choice reads
 # every candidate once for each client chosen, and among a million that would take seconds.
 SHORTLIST = 4096
+# A cohort of more clients than this is chosen several at a time: it is balanced by its size.
+PASSES = 64
 
 
 def draw_cohort(
@@ -52,15 +54,17 @@ def draw_cohort(
         keys = torch.where(spare, keys - (keys.max() - keys.min() + weight + 1.0), keys)
     short = keys.topk(min(max(SHORTLIST, 4 * count), len(keys))).indices.sort().values
     keys, histograms = keys[short].clone(), histograms[short].double()
-    chosen = []
-    cohort = torch.zeros_like(everybody, dtype=torch.float64)
-    for _ in range(count):
-        distance = _distances(cohort + histograms, histograms.sum(1) > 0, everybody.double())
-        best = int((keys - weight * distance).argmax())
+    known, everybody = histograms.sum(1) > 0, everybody.double()
+    at_once = -(-count // PASSES)
+    chosen: list[torch.Tensor] = []
+    cohort = torch.zeros_like(everybody)
+    for start in range(0, count, at_once):
+        distance = _distances(cohort + histograms, known, everybody)
+        best = (keys - weight * distance).topk(min(at_once, count - start)).indices
         chosen.append(best)
-        cohort = cohort + histograms[best]
+        cohort = cohort + histograms[best].sum(0)
         keys[best] = -math.inf
-    return short[torch.tensor(chosen)]
+    return short[torch.cat(chosen)]
 
 
 def _distances(

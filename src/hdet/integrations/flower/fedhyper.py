@@ -43,13 +43,16 @@ class FedHyper(ScaledStep):
 
     Args:
         strategy: what aggregates; wrapped or not.
-        mode: one or more of "g", "sl" and "cl", joined by "+". The default is what the paper
-            calls FedHyper.
+        mode: one or more of "g", "sl" and "cl", joined by "+". All three, the default, end
+            well from the widest range of rates; "g+cl" is what the paper calls FedHyper.
         alpha: the server's rate in round one; without "g", in every round.
         beta: the clients' rate in round one, above 0; without "sl", in every message.
         gamma_alpha: alpha stays in [1/gamma_alpha, gamma_alpha]. 1.0 holds it.
         gamma_beta: local rates stay in [beta/gamma_beta, gamma_beta beta]. 1.0 holds them.
-        sl_step: what a unit of hypergradient adds to beta; see `ServerLocalRate`.
+        g_step: what the hypergradient adds to alpha; see `GlobalRate`. "cosine", the default,
+            does not depend on how large updates are; "absolute" is the equation as printed.
+        sl_step: what it adds to beta; see `ServerLocalRate`. Beside "g", which answers the same
+            product, beta does not fall.
         growth: the most that one local step may multiply or divide a rate by; see
             `ClientLocalRate`.
         beta_max: absolute upper bound of local rates; None is none.
@@ -65,12 +68,13 @@ class FedHyper(ScaledStep):
         self,
         strategy: Strategy,
         *,
-        mode: str = "g+cl",
+        mode: str = "g+sl+cl",
         alpha: float = 1.0,
         beta: float = 0.01,
         gamma_alpha: float = 3.0,
         gamma_beta: float = 10.0,
-        sl_step: str = "relative",
+        g_step: str = "cosine",
+        sl_step: str = "cosine",
         growth: float = 1.5,
         beta_max: float | None = None,
         trainable: Trainable = None,
@@ -95,9 +99,10 @@ class FedHyper(ScaledStep):
         )
         # Made here once, so that a bad argument is an error before any client hears of it.
         ClientLocalRate(beta, 1, gamma_beta, growth=growth, beta_max=beta_max)
-        local = ServerLocalRate(beta, gamma_beta, step=sl_step)
+        fall = 0.0 if "g" in parts else 1.0
+        local = ServerLocalRate(beta, gamma_beta, step=sl_step, fall=fall)
         self._mode, self._alpha, self._beta = mode, float(alpha), float(beta)
-        self._global = GlobalRate(alpha, gamma_alpha) if "g" in parts else None
+        self._global = GlobalRate(alpha, gamma_alpha, step=g_step) if "g" in parts else None
         self._local = local if "sl" in parts else None
         self._beta_max = math.inf if beta_max is None else beta_max
         self._client = {GAMMA: float(gamma_beta), GROWTH: float(growth)}
