@@ -16,7 +16,7 @@ demo: $(VENV)/.ready
 	$(BIN)/hdet compare $(ARGS)
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hdet.bench.federated_comparison.findings import findings
 from hdet.bench.federated_comparison.page import TITLE, introduction, sections
-from hdet.bench.federated_comparison.parts import Picture, Section, Table, markdown
+from hdet.bench.federated_comparison.parts import Picture, Section, Table, markdown, wrapped
 from hdet.bench.federated_comparison.report import write_report
 from hdet.bench.federated_comparison.units import Folder
 
@@ -38,7 +38,7 @@ def federated_page(records: Path = RECORDS, images: Path = IMAGES) -> str:
         "",
     ]
     for paragraph in introduction(found):
-        lines += [paragraph, ""]
+        lines += [*wrapped(paragraph), ""]
     lines += [
         "```bash",
         summary["command"],
@@ -51,7 +51,8 @@ def federated_page(records: Path = RECORDS, images: Path = IMAGES) -> str:
     if found.missing:
         lines += [f"**Unfinished: {found.missing} runs are missing.**", ""]
     scale = json.loads((records / "selection_scale.json").read_text())
-    for section in [*sections(found), scale_section(scale)]:
+    *shown, limits = sections(found)
+    for section in [*shown, scale_section(scale), limits]:
         names = [part.name for part in section.parts if isinstance(part, Picture)]
         there = {n: f"images/{_image(n)}" for n in names if (images / _image(n)).exists()}
         lines += markdown(section, there)

@@ -16,7 +16,7 @@ ALLOWED = {
     "commands": {"", "bench", "errors"},
     "__main__": {"cli"},
     "bench": CORE | {"", "bench", "errors", "seeding"},
-    "integrations": CORE | {"", "errors"},
+    "integrations": CORE | {"", "errors", "integrations"},
     "": CORE,
     "errors": set(),
     "seeding": set(),

@@ -1,6 +1,5 @@
 """Rounds within one process, with clients whose answers are known."""
 
-import pytest
 import torch
 
 from hdet.federated import Decay, FedExP, GlobalRate, ServerLocalRate
@@ -148,14 +147,23 @@ def test_decay_of_either_rate_starts_at_its_full_value():
     assert [order.rate for order in clients.orders] == [0.5, 0.25]
 
 
-def test_an_update_that_is_not_finite_is_refused_before_it_moves_anything():
+def test_an_update_that_is_not_finite_is_left_out():
     class Broken(Pulling):
         def train(self, ids, order):
             replies = dict(super().train(ids, order))
-            broken = replies[ids[0]]
-            return replies | {ids[0]: Reply(broken.delta * float("nan"), broken.report)}
+            broken = replies[3]
+            return replies | {3: Reply(broken.delta * float("nan"), broken.report)}
 
-    run = rounds(Broken(), global_rate=GlobalRate())
-    with pytest.raises(ValueError, match="not finite"):
+    run = rounds(Broken(), count=4, global_rate=GlobalRate())
+    without = rounds(Pulling(failing=[(1, 3)]), count=4, global_rate=GlobalRate())
+    assert set(run.run_round().reports) == {0, 1, 2}
+    without.run_round()
+    assert torch.equal(run.weights, without.weights)
+
+
+def test_a_failed_round_is_repeated_at_its_rate():
+    clients = Pulling(failing=[(1, i) for i in range(4)])
+    run = rounds(clients, local_rate=Decay(0.5, 0.5))
+    for _ in range(3):
         run.run_round()
-    assert run.weights is START
+    assert [order.rate for order in clients.orders] == [0.5, 0.5, 0.25]

@@ -112,8 +112,8 @@ def test_fedhyper_on_flower_is_fedhyper_within_one_process(name):
     ours, theirs = PAIRS[name]
     local_rate = ServerLocalRate(RATE, step="cosine", fall=0.0)
     rates = {"local_rate": local_rate, "global_rate": GlobalRate(step="cosine")}
-    expected = in_one_process(ours(), 5, **rates)
-    found = on_flower(FedHyper(theirs(), mode="g+sl", beta=RATE), 5)
+    expected = in_one_process(ours(), 3, **rates)
+    found = on_flower(FedHyper(theirs(), mode="g+sl", beta=RATE), 3)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 

@@ -66,8 +66,10 @@ def _no_collecting(monkeypatch):
     monkeypatch.setattr("gc.collect", lambda *_: 0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in INNER), ("FedAvg", torch.float64)],
+)
 def test_held_at_one_it_is_the_strategy_within_bit_for_bit(name, dtype):
     initial = ArrayRecord(model(dtype=dtype).state_dict())
     nodes = grid(client_app(dtype=dtype))
@@ -252,6 +254,22 @@ def test_an_error_within_passes_through_and_changes_nothing(warned):
     run(after_one, rounds=1)
     assert own(strategy) == own(after_one)
     assert "FedHyper: round 2 failed in the strategy within" in warned()
+
+
+class Cautious(FedAvg):
+    """Takes no new model in round two."""
+
+    def aggregate_train(self, server_round, replies):
+        model_and_metrics = super().aggregate_train(server_round, replies)
+        return (None, None) if server_round == 2 else model_and_metrics
+
+
+def test_a_round_that_the_strategy_within_drops_changes_nothing(warned):
+    strategy, after_one = fedhyper(Cautious(), mode="g+sl"), fedhyper(mode="g+sl")
+    run(strategy, rounds=2)
+    run(after_one, rounds=1)
+    assert own(strategy) == own(after_one)
+    assert "FedHyper: round 2 brought no new model, and changed nothing" in warned()
 
 
 def own(strategy: FedHyper) -> list:

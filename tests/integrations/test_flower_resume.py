@@ -45,7 +45,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(name):
     def nodes(salt: int):
         return grid(client_app(labels=True), salt=salt)
 
-    whole = run(STRATEGIES[name](), nodes(0), rounds=4)
+    whole = run(STRATEGIES[name](), nodes(0), rounds=3)
     first = STRATEGIES[name]()
     half = run(first, nodes(0), rounds=2)
     state = through_a_file(first.state_dict())
@@ -53,7 +53,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(name):
     second = STRATEGIES[name]()
     second.load_state_dict(state)
     # A new process has new node ids.
-    rest = run(second, nodes(1), rounds=2, initial=ArrayRecord(weights))
+    rest = run(second, nodes(1), rounds=1, initial=ArrayRecord(weights))
     assert bits(rest.arrays) == bits(whole.arrays)
 
 

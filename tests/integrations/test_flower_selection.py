@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from flwr.app import Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg, FedAvgM, FedProx, Strategy
 
@@ -18,7 +18,7 @@ from hdet.federated.selection import (
 from hdet.integrations.flower import FedHyper, SelectClients, select_clients
 from hdet.integrations.flower.records import tensor
 
-from .flower_clients import RATE, bits, client_app, config, grid, run
+from .flower_clients import RATE, bits, client_app, config, flat, grid, model, run
 from .local_grid import LocalGrid, node_id
 
 SELECTORS = {
@@ -61,13 +61,13 @@ def test_node_ids_and_the_order_of_replies_change_nothing(name):
     def once(salt: int):
         nodes = grid(client_app(tamper=fails, labels=True), salt=salt)
         select = SelectClients(fedavg(), SELECTORS[name](), 3)
-        result = run(FedHyper(select, beta=RATE), nodes, rounds=4)
-        return nodes.trained(), bits(result.arrays), result.train_metrics_clientapp[4]
+        result = run(FedHyper(select, beta=RATE), nodes, rounds=3)
+        return nodes.trained(), bits(result.arrays), result.train_metrics_clientapp[3]
 
     first, second = once(0), once(1)
     assert first[:2] == second[:2]
     assert first[2]["fedhyper-alpha"] == second[2]["fedhyper-alpha"]
-    assert [len(chosen) for chosen in first[0]] == [3] * 4
+    assert [len(chosen) for chosen in first[0]] == [3] * 3
 
 
 def test_the_round_has_two_phases():
@@ -86,6 +86,12 @@ def test_the_round_has_two_phases():
     assert select.probed == [nodes.partitions[m.metadata.dst_node_id] for m in probed[4:]]
     assert select.selected == nodes.trained()[1]
     assert nodes.calls == 1 + 2 * (1 + 1 + 1)  # names; probes, training and (no) evaluation
+
+
+def test_the_selections_are_the_selectors_own():
+    nodes, selector = grid(), Random(seed=3)
+    run(SelectClients(fedavg(), Random(seed=3), 2), nodes)
+    assert nodes.trained() == [selector.select(t, range(5), 2) for t in (1, 2, 3)]
 
 
 def test_a_selector_says_how_many_batches_to_look_at():
@@ -107,6 +113,11 @@ def test_the_selector_hears_what_clients_report():
             assert list(report.label_counts) == [8 + 2 * partition, 1]
             norm = float(torch.linalg.vector_norm(report.update))
             assert report.update_norm == pytest.approx(norm, rel=1e-5)
+    total = sum(report.num_examples for report in spy.told[0].values())
+    mean = sum(r.update * (r.num_examples / total) for r in spy.told[0].values())
+    start = flat(ArrayRecord(model().state_dict()))
+    first = run(SelectClients(fedavg(), Spy(), 2), nodes, rounds=1)
+    torch.testing.assert_close(flat(first.arrays), start + mean, rtol=1e-5, atol=1e-6)
     assert not {"partition-id", "label-counts"} & result.train_metrics_clientapp[2].keys()
 
 
@@ -227,10 +238,12 @@ class Hidden(Strategy):
 
 
 def test_waiting_for_more_nodes_than_selected_is_an_error_and_no_hang(monkeypatch):
-    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
+    waits = []
+    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", waits.append)
     hidden = Hidden(fedavg(min_available_nodes=4))
     with pytest.raises(RuntimeError, match="Hidden waits for more nodes than the 3"):
         run(SelectClients(hidden, Random(), 3))
+    assert sum(waits) < 15
 
 
 @pytest.mark.parametrize(

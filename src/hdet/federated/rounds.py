@@ -8,13 +8,14 @@ The slow reference beside `hdet.integrations.flower`, and what benchmarks run on
     alpha  = global rate from Delta;   w^{t+1} = w^t + alpha * server_step(Delta)
     beta   = local rate from Delta, for the next round
 
-Clients that do not reply are left out; a round in which nobody replies changes nothing.
+Clients that do not reply, or whose update is not finite, are left out; a round in which nobody
+replies changes nothing.
 What clients are and how they train is the caller's: see `Clients`.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -22,6 +23,7 @@ from .baselines import Decay, FedExP
 from .rates import GlobalRate, ServerLocalRate
 from .selection import ClientReport, Selector
 from .server_optimizers import ServerOptimizer
+from .vectors import inner
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ class Reply:
 class Clients(Protocol):
     """Whoever trains: one process or many, one after the other or in a batch."""
 
-    def train(self, ids: Sequence[Hashable], order: Order) -> Mapping[Hashable, Reply]:
+    def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
         """Train on each client of `ids`; those that fail are missing from the answer."""
         ...
 
-    def probe(self, ids: Sequence[Hashable], order: Order) -> Mapping[Hashable, ClientReport]:
+    def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
         """Return the loss of `order.weights` on clients' data; failures are missing."""
         ...
 
@@ -82,23 +84,23 @@ class Round:
     """
 
     round: int
-    selected: list[Hashable]
+    selected: list[Any]
     probed: int
-    reports: Mapping[Hashable, ClientReport]
+    reports: Mapping[Any, ClientReport]
     alpha: float
     beta: float
     hypergradient: float
 
 
-Shares = Callable[[Sequence[Hashable], Mapping[Hashable, Reply]], Sequence[float]]
+Shares = Callable[[Sequence[Any], Mapping[Any, Reply]], Sequence[float]]
 
 
-def by_examples(ids: Sequence[Hashable], replies: Mapping[Hashable, Reply]) -> list[float]:
+def by_examples(ids: Sequence[Any], replies: Mapping[Any, Reply]) -> list[float]:
     """Return weights of the mean: each client's number of examples."""
     return [float(replies[client].report.num_examples) for client in ids]
 
 
-def equally(ids: Sequence[Hashable], replies: Mapping[Hashable, Reply]) -> list[float]:
+def equally(ids: Sequence[Any], replies: Mapping[Any, Reply]) -> list[float]:
     """Return equal weights of the mean."""
     return [1.0] * len(ids)
 
@@ -123,7 +125,7 @@ class Rounds:
         self,
         weights: torch.Tensor,
         clients: Clients,
-        ids: Sequence[Hashable],
+        ids: Sequence[Any],
         count: int,
         *,
         selector: Selector,
@@ -140,6 +142,7 @@ class Rounds:
         self._local_rate, self._global_rate = local_rate, global_rate
         self._send_update, self._shares = send_update, shares
         self._update: torch.Tensor | None = None
+        self._local_state: dict[str, int] = {}
         self._round = 0
 
     def run_round(self) -> Round:
@@ -151,7 +154,12 @@ class Rounds:
         candidates = list(self._selector.candidates(self._ids))
         probes = self._clients.probe(candidates, order) if candidates else None
         selected = self._selector.select(self._round, self._ids, self._count, probes)
-        replies = self._clients.train(selected, order)
+        answers = self._clients.train(selected, order)
+        replies = {
+            client: reply
+            for client, reply in answers.items()
+            if bool(inner(reply.delta, reply.delta).isfinite())
+        }
         reports = {client: reply.report for client, reply in replies.items()}
         self._selector.feedback(self._round, reports)
         alpha, hypergradient = self._aggregate(selected, replies)
@@ -161,18 +169,22 @@ class Rounds:
 
     def _beta(self) -> float:
         if isinstance(self._local_rate, Decay):
+            self._local_state = self._local_rate.state_dict()
             return self._local_rate.update()
         if isinstance(self._local_rate, ServerLocalRate):
             return self._local_rate.beta
         return self._local_rate
 
     def _aggregate(
-        self, selected: Sequence[Hashable], replies: Mapping[Hashable, Reply]
+        self, selected: Sequence[Any], replies: Mapping[Any, Reply]
     ) -> tuple[float, float]:
         order = {client: place for place, client in enumerate(self._ids)}
         # A sum depends on its order, and the order of replies on the network.
-        ids = sorted((client for client in selected if client in replies), key=order.get)
+        replied = [client for client in selected if client in replies]
+        ids = sorted(replied, key=lambda client: order[client])
         if not ids:
+            if isinstance(self._local_rate, Decay):
+                self._local_rate.load_state_dict(self._local_state)
             return 0.0, 0.0
         shares = list(self._shares(ids, replies))
         total = sum(shares)
@@ -204,7 +216,5 @@ class Rounds:
         if isinstance(rate, GlobalRate):
             return rate.update(delta)
         if isinstance(rate, FedExP):
-            return rate.update(
-                delta, [float(d.double().square().sum()) for d in deltas], shares
-            )
+            return rate.update(delta, [float(inner(d, d)) for d in deltas], shares)
         return rate

@@ -107,7 +107,7 @@ def test_the_command_stops_resumes_and_reports(
     assert code == 0, output
     assert "Runs: 28, 25 to do." in output
     assert "HeteRo-Select" in output
-    assert "mnist: a lower late standard deviation than Random" in output
+    assert "mnist: a lower late standard deviation than every rival: yes" in output
     assert output.splitlines()[-1] == f"Report: {out / 'report.html'}"
     assert Folder(out).plan() == Plan(["selection"], 3, 2, 2)
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -194,7 +194,10 @@ def _pooled(images: Tensor, side: int) -> Tensor:
 
 
 def _digits() -> tuple[Tensor, Tensor]:
-    bundle = load_digits()
+    # Slow to import, and no other task needs it.
+    from sklearn.datasets import load_digits
+
+    bundle: Any = load_digits()
     return torch.from_numpy(bundle.images), torch.from_numpy(bundle.target).long()
 
 

@@ -10,8 +10,9 @@ Weights are one flat vector in the order of `torch.nn.Sequential(Linear, ReLU, L
 hidden matrix [h, d], hidden bias [h], output matrix [10, h], output bias [10].
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class Local:
     momentum: float = 0.0
     proximal_mu: float = 0.0
     max_norm: float | None = None
-    client_rate: Mapping[str, float | None] | None = None
+    client_rate: Mapping[str, Any] | None = None
     probe: int | None = None
 
 
@@ -137,7 +138,7 @@ class BatchedClients:
         self._counts = [label_counts(data, client) for client in range(len(data.parts))]
         self.probed_examples = 0
 
-    def train(self, ids: Sequence[Hashable], order: Order) -> Mapping[Hashable, Reply]:
+    def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
         """Train on each client of `ids` from `order.weights`, and return all replies."""
         local, count = self._local, len(ids)
         places = torch.stack([self.batches(client, order.round) for client in ids])
@@ -171,7 +172,7 @@ class BatchedClients:
             )
         }
 
-    def probe(self, ids: Sequence[Hashable], order: Order) -> Mapping[Hashable, ClientReport]:
+    def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
         """Return the mean loss of `order.weights` on each client's first examples."""
         parts = [self._data.parts[client][: self._local.probe] for client in ids]
         places = torch.cat(parts)
@@ -197,7 +198,7 @@ class BatchedClients:
         return part[order[:needed]].view(local.steps, local.batch)
 
     def _reports(
-        self, ids: Sequence[Hashable], order: Order, weights: Tensor, losses: Tensor
+        self, ids: Sequence[Any], order: Order, weights: Tensor, losses: Tensor
     ) -> list[ClientReport]:
         means, squares = losses.mean(0).tolist(), losses.square().mean(0).tolist()
         deltas = weights - order.weights
@@ -225,7 +226,8 @@ class _Rates:
         self._beta = torch.full((count,), order.rate, dtype=torch.float64)
         self._previous: Tensor | None = None
         if local.client_rate is not None:
-            rule = {"gamma": 10.0, "growth": 1.5, "beta_max": None} | dict(local.client_rate)
+            rule: dict[str, Any] = {"gamma": 10.0, "growth": 1.5, "beta_max": None}
+            rule |= local.client_rate
             self._growth, highest = rule["growth"], rule["beta_max"]
             self._low = order.rate / rule["gamma"]
             self._high = order.rate * rule["gamma"]

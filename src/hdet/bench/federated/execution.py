@@ -47,18 +47,17 @@ def in_process(folder: Folder, plan: Plan) -> Generator[RoundRecord]:
     """Run within this process; yield each round when it is over and written.
 
     Raises:
-        DivergedError: if the rules of the strategy refused a round's update.
+        DivergedError: if no client's update is finite any more.
     """
     federation = Federation(plan.settings)
-    try:
-        for record in federation.run():
-            folder.append(record)
-            yield record
-    except ValueError as error:
-        raise DivergedError(
-            f"The run diverged in round {len(folder.records()) + 1}: {error} A lower --lr "
-            f"may help."
-        ) from error
+    for record in federation.run():
+        folder.append(record)
+        yield record
+        if not record.replied:
+            raise DivergedError(
+                f"The run diverged in round {record.round}: no client's update is finite. A "
+                f"lower --lr may help."
+            )
     folder.write_model(federation.network.views(federation.rounds.judged))
 
 

@@ -5,7 +5,6 @@ Settings are named in words, options briefly and as papers do: --lr is the clien
 terms of the options before a user reads them.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -81,17 +80,11 @@ def check(plan: Plan) -> None:
         ValueError: naming the option, the rule, the value and the remedy.
         MissingDataError: if the task's data are not there.
     """
-    settings = plan.settings
-    momentum, mu = settings.momentum, settings.proximal_mu
     try:
-        fine, rule = 0 <= momentum < 1, "must lie in [0, 1)"
-        require(fine, "Settings", "momentum", momentum, rule, "0.9 is usual")
-        fine, rule = 0 <= mu < math.inf, "must be finite and at least 0"
-        require(fine, "Settings", "proximal_mu", mu, rule, "0 trains without the term")
         if plan.engine == "flower":
             require_flower()
         # The rest only the data and the rules know.
-        Federation(settings)
+        Federation(plan.settings)
     except ValueError as error:
         raise ValueError(in_options(str(error))) from error
 

@@ -97,6 +97,11 @@ class Settings:
             value = getattr(self, name)
             good = 0 < value < math.inf
             require(good, "Settings", name, value, "must be above 0", "raise it")
+        mu, fine = self.proximal_mu, 0 <= self.proximal_mu < math.inf
+        rule = "must be finite and at least 0"
+        require(fine, "Settings", "proximal_mu", mu, rule, "0 trains without the term")
+        momentum, fine = self.momentum, 0 <= self.momentum < 1
+        require(fine, "Settings", "momentum", momentum, "must lie in [0, 1)", "0.9 is usual")
         require(
             self.count <= self.clients,
             "Settings",

@@ -21,6 +21,8 @@ from ..workers import pool, progress, raise_from
 from .units import Folder, Unit, unfinished
 
 LAST, LATE = 10, 20
+# What guessing gives in ten classes, in percent.
+_GUESSING = 10.0
 
 
 def run_all(folder: Folder, processes: int | None = None) -> None:
@@ -52,36 +54,29 @@ def run_all(folder: Folder, processes: int | None = None) -> None:
 def outcome(unit: Unit) -> dict[str, Any]:
     """Do one run, and return its numbers.
 
-    A run whose weights stop being finite is over: it "diverged", and is judged as one that
-    guesses.
+    A run in which no client's update is finite any more, or the global model's loss is not, is
+    over: it "diverged", and is judged as one that guesses from there on.
     """
     start = perf_counter()
     federation = Federation(unit.settings, _split(_data_of(unit.settings)))
     records: list[RoundRecord] = []
     diverged = False
-    try:
-        for record in federation.run():
-            records.append(record)
-            if not math.isfinite(record.loss):
-                diverged = True
-                break
-    except ValueError as error:
-        # The rules refuse an update that is not finite.
-        if "not finite" not in str(error):
-            raise
-        diverged = True
-    rounds = unit.settings.rounds
-    # Ten classes: what guessing gives.
-    accuracies = [record.accuracy for record in records[: rounds - diverged]]
-    accuracies += [10.0] * (rounds - len(accuracies))
-    numbers = _numbers(accuracies, records, unit.settings.clients)
+    for record in federation.run():
+        records.append(record)
+        diverged = not record.replied or not math.isfinite(record.loss)
+        if diverged:
+            break
+    numbers = _numbers(records, unit.settings, diverged)
     return numbers | {"diverged": diverged, "seconds": round(perf_counter() - start, 2)}
 
 
-def _numbers(
-    accuracies: list[float], records: list[RoundRecord], clients: int
-) -> dict[str, Any]:
-    counts = [0] * clients
+def _numbers(records: list[RoundRecord], settings: Settings, diverged: bool) -> dict[str, Any]:
+    sound = records[: len(records) - diverged]
+    missing = settings.rounds - len(sound)
+    accuracies = [record.accuracy for record in sound] + [_GUESSING] * missing
+    # Who guesses one class for all never sees the others.
+    worst_class = [record.worst_class for record in sound] + [0.0] * missing
+    counts = [0] * settings.clients
     for record in records:
         for client in record.selected:
             counts[client] += 1
@@ -93,8 +88,8 @@ def _numbers(
         "drop": max(accuracies) - accuracies[-1],
         "last": fmean(accuracies[-LAST:]),
         "late_deviation": stdev(accuracies[-LATE:]),
-        "worst_class": fmean(record.worst_class for record in records[-LAST:]),
-        "fairness": sum(counts) ** 2 / (clients * squares) if squares else 1.0,
+        "worst_class": fmean(worst_class[-LAST:]),
+        "fairness": sum(counts) ** 2 / (settings.clients * squares) if squares else 1.0,
         "bytes_down": sum(record.bytes_down for record in records),
         "bytes_up": sum(record.bytes_up for record in records),
         "probed": sum(record.probed for record in records),

@@ -82,6 +82,11 @@ class Row:
         return min(self.cells, key=lambda cell: cell.accuracy)
 
     @property
+    def best(self) -> Cell:
+        """The cell with the highest accuracy."""
+        return max(self.cells, key=lambda cell: cell.accuracy)
+
+    @property
     def lowest(self) -> Cell:
         """The cell with the lowest gain."""
         return min(self.cells, key=lambda cell: cell.gain.mean)

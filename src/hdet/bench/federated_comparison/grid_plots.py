@@ -55,8 +55,7 @@ def starts(rows: Sequence[Row]) -> Figure:
 
 def _ends(ax: Axes, y: int, row: Row) -> None:
     color, size = (_INK, 8.0) if row.strategy == OURS else ("#555555", 6.0)
-    best = max(cell.accuracy for cell in row.cells)
-    worst = row.worst.accuracy
+    best, worst = row.best.accuracy, row.worst.accuracy
     ax.plot([worst, best], [y, y], color=color, lw=1.2, alpha=0.5, zorder=2)
     ax.plot(best, y, "|", color=color, ms=size + 3, mew=1.8, zorder=3)
     ax.plot(worst, y, "D", color=color, ms=size, zorder=3)

@@ -116,6 +116,8 @@ def _said(rows: Sequence[Row]) -> list[str]:
         + listed(f"{gain:+.2f} from beta {beta:g}" for beta, gain in gains)
         + ".",
     ]
+    ends = listed(f"{row.label} {row.best.accuracy:.2f} %" for row in [ours, *others.values()])
+    said.append(f"Best cells, each strategy's own: {ends}.")
     if lost := [row for row in rows if row.diverged]:
         names = listed(f"{row.label} ({row.diverged})" for row in lost)
         said.append(f"Runs that diverged: {names}.")

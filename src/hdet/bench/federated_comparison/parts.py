@@ -1,5 +1,6 @@
 """What a page is made of, for HTML and Markdown alike."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,12 +46,17 @@ def markdown(section: Section, pictures: dict[str, str]) -> list[str]:
     lines = [f"## {section.title}", ""]
     for part in section.parts:
         if isinstance(part, str):
-            lines += [part, ""]
+            lines += [*wrapped(part), ""]
         elif isinstance(part, Table):
             lines += [*_table(part), ""]
         elif part.name in pictures:
             lines += [f"![{part.text}]({pictures[part.name]})", ""]
     return lines
+
+
+def wrapped(paragraph: str) -> list[str]:
+    """Return a paragraph in lines, as the documentation has them."""
+    return textwrap.wrap(paragraph, 96, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(table: Table) -> list[str]:

@@ -19,10 +19,10 @@ PAPER_SPEED = (1.1, 3.0)
 # Points that a cell may be below FedAvg.
 TOLERANCE = 0.5
 RIVALS = (RANDOM, "power-of-choice", "oort", "oort-without-system")
-MEASURE_WORDS = {
-    "last": "a higher accuracy of the last rounds than",
-    "late_deviation": "a lower late standard deviation than",
-    "worst_class": "a higher accuracy of the worst class than",
+WANTED = {
+    "last": "a higher accuracy of the last rounds than every rival",
+    "late_deviation": "a lower late standard deviation than every rival",
+    "worst_class": "a higher accuracy of the worst class than every rival",
 }
 
 
@@ -164,10 +164,10 @@ def _selection_goals(rows: Sequence[selections.Row]) -> list[Goal]:
 
 def _better(ours: selections.Row, rivals: Sequence[selections.Row], measure: str) -> Goal:
     against = {row.selector: selections.better(ours, row, measure) for row in rivals}
-    parts = [f"{SELECTORS[name]} by {signed(found)}" for name, found in against.items()]
+    parts = [f"{SELECTORS[name]} {signed(found)}" for name, found in against.items()]
     return Goal(
         ours.task,
-        f"{MEASURE_WORDS[measure]} {', '.join(SELECTORS[name] for name in against)}",
-        "better than " + ", ".join(parts),
+        WANTED[measure],
+        "how much better: than " + ", ".join(parts),
         [Comparison(found) for found in against.values()],
     )

@@ -177,9 +177,8 @@ class SelectClients(Wrapper):
         # Read before aggregating, since some strategies use the replies' arrays up.
         reports = self._reports(good, updates=True)
         arrays, metrics = self._within(round_, good + rest)
-        invited = set(self._invited.values())
-        self._selector.feedback(round_, {n: r for n, r in reports.items() if n in invited})
-        if missing := sorted(invited - reports.keys(), key=_place):
+        self._selector.feedback(round_, reports)
+        if missing := sorted(set(self._invited.values()) - reports.keys(), key=_place):
             log.warning("SelectClients: round %d has no usable reply of %s; the selector goes "
                         "on without", round_, missing)  # fmt: skip
         return arrays, metrics
