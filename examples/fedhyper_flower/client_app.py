@@ -41,7 +41,10 @@ def train(message: Message, context: Context) -> Message:
         loss = F.cross_entropy(model(images[batch]), labels[batch])
         (loss + local.proximal()).backward()
         local.step(loss)
-    report = local.report(num_examples=len(labels))
+    # A histogram of labels tells the server about the data: only for the selector that uses it.
+    counts = torch.bincount(labels, minlength=10).tolist()
+    asked = run["selector"] == "heteroselect"
+    report = local.report(num_examples=len(labels), label_counts=counts if asked else None)
     return reply(message, context, model, report, {"local-rate": local.rate})
 
 

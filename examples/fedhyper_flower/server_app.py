@@ -17,8 +17,9 @@ def selector(name: str, count: int, seed: int) -> Selector:
         "random": lambda: Random(seed=seed),
         "power-of-choice": lambda: PowerOfChoice(candidates=2 * count, seed=seed),
         "oort": lambda: Oort(seed=seed),
-        # Diversity from updates: a histogram of labels would tell the server about the data.
-        "heteroselect": lambda: HeteroSelect(diversity="updates", seed=seed),
+        "heteroselect": lambda: HeteroSelect(seed=seed),
+        # Without the clients' histograms of labels.
+        "heteroselect-updates": lambda: HeteroSelect(diversity="updates", seed=seed),
     }
     if name not in selectors:
         raise ValueError(f"selector={name!r} is unknown: take one of {sorted(selectors)}.")

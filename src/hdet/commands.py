@@ -1,23 +1,21 @@
 """The commands behind `hdet`; imported once their packages are known to be there."""
 
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from . import __version__
 from .bench.commands import app as bench
 from .bench.compare import plan, run_all
 from .bench.federated.command import federate
-from .bench.launch import RankError, first_process, on_ranks, world_size
+from .bench.launch import first_process, on_ranks, world_size
 from .bench.records import RunFolder, Settings
 from .bench.report import summarise, table, write_report
+from .bench.run_folders import errors_said, nothing_else_given, nothing_there
 from .bench.tasks import TASKS, get_task
-from .errors import MissingDataError
 
 app = typer.Typer(
     help="Hyperparameters that tune themselves while the model trains.",
@@ -26,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bench, name="bench")
-_console = Console(stderr=True)
+COMMAND = "hdet compare"
 
 
 def _version(asked: bool) -> None:
@@ -83,9 +81,9 @@ def compare(
     and report.html.
     """
     folder = resume or out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
-    try:
+    with errors_said(COMMAND, folder):
         if resume is not None:
-            _nothing_else_given(context, "resume")
+            nothing_else_given(context, {"resume"})
             settings = RunFolder(folder).settings()
             # Missing data are an error of the user's: say so here, not from a rank.
             get_task(settings.task, settings.data)
@@ -101,28 +99,13 @@ def compare(
                 spread=spread,
                 loss_scale=loss_scale,
             )
-            _nothing_there(folder)
+            nothing_there(COMMAND, folder)
         if world_size() not in (None, settings.replicas):
             raise ValueError(
                 f"{folder} was begun with {settings.replicas} replicas, and torchrun "
                 f"has started {world_size()}: start as many as before."
             )
         _run(folder, settings)
-    except (ValueError, MissingDataError) as error:
-        if first_process():
-            _say(f"[red]hdet compare:[/red] {escape(str(error))}")
-        raise typer.Exit(2) from None
-    except RankError as error:
-        _console.show_cursor()
-        _say(f"\n[red]{escape(str(error))}[/red]")
-        _say_how_to_go_on(folder, "Once the cause is gone, go on with")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        # Rank 0 was ended while it drew: the cursor is hidden, in the last bar's line.
-        _console.show_cursor()
-        _say("\nStopped.")
-        _say_how_to_go_on(folder, "Go on with")
-        raise typer.Exit(130) from None
 
 
 app.command()(federate)
@@ -148,39 +131,3 @@ def _introduce(folder: Path, settings: Settings) -> None:
         flush=True,
     )
     print(f"Folder: {folder}", flush=True)
-
-
-def _say(markup: str) -> None:
-    # A path that is broken at the window's edge cannot be copied.
-    _console.print(markup, highlight=False, soft_wrap=True)
-
-
-def _say_how_to_go_on(folder: Path, words: str) -> None:
-    if first_process() and (folder / "config.json").exists():
-        _say(f"{words}: hdet compare --resume {escape(shlex.quote(str(folder)))}")
-
-
-def _nothing_there(folder: Path) -> None:
-    """Raise if `folder` holds anything: a comparison must not mix with other files."""
-    if (folder / "config.json").exists():
-        raise ValueError(
-            f"{folder} holds a comparison already: go on with it by "
-            f"`hdet compare --resume {folder}`, or name another folder."
-        )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder: name one that is not there yet.")
-
-
-def _nothing_else_given(context: typer.Context, option: str) -> None:
-    """Raise if another option was given: the folder says what the run is."""
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in context.params
-        if name != option
-        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    ]
-    if given:
-        raise ValueError(
-            f"--{option} goes on with what the folder holds, and {', '.join(given)} "
-            f"would change it: leave that out, or begin a new comparison."
-        )

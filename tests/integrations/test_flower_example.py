@@ -73,7 +73,9 @@ def test_every_key_of_the_config_is_declared_and_used(monkeypatch):
 
 
 @pytest.mark.usefixtures("example")
-@pytest.mark.parametrize("selector", ["random", "power-of-choice", "oort"])
+@pytest.mark.parametrize(
+    "selector", ["heteroselect-updates", "random", "power-of-choice", "oort"]
+)
 def test_it_learns_with_the_other_selectors_too(monkeypatch, selector):
     _, result, _ = here(monkeypatch, selector=selector, dirichlet=5.0, lr=0.05)
     losses = [float(m["loss"]) for m in result.evaluate_metrics_serverapp.values()]  # pyright: ignore[reportArgumentType]

@@ -26,8 +26,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from .failures import RunError
 
-class RankError(RuntimeError):
+
+class RankError(RunError):
     """A rank failed; the message is its traceback, with the cause in the last line."""
 
 

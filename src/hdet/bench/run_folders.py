@@ -14,18 +14,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import MissingDataError
-from .workers import WorkerError
+from .failures import DivergedError, RunError
+from .launch import first_process
 
 _console = Console(stderr=True)
 
 
 @contextmanager
-def errors_said(command: str, path: Path) -> Iterator[None]:
+def errors_said(command: str, path: Path, again: str = "go on") -> Iterator[None]:
     """Say what went wrong inside, and exit.
 
     Args:
         command: as the user types it, as in `hdet bench robustness`.
         path: the run folder.
+        again: what `--resume` does.
 
     Raises:
         typer.Exit: in place of what was raised inside.
@@ -33,15 +35,20 @@ def errors_said(command: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, MissingDataError) as error:
-        _say(f"[red]{command}:[/red] {escape(str(error))}")
+        if first_process():
+            _say(f"[red]{command}:[/red] {escape(str(error))}")
         raise typer.Exit(2) from None
-    except WorkerError as error:
+    except RunError as error:
+        _console.show_cursor()
         _say(f"\n[red]{escape(str(error))}[/red]")
-        _say_how_to_go_on(command, path, "Once the cause is gone, go on with")
+        if not isinstance(error, DivergedError):
+            _say_how_to_go_on(command, path, f"Once the cause is gone, {again} with")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
+        # A process that was ended while it drew leaves the cursor hidden, in the last line.
+        _console.show_cursor()
         _say("\nStopped.")
-        _say_how_to_go_on(command, path, "Go on with")
+        _say_how_to_go_on(command, path, f"{again.capitalize()} with")
         raise typer.Exit(130) from None
 
 
@@ -89,5 +96,5 @@ def _say(markup: str) -> None:
 
 
 def _say_how_to_go_on(command: str, path: Path, words: str) -> None:
-    if (path / "config.json").exists():
+    if first_process() and (path / "config.json").exists():
         _say(f"{words}: {command} --resume {escape(shlex.quote(str(path)))}")

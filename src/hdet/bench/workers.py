@@ -27,10 +27,11 @@ from rich.progress import (
 )
 
 from ..errors import MissingDataError
+from .failures import RunError
 from .launch import ignoring_interrupts, process_context
 
 
-class WorkerError(RuntimeError):
+class WorkerError(RunError):
     """A run failed by an error of the program; the message ends with its cause."""
 
 

@@ -12,8 +12,9 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from hdet import commands
+from hdet.bench.failures import RunError
 from hdet.bench.federated import command, execution, options
-from hdet.bench.federated.folder import Folder, Plan, RunError
+from hdet.bench.federated.folder import Folder, Plan
 from hdet.bench.federated.run import Federation
 from hdet.bench.federated.settings import Settings
 
@@ -217,4 +218,6 @@ def test_an_engine_that_fails_is_heard_once(
     assert code == 1
     *_, cause, remedy = output.rstrip().splitlines()
     assert cause == "x[0] is the cause"
-    assert remedy.endswith(f"begin again with: hdet federate --resume {tmp_path}")
+    assert remedy.endswith(
+        f"begin again, to the same numbers, with: hdet federate --resume {tmp_path}"
+    )

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hdet.bench.failures import RunError
 from hdet.bench.federated import flower_engine
 from hdet.bench.federated.flower_app import write_app
 from hdet.bench.federated.flower_engine import on_flower
-from hdet.bench.federated.folder import Folder, Plan, RunError
+from hdet.bench.federated.folder import Folder, Plan
 from hdet.bench.federated.run import Federation, RoundRecord
 from hdet.bench.federated.settings import SELECTORS, STRATEGIES, Settings
 from tests.bench.federated.fake_rounds import record

@@ -1,24 +1,22 @@
 """The command `hdet federate`; `hdet.commands` adds it to the command line."""
 
-import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from ...errors import MissingDataError
+from ..run_folders import errors_said, nothing_else_given, nothing_there
 from .data import TASKS
 from .execution import run
-from .folder import ENGINES, DivergedError, Folder, Plan, RunError
+from .folder import ENGINES, Folder, Plan
 from .options import FIELDS, check, plan
 from .report import table, write_report
 from .settings import SELECTORS, STRATEGIES, Settings
 from .summary import summarise
 
-_console = Console(stderr=True)
+COMMAND = "hdet federate"
 
 
 def federate(
@@ -78,67 +76,19 @@ def federate(
     """
     path = resume or out or Path("runs") / f"federate-{task}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Folder(path)
-    try:
+    with errors_said(COMMAND, path, "begin again, to the same numbers,"):
         if resume is not None:
-            _nothing_else_given(context)
+            nothing_else_given(context, {"resume"})
             check(folder.plan())
         else:
             given = {name: context.params[name] for name in FIELDS}
             given["data"] = None if data is None else str(data.resolve())
             made = plan(given, engine)
-            _nothing_there(path)
+            nothing_there(COMMAND, path)
             folder.create(made)
         print(f"Folder: {path}", flush=True)
         run(folder)
         report = write_report(folder)
-    except (ValueError, MissingDataError) as error:
-        _say(f"[red]hdet federate:[/red] {escape(str(error))}")
-        raise typer.Exit(2) from None
-    except RunError as error:
-        _say(f"\n[red]{escape(str(error))}[/red]")
-        if not isinstance(error, DivergedError):
-            _say_how_to_go_on(path, "Once the cause is gone, begin again with")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        _say("\nStopped.")
-        _say_how_to_go_on(path, "Begin again at round 1, to the same numbers, with")
-        raise typer.Exit(130) from None
     settings = folder.plan().settings
     Console().print(table(summarise(folder.records(), settings), folder.seconds()))
     print(f"Report: {report}")
-
-
-def _say(markup: str) -> None:
-    # A path that is broken at the window's edge cannot be copied.
-    _console.print(markup, highlight=False, soft_wrap=True)
-
-
-def _say_how_to_go_on(path: Path, words: str) -> None:
-    if (path / "config.json").exists():
-        _say(f"{words}: hdet federate --resume {escape(shlex.quote(str(path)))}")
-
-
-def _nothing_there(path: Path) -> None:
-    """Raise if `path` holds anything: a run must not mix with other files."""
-    if (path / "config.json").exists():
-        raise ValueError(
-            f"--out {path} holds a run already: go on with it by `hdet federate --resume "
-            f"{path}`, or name another folder."
-        )
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--out {path} is not an empty folder: name one that is not there.")
-
-
-def _nothing_else_given(context: typer.Context) -> None:
-    """Raise if another option was given: the folder says what the run is."""
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in context.params
-        if name != "resume"
-        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    ]
-    if given:
-        raise ValueError(
-            f"--resume goes on with what the folder holds, and {', '.join(given)} would "
-            f"change it: leave that out, or begin a new run."
-        )

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 from rich.text import Text
 
+from ..failures import DivergedError
 from .flower_engine import on_flower
-from .folder import DivergedError, Folder, Plan
+from .folder import Folder, Plan
 from .run import Federation, RoundRecord
 
 Engine = Callable[[Folder, Plan], Generator[RoundRecord]]

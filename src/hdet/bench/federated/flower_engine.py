@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..failures import RunError
 from ..launch import ignoring_interrupts
 from .flower_app import write_app
-from .folder import Folder, Plan, RunError, parse
+from .folder import Folder, Plan, parse
 from .run import RoundRecord
 
 # Seconds between looks at the file, and for Ray to end its processes when asked.

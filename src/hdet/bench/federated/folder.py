@@ -32,14 +32,6 @@ ENGINES = ("in-process", "flower")
 _ENTRIES = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 
-class RunError(RuntimeError):
-    """A run could not go on; the message says why, the cause in its last line."""
-
-
-class DivergedError(RunError):
-    """A run came to numbers that are not finite, and would again."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What was asked for; the content of `config.json`.

@@ -1,0 +1,9 @@
+"""What ends a run; commands say it, and how to go on."""
+
+
+class RunError(RuntimeError):
+    """A run could not go on; the message says why, the cause in its last line."""
+
+
+class DivergedError(RunError):
+    """A run came to numbers that are not finite, and would again."""
