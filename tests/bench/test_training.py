@@ -84,6 +84,7 @@ def planned() -> Settings:
 
 @pytest.mark.ranks
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_stopped_then_killed_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     folder, whole = RunFolder(tmp_path / "cut"), RunFolder(tmp_path / "whole")
     folder.create(planned())
