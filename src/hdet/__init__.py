@@ -5,6 +5,7 @@ Importing this loads torch and nothing heavier.
 
 from importlib.metadata import version
 
+from . import bilevel as bilevel
 from . import federated as federated
 from . import replica as replica
 from .replica import Explorer as Explorer

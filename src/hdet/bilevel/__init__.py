@@ -1,0 +1,19 @@
+"""Hyperparameters in any number, by implicit differentiation that knows how exact it must be.
+
+A lower level trains a model, an upper level judges it: `maid` moves the hyperparameters down
+the hypergradient, and solves the lower level only as exactly as that needs.
+"""
+
+from .hypergradient import Hypergradient as Hypergradient
+from .hypergradient import hypergradient as hypergradient
+from .linear import CurvatureError as CurvatureError
+from .maid import Rules as Rules
+from .maid import maid as maid
+from .oracle import Counts as Counts
+from .oracle import NonFiniteError as NonFiniteError
+from .problem import Problem as Problem
+from .result import Result as Result
+from .result import Status as Status
+from .result import Step as Step
+from .rivals import fixed_accuracy as fixed_accuracy
+from .rivals import hoag as hoag

@@ -1,0 +1,263 @@
+"""MAID: gradient descent on the upper level that chooses accuracies and steps by itself.
+
+The lower level is solved as inexactly as descent allows. Accuracy is tightened where a
+hypergradient may not point down, or where no step is certain to go down, and relaxed after
+every step that was taken; the step grows until the line search refuses it.
+
+    eps, delta      accuracy of the lower level, residual of the linear solve
+    z, omega        hypergradient and the bound on its error
+    rho, rho-bar    shrink, grow: of the step;   nu, nu-bar   tighten, relax: of eps and delta
+    eta, lambda     descent: omega <= (1 - eta)|z|;  decrease: lambda alpha |z|^2
+
+Accepted is a step with  U(x(theta - alpha z)) - Lo(x(theta)) + lambda alpha |z|^2 <= 0, so that
+the exact f has fallen by lambda alpha |z|^2 (Lemma 3.5), whatever z's error. U and Lo are taken
+with the accuracies that were reached, not those asked for. Where all constants are known, the
+test on omega (Algorithm 3.2) is made as well.
+
+Source: Salehi, Mukherjee, Roberts, Ehrhardt, arXiv 2308.10098, Algorithms 3.1 and 3.2.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import require
+from .bounds import lower_bound, upper_bound
+from .descent import Options, Run, short_of
+from .endings import Ending
+from .hypergradient import Estimate
+from .oracle import NonFiniteError
+from .problem import Problem
+from .result import Callback, Result, Status, Step
+from .solvers import Solver
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The constants of Algorithms 3.1 and 3.2.
+
+    Args:
+        shrink: rho in (0, 1), of the step at each refused trial.
+        grow: rho-bar >= 1, of the step after each accepted one.
+        tighten: nu in (0, 1], of the accuracies after a failed test.
+        relax: nu-bar >= 1, of the accuracies after each accepted step.
+        eta: in (0, 1); how far z must be from the worst that omega allows. 0.5 by our
+            measurements; towards 0 the test is empty.
+        decrease: lambda in (0, eta); the part of alpha |z|^2 that f must fall by.
+        trials: steps that a search tries before accuracy is tightened; one more after each
+            search that failed.
+        refinements: how often accuracy may be tightened in one outer step.
+        barzilai_borwein: whether a search begins at the Barzilai-Borwein step instead.
+        memory: bounds of that many points the new one must lie below the largest of; 1 goes
+            down at every step, more lets f rise in between (Grippo, Lampariello, Lucidi).
+
+    Raises:
+        ValueError: if one is out of its range.
+    """
+
+    shrink: float = 0.5
+    grow: float = 10 / 9
+    tighten: float = 0.5
+    relax: float = 1.05
+    eta: float = 0.5
+    decrease: float = 0.1
+    trials: int = 10
+    refinements: int = 50
+    barzilai_borwein: bool = False
+    memory: int = 1
+
+    def __post_init__(self) -> None:
+        for name, good, rule in (
+            ("shrink", 0 < self.shrink < 1, "must lie between 0 and 1"),
+            ("grow", 1 <= self.grow < math.inf, "must be finite and at least 1"),
+            ("tighten", 0 < self.tighten <= 1, "must lie in (0, 1]"),
+            ("relax", 1 <= self.relax < math.inf, "must be finite and at least 1"),
+            ("eta", 0 < self.eta < 1, "must lie between 0 and 1"),
+            ("decrease", 0 < self.decrease < self.eta, f"must lie in (0, eta={self.eta})"),
+            ("trials", self.trials >= 1, "must be at least 1"),
+            ("refinements", self.refinements >= 0, "must be at least 0"),
+            ("memory", self.memory >= 1, "must be at least 1"),
+        ):
+            value = getattr(self, name)
+            usual = f"the default is {getattr(Rules, name):.4g}"
+            require(good, "Rules", name, value, rule, usual)
+
+
+def maid(
+    problem: Problem,
+    theta0: Any,
+    x0: Any,
+    *,
+    accuracy: float | None = None,
+    residual: float | None = None,
+    step: float | None = None,
+    max_steps: int = 100,
+    budget: int | None = None,
+    tolerance: float = 0.0,
+    certify: bool | None = None,
+    rules: Rules | None = None,
+    solver: str | Solver = "newton-cg",
+    max_iterations: int = 1000,
+    callback: Callback | None = None,
+    state: dict[str, Any] | None = None,
+) -> Result:
+    """Minimise f over theta. Local: nothing communicates.
+
+    Args:
+        problem: the two levels.
+        theta0: a pytree of tensors, where to begin.
+        x0: a pytree of tensors, where the first lower-level solve begins.
+        accuracy: eps0 > 0, the first allowed distance to the lower level's solution, in units
+            of x. None: a fiftieth of |grad h(x0)| / mu, which is free of scale.
+        residual: delta0 > 0, the first allowed residual of the linear solve, in units of
+            grad g; a tenth of grad g at most, whatever is given. None: L_g eps, which adds
+            to the error as much as eps does; it then follows eps.
+        step: alpha0 > 0. None: moves theta by a hundredth of max(|theta0|, 1).
+        max_steps: outer steps in all, those of `state` included.
+        budget: largest cost: lower gradients, Hessian-vector and mixed products in all.
+        tolerance: |z| at which to stop, and omega where it is tested, in units of f over
+            theta; 0 goes on.
+        certify: whether to test omega; None where all constants are known.
+        rules: the algorithm's constants; None is `Rules()`.
+        solver: of the lower level: "newton-cg", "lbfgs", "accelerated-gradient", or a
+            function of their signature.
+        max_iterations: of the solver.
+        callback: called after every outer step with its record and the state behind it.
+        state: of an earlier result or callback, with the same arguments otherwise; theta0
+            and x0 then only give the shape.
+
+    Returns:
+        The result; its status says why it stopped. f falls at every step of its history
+        (`Rules.memory` = 1), by Lemma 3.5.
+
+    Raises:
+        ValueError: if an argument is out of range; if the lower level is not finite where it
+            is solved, or its curvature contradicts `mu`; if `certify` lacks constants.
+    """
+    good = not certify or problem.certified
+    rule = "needs all constants of the problem"
+    remedy = "give upper_smoothness, inverse_hessian_lipschitz and jacobian_lipschitz"
+    require(good, "maid", "certify", certify, rule, remedy)
+    rules = rules or Rules()
+    options = Options(
+        accuracy=accuracy,
+        residual=residual,
+        step=step,
+        max_steps=max_steps,
+        budget=budget,
+        tolerance=tolerance,
+        certify=problem.certified if certify is None else certify,
+        solver=solver,
+        max_iterations=max_iterations,
+        callback=callback,
+        state=state,
+    )
+    run = Run("maid", problem, theta0, x0, options)
+    return run.descend(lambda run: _outer_step(run, rules))
+
+
+def _outer_step(run: Run, rules: Rules) -> Status | None:
+    """Algorithm 3.1, one pass of its outer loop."""
+    tried = refined = 0
+    trials = rules.trials
+    while True:
+        found = run.estimate()
+        if run.at_rest(found):
+            return Status.GRADIENT_TOLERANCE
+        # Algorithm 3.2: -z is certain to point down.
+        if not run.options.certify or found.omega <= (1 - rules.eta) * found.norm:
+            accepted, made = _search(run, found, rules, trials)
+            tried += made
+            if accepted is not None:
+                _take(run, found, accepted, rules, tried, refined)
+                return None
+            run.at.failed += 1
+            trials += 1
+        if found.ending is not Ending.MET:
+            return short_of(found.ending)
+        if refined == rules.refinements:
+            return Status.LINE_SEARCH
+        run.scale_accuracy(rules.tighten)
+        refined += 1
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A trial that passed: alpha, theta and x there, g's mean, U; Lo where it came from."""
+
+    length: float
+    theta: Tensor
+    x: Tensor
+    value: float
+    upper: float
+    before: float
+
+
+def _search(
+    run: Run, found: Estimate, rules: Rules, trials: int
+) -> tuple[_Accepted | None, int]:
+    """Algorithm 3.1's line search; return what was accepted, and how many trials it took."""
+    at, convex = run.at, run.oracle.problem.upper_convex
+    length = _first_trial(run, found, rules)
+    for made in range(1, trials + 1):
+        theta = at.theta - length * found.z
+        try:
+            solution, value, slope = run.solve(theta, found.x)
+        except NonFiniteError:
+            # A step as long as that leads to where h overflows: a shorter one need not.
+            length *= rules.shrink
+            continue
+        # Seen together, so that both sides stand on one L_g.
+        smooth = run.constants.smoothness
+        here = lower_bound(found.value, found.slope, found.accuracy, smooth, convex)
+        reference = max([here, *at.recent])
+        upper = upper_bound(value, slope, solution.accuracy, smooth)
+        if upper - reference + rules.decrease * length * found.norm**2 <= 0:
+            mean = float(value.mean())
+            return _Accepted(length, theta, solution.x, mean, upper, here), made
+        length *= rules.shrink
+    return None, trials
+
+
+def _first_trial(run: Run, found: Estimate, rules: Rules) -> float:
+    """Return the step that a search begins with: alpha_k, or Barzilai and Borwein's."""
+    at = run.at
+    if at.length is None:
+        at.length = run.first_length(found.norm)
+    if not rules.barzilai_borwein or at.last_theta is None or at.last_z is None:
+        return at.length
+    s, y = at.theta - at.last_theta, found.z - at.last_z
+    curvature = float(s @ y)
+    return float(s @ s) / curvature if curvature > 0 else at.length
+
+
+def _take(
+    run: Run, found: Estimate, to: _Accepted, rules: Rules, tried: int, refined: int
+) -> None:
+    """Lines 12 to 14: move, relax the accuracies, let the step grow."""
+    at = run.at
+    accuracy = at.accuracy
+    at.last_theta, at.last_z = at.theta, found.z
+    at.theta, at.x, at.value = to.theta, to.x, to.value
+    recent = (*at.recent, to.before)
+    at.recent = recent[max(0, len(recent) + 1 - rules.memory) :]
+    at.step += 1
+    run.record(
+        Step(
+            step=at.step,
+            value=to.value,
+            bound=to.upper,
+            accuracy=accuracy,
+            residual=run.residual,
+            length=to.length,
+            norm=found.norm,
+            error_bound=found.omega,
+            trials=tried,
+            refinements=refined,
+            cost=run.oracle.counts.cost,
+        )
+    )
+    run.scale_accuracy(rules.relax)
+    at.length = rules.grow * to.length

@@ -1,0 +1,196 @@
+"""What MAID is measured against: a fixed accuracy, and HOAG's schedules.
+
+`fixed_accuracy` is MAID's line search where accuracy never changes; a search that fails ends
+it. HOAG decreases accuracy by a schedule whatever happens, and steps by 1 / L, where L falls by
+5 % as long as g behaves and doubles where g has risen by a fifth. A step that is refused goes
+back, and L and the value to beat are those of where it went back to: the next step differs.
+
+Sources: arXiv 2308.10098 for the first; F. Pedregosa, "Hyperparameter optimization with
+approximate gradient", ICML 2016, and the constants of fabianp/hoag for the second.
+"""
+
+from typing import Any
+
+from ..errors import require
+from .bounds import upper_bound
+from .descent import Options, Run, short_of
+from .endings import Ending
+from .maid import Rules, maid
+from .problem import Problem
+from .result import Callback, Result, Status, Step
+from .solvers import Solver
+
+# eps_k of outer step k from 1, as a part of eps_0.
+SCHEDULES = {
+    "exponential": lambda k: 0.9 ** (k - 1),
+    "quadratic": lambda k: 1 / k**2,
+    "cubic": lambda k: 1 / k**3,
+}
+_C, _FALL, _RISE, _REFUSED = 0.25, 0.95, 2.0, 1.2
+
+
+def fixed_accuracy(
+    problem: Problem,
+    theta0: Any,
+    x0: Any,
+    *,
+    accuracy: float | None = None,
+    residual: float | None = None,
+    step: float | None = None,
+    max_steps: int = 100,
+    budget: int | None = None,
+    tolerance: float = 0.0,
+    rules: Rules | None = None,
+    solver: str | Solver = "newton-cg",
+    max_iterations: int = 1000,
+    callback: Callback | None = None,
+    state: dict[str, Any] | None = None,
+) -> Result:
+    """Minimise f by MAID's line search at one accuracy; arguments as `maid`.
+
+    Args:
+        problem: the two levels.
+        theta0: where to begin.
+        x0: where the first lower-level solve begins.
+        accuracy: eps, of every solve.
+        residual: delta, of every linear solve.
+        step: alpha0.
+        max_steps: outer steps in all.
+        budget: largest cost.
+        tolerance: |z| at which to stop.
+        rules: the search's constants; `tighten`, `relax` and `refinements` do not count.
+        solver: of the lower level.
+        max_iterations: of the solver.
+        callback: called after every outer step.
+        state: of an earlier result.
+    """
+    rules = rules or Rules()
+    held = Rules(
+        shrink=rules.shrink,
+        grow=rules.grow,
+        tighten=1.0,
+        relax=1.0,
+        eta=rules.eta,
+        decrease=rules.decrease,
+        trials=rules.trials,
+        refinements=0,
+        barzilai_borwein=rules.barzilai_borwein,
+        memory=rules.memory,
+    )
+    return maid(
+        problem,
+        theta0,
+        x0,
+        accuracy=accuracy,
+        residual=residual,
+        step=step,
+        max_steps=max_steps,
+        budget=budget,
+        tolerance=tolerance,
+        certify=False,
+        rules=held,
+        solver=solver,
+        max_iterations=max_iterations,
+        callback=callback,
+        state=state,
+    )
+
+
+def hoag(
+    problem: Problem,
+    theta0: Any,
+    x0: Any,
+    *,
+    schedule: str = "exponential",
+    accuracy: float | None = None,
+    residual: float | None = None,
+    step: float | None = None,
+    max_steps: int = 100,
+    budget: int | None = None,
+    tolerance: float = 0.0,
+    solver: str | Solver = "newton-cg",
+    max_iterations: int = 1000,
+    callback: Callback | None = None,
+    state: dict[str, Any] | None = None,
+) -> Result:
+    """Minimise f by HOAG; arguments as `maid`, and one more.
+
+    Args:
+        problem: the two levels.
+        theta0: where to begin.
+        x0: where the first lower-level solve begins.
+        schedule: of eps: "exponential", 0.9^(k-1); "quadratic", 1/k^2; "cubic", 1/k^3.
+        accuracy: eps of the first step.
+        residual: delta of the first step.
+        step: 1/L of the first step. None: sqrt(p)/|z| for p hyperparameters, as its author.
+        max_steps: outer steps in all, refused ones included.
+        budget: largest cost.
+        tolerance: |z| at which to stop.
+        solver: of the lower level.
+        max_iterations: of the solver.
+        callback: called after every outer step.
+        state: of an earlier result.
+
+    Returns:
+        The result, with the last point: f may rise from step to step.
+    """
+    words = f"write one of {', '.join(SCHEDULES)}"
+    require(schedule in SCHEDULES, "hoag", "schedule", schedule, "is not known", words)
+    options = Options(
+        accuracy=accuracy,
+        residual=residual,
+        step=step,
+        max_steps=max_steps,
+        budget=budget,
+        tolerance=tolerance,
+        certify=False,
+        solver=solver,
+        max_iterations=max_iterations,
+        callback=callback,
+        state=state,
+    )
+    run = Run("hoag", problem, theta0, x0, options)
+    return run.descend(lambda run: _outer_step(run, schedule))
+
+
+def _outer_step(run: Run, schedule: str) -> Status | None:
+    """HOAG's step: hypergradient at eps_k, move, and judge the move at eps_{k+1}."""
+    at = run.at
+    found = run.estimate()
+    if run.at_rest(found):
+        return Status.GRADIENT_TOLERANCE
+    if found.ending is not Ending.MET:
+        return short_of(found.ending)
+    length = at.length or len(at.theta) ** 0.5 / found.norm
+    accuracy, residual = at.accuracy, run.residual
+    ratio = SCHEDULES[schedule]
+    run.scale_accuracy(ratio(at.step + 2) / ratio(at.step + 1))
+    theta = at.theta - length * found.z
+    solution, value, slope = run.solve(theta, found.x)
+    before, after = float(found.value.mean()), float(value.mean())
+    moved = length * found.norm
+    allowed = before + _C * at.accuracy + accuracy * (_C + 1) * moved - moved**2 / length
+    # Not the other way round: what is not finite is refused.
+    if not (after <= allowed or after < _REFUSED * before):
+        at.length = length / _RISE
+        at.failed += 1
+    else:
+        at.length = length / _FALL if after <= allowed else length
+        at.theta, at.x, at.value = theta, solution.x, after
+    at.step += 1
+    run.record(
+        Step(
+            step=at.step,
+            value=at.value,
+            bound=upper_bound(value, slope, solution.accuracy, run.constants.smoothness),
+            accuracy=accuracy,
+            residual=residual,
+            length=length,
+            norm=found.norm,
+            error_bound=found.omega,
+            trials=1,
+            refinements=0,
+            cost=run.oracle.counts.cost,
+        )
+    )
+    return None

@@ -1,0 +1,52 @@
+"""A step along a direction of descent of a strongly convex function, each sample its own.
+
+Accepted is a step that lowers the value enough (Armijo), or one behind which the slope has
+fallen to half and the value has not risen beyond rounding: near the minimum values are noise
+and slopes are not (Hager and Zhang's approximate condition). A step that is refused goes on to
+where the secant of the slopes has its zero.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..oracle import dots
+
+_ENOUGH, _TRIES = 1e-4, 40
+
+
+def line_search(
+    lower: Callable[[Tensor], tuple[Tensor, Tensor]],
+    x: Tensor,
+    value: Tensor,
+    gradient: Tensor,
+    direction: Tensor,
+    active: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x, value and gradient after a step of each sample.
+
+    Args:
+        lower: x -> h, [m], and gradient, [m, n].
+        x: [m, n].
+        value: at x, [m].
+        gradient: at x, [m, n].
+        direction: of descent, [m, n]; the first try is the whole of it.
+        active: samples that move, [m]; the others stay.
+    """
+    slope = dots(gradient, direction)
+    noise = 8 * torch.finfo(x.dtype).eps * value.abs()
+    step = active.to(x.dtype)
+    for _ in range(_TRIES):
+        there = x + step[:, None] * direction
+        new_value, new_gradient = lower(there)
+        new_slope = dots(new_gradient, direction)
+        fallen = new_value <= value + _ENOUGH * step * slope
+        flat = (new_slope.abs() <= -slope / 2) & (new_value <= value + noise)
+        refused = active & ~(fallen | flat)
+        if not bool(refused.any()):
+            return there, new_value, new_gradient
+        zero = slope / (slope - new_slope)
+        shrink = torch.where(new_slope > 0, zero.clamp(0.1, 0.5), 0.5)
+        step = torch.where(refused, step * shrink, step)
+    return x, value, gradient

@@ -1,0 +1,56 @@
+"""Pytrees of tensors as matrices: rows are samples, columns all numbers of one sample.
+
+The algorithms know vectors only. What a user calls x, a tensor or a nesting of dictionaries and
+lists of them, becomes [m, n]: m = 1, or the length of every tensor's first dimension where
+samples have lower levels of their own. theta becomes [p].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..errors import require
+
+
+class Tree:
+    """The shape of a pytree, and the way to and from a matrix.
+
+    Args:
+        like: a pytree of tensors of one floating-point type on one device.
+        call: the public name that was called, for errors.
+        argument: what `like` was called there.
+        samples: whether the first dimension of every tensor counts samples.
+    """
+
+    def __init__(self, like: Any, call: str, argument: str, *, samples: bool = False) -> None:
+        leaves, self._spec = pytree.tree_flatten(like)
+        what = [type(leaf).__name__ for leaf in leaves]
+        good = bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
+        require(good, call, argument, what, "must hold tensors only", "use torch.tensor(...)")
+        kinds = {(leaf.dtype, leaf.device) for leaf in leaves}
+        good = len(kinds) == 1 and leaves[0].is_floating_point()
+        rule = "must be of one floating-point type, on one device"
+        require(good, call, argument, sorted(map(str, kinds)), rule, "use .to(...) on each")
+        self.dtype, self.device = leaves[0].dtype, leaves[0].device
+        self._samples = samples
+        self._shapes = [leaf.shape for leaf in leaves]
+        if samples:
+            lengths = sorted({shape[0] if shape else 0 for shape in self._shapes})
+            good = len(lengths) == 1 and lengths[0] > 0
+            rule = "must have one row per sample in every tensor"
+            require(good, call, argument, lengths, rule, "give all the same first dimension")
+        self._sizes = [leaf[0].numel() if samples else leaf.numel() for leaf in leaves]
+
+    def flat(self, tree: Any) -> Tensor:
+        """Return a pytree of this shape as a matrix [m, n], detached; a copy."""
+        rows = self._shapes[0][0] if self._samples else 1
+        leaves = pytree.tree_leaves(tree)
+        return torch.cat([leaf.detach().reshape(rows, -1) for leaf in leaves], 1).clone()
+
+    def tree(self, matrix: Tensor) -> Any:
+        """Return a matrix [m, n] as a pytree of this shape; views, differentiable."""
+        parts = matrix.split(self._sizes, 1)
+        leaves = [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        return pytree.tree_unflatten(leaves, self._spec)
