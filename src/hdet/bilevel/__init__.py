@@ -4,6 +4,12 @@ A lower level trains a model, an upper level judges it: `maid` moves the hyperpa
 the hypergradient, and solves the lower level only as exactly as that needs.
 """
 
+from .denoising import FieldsOfExperts as FieldsOfExperts
+from .denoising import TVDenoiser as TVDenoiser
+from .denoising import field_start as field_start
+from .denoising import fields_of_experts as fields_of_experts
+from .denoising import psnr as psnr
+from .denoising import smoothed_tv as smoothed_tv
 from .hypergradient import Hypergradient as Hypergradient
 from .hypergradient import hypergradient as hypergradient
 from .linear import CurvatureError as CurvatureError

@@ -11,11 +11,17 @@ Physica D 60, 1992; Kunisch, Pock, "A bilevel optimization approach for paramete
 variational models", SIAM J. Imaging Sci. 6(2), 2013; arXiv 2308.10098, section 4.
 """
 
+import math
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Theta = dict[str, Tensor]
+from ..maid import Rules
+from ..result import Callback
+from .denoiser import Denoiser
+from .terms import Theta, fidelity, smoothed_length
 
 
 def smoothed_tv(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
@@ -34,19 +40,41 @@ def smoothed_tv(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
     return fidelity(u, noisy) + theta["weight"].exp() * variation.sum((1, 2))
 
 
-def fidelity(u: Tensor, noisy: Tensor) -> Tensor:
-    """Return |u - noisy|^2 / 2 of each image, [m]; it alone makes h 1-strongly convex."""
-    return (u - noisy).square().sum((1, 2)) / 2
+class TVDenoiser(Denoiser):
+    """Total variation with learned strength; `fit`, then `denoise`.
 
-
-def smoothed_length(square: Tensor, smoothing: Tensor) -> Tensor:
-    """Return sqrt(square + e^(2 smoothing)), with finite derivatives however small that is.
+    Learning begins at half the noise for the penalty's weight and a tenth of it for the
+    smoothing, and so is free of the images' scale.
 
     Args:
-        square: squared lengths.
-        smoothing: of a shape that broadcasts with `square`.
+        max_steps: outer steps of `maid`.
+        budget: its largest cost: lower gradients, Hessian-vector and mixed products. With
+            two parameters, 2000 come to within 1 % of the best.
+        rules: its constants; None is `Rules()`.
+        callback: called after every outer step with its record and the state behind it.
+
+    Attributes:
+        theta: what was learned: "weight" and "smoothing", logarithms; empty before.
+        result: of `maid`, with status, history and counts; None before `fit`, after `load`.
     """
-    # Numbers about 1 cannot differ by less than eps: no result changes, and the third power
-    # of the root, which the Hessian divides by, does not underflow.
-    floor = torch.finfo(square.dtype).eps ** 2
-    return (square + (2 * smoothing).exp() + floor).sqrt()
+
+    def __init__(
+        self,
+        *,
+        max_steps: int = 100,
+        budget: int | None = 2000,
+        rules: Rules | None = None,
+        callback: Callback | None = None,
+    ) -> None:
+        super().__init__(max_steps, budget, rules, callback)
+
+    def _lower(self, u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
+        return smoothed_tv(u, noisy, theta)
+
+    def _start(self, noise: float) -> Theta:
+        weight, smoothing = math.log(noise / 2), math.log(noise / 10)
+        return {"weight": torch.tensor(weight), "smoothing": torch.tensor(smoothing)}
+
+    @classmethod
+    def _for(cls, theta: Theta) -> Self:
+        return cls()

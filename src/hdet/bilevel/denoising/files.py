@@ -1,0 +1,56 @@
+"""A denoiser on disk: numbers and tensors, whole or not at all."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ...errors import require
+from .terms import Theta
+
+_FORMAT = "hdet.bilevel.denoising 1"
+Name = str | os.PathLike[str]
+
+
+def write(path: Name, kind: str, theta: Theta) -> None:
+    """Write a file that `read` reads, in place of an earlier one. Atomic.
+
+    Args:
+        path: of the file.
+        kind: of the denoiser, its class.
+        theta: what it learned.
+    """
+    beside = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    try:
+        torch.save({"format": _FORMAT, "kind": kind, "theta": theta}, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read(path: Name, kind: str) -> Theta:
+    """Return the theta that `write` wrote, on the CPU.
+
+    Args:
+        path: of the file.
+        kind: that it must have been written with.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, or of another kind.
+    """
+    call, shown = f"{kind}.load", os.fspath(path)
+    with open(path, "rb") as file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:
+            # Damaged bytes raise whatever they happen to spell.
+            content = None
+    content = content if isinstance(content, dict) else {}
+    good = content.get("format") == _FORMAT
+    rule = "must be a whole file that `save` of a denoiser wrote"
+    require(good, call, "path", shown, rule, "fit and save again")
+    found = content["kind"]
+    rule, remedy = f"must hold a {kind}, not a {found}", f"write {found}.load(...)"
+    require(found == kind, call, "path", shown, rule, remedy)
+    return content["theta"]

@@ -1,0 +1,81 @@
+"""What goes into a denoiser: images, checked, as one batch; and how good they are."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import require
+
+_TYPES = (torch.float32, torch.float64)
+# An image whose channels come last has three or four columns.
+_SMALLEST = 5
+
+
+def as_images(images: Any, call: str, argument: str, smallest: int = _SMALLEST) -> Tensor:
+    """Return a tensor or an array as a tensor [..., h, w].
+
+    Args:
+        images: float32 or float64, finite.
+        call: the public name that was called, for errors.
+        argument: what `images` was called there.
+        smallest: allowed height and width, in pixels; 5 if that is more.
+
+    Raises:
+        ValueError: if they are no images.
+    """
+    given = images if isinstance(images, Tensor) else torch.tensor(images)
+    given = given.detach()
+    rule, remedy = "must be float32 or float64", "for bytes write image / 255.0"
+    require(given.dtype in _TYPES, call, f"{argument}.dtype", given.dtype, rule, remedy)
+    least = max(smallest, _SMALLEST)
+    shape = tuple(given.shape)
+    good = given.dim() >= 2 and min(shape[-2:]) >= least and given.numel() > 0
+    rule = f"must end in a height and a width of at least {least} pixels"
+    remedy = "move colours to the front: image.transpose(2, 0, 1)"
+    require(good, call, f"{argument}.shape", shape, rule, remedy)
+    wrong = given[~given.isfinite()]
+    rule = f"must be finite, and {len(wrong)} of {given.numel()} values are not"
+    shown = float(wrong[0]) if len(wrong) else None
+    require(not len(wrong), call, argument, shown, rule, "replace them, or leave the image out")
+    return given
+
+
+def as_pairs(clean: Any, noisy: Any, call: str, smallest: int) -> tuple[Tensor, Tensor]:
+    """Return clean and noisy images as [m, h, w]; arguments and errors as `as_images`."""
+    clean = as_images(clean, call, "clean", smallest)
+    noisy = as_images(noisy, call, "noisy", smallest)
+    for what in ("shape", "dtype", "device"):
+        of_noisy, of_clean = getattr(noisy, what), getattr(clean, what)
+        rule = f"must be that of clean, {of_clean}"
+        require(
+            of_noisy == of_clean,
+            call,
+            f"noisy.{what}",
+            of_noisy,
+            rule,
+            "give one noisy image for each clean one, alike in shape, type and device",
+        )
+    rule = "must differ from clean"
+    require(
+        not torch.equal(clean, noisy),
+        call,
+        "noisy",
+        "clean",
+        rule,
+        "add the noise that is to be removed: clean + 0.1 * torch.randn_like(clean)",
+    )
+    return clean.reshape(-1, *clean.shape[-2:]), noisy.reshape(-1, *noisy.shape[-2:])
+
+
+def psnr(images: Tensor, clean: Tensor, *, peak: float = 1.0) -> Tensor:
+    """Return the peak signal-to-noise ratio of each image in decibels, [...].
+
+    10 log10(peak^2 / mean over pixels of (images - clean)^2); infinite where they are equal.
+
+    Args:
+        images: [..., h, w].
+        clean: [..., h, w], what they should be.
+        peak: the largest value that an image can have.
+    """
+    return 10 * (peak**2 / (images - clean).square().mean((-2, -1))).log10()

@@ -1,0 +1,24 @@
+"""The terms that lower levels of image denoising are made of."""
+
+import torch
+from torch import Tensor
+
+Theta = dict[str, Tensor]
+
+
+def fidelity(u: Tensor, noisy: Tensor) -> Tensor:
+    """Return |u - noisy|^2 / 2 of each image [m, h, w], [m]; 1-strongly convex in u."""
+    return (u - noisy).square().sum((1, 2)) / 2
+
+
+def smoothed_length(square: Tensor, smoothing: Tensor) -> Tensor:
+    """Return sqrt(square + e^(2 smoothing)), with finite derivatives however small that is.
+
+    Args:
+        square: squared lengths.
+        smoothing: of a shape that broadcasts with `square`.
+    """
+    # Numbers about 1 cannot differ by less than eps: no result changes, and the third power
+    # of the root, which the Hessian divides by, does not underflow.
+    floor = torch.finfo(square.dtype).eps ** 2
+    return (square + (2 * smoothing).exp() + floor).sqrt()
