@@ -122,6 +122,16 @@ def test_the_callback_sees_every_step_and_the_status_says_the_end():
     assert result_of(found).status is Status.MAX_STEPS
 
 
+@EACH
+def test_a_fit_goes_on_from_where_it_stopped(name):
+    images = pictures(2)
+    whole = made(name, max_steps=3, budget=None).fit(*images)
+    part = made(name, max_steps=2, budget=None).fit(*images)
+    on = made(name, max_steps=3, budget=None).fit(*images, state=result_of(part).state)
+    assert len(result_of(on).history) == 3
+    assert all(torch.equal(on.theta[key], value) for key, value in whole.theta.items())
+
+
 def test_a_fit_without_a_step_warns():
     with pytest.warns(UserWarning, match="learned nothing. .* raise `budget`"):
         TVDenoiser(budget=3).fit(*pictures(2))

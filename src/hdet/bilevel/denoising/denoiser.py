@@ -77,13 +77,15 @@ class Denoiser(ABC):
         """Return the smallest height and width that h takes, in pixels."""
         return 1
 
-    def fit(self, clean: Any, noisy: Any) -> Self:
+    def fit(self, clean: Any, noisy: Any, *, state: dict[str, Any] | None = None) -> Self:
         """Learn theta from pairs of images. Local.
 
         Args:
             clean: tensor or array [..., h, w], float32 or float64; all leading dimensions
                 count images. Small crops of many images teach more than few large ones.
             noisy: what is to become clean, alike in shape, type and device.
+            state: of an earlier `result` or callback, with the same images, to go on from
+                there; `max_steps` and `budget` count what was done before.
 
         Returns:
             itself; `result.status` says why it stopped.
@@ -114,6 +116,7 @@ class Denoiser(ABC):
             budget=self._budget,
             rules=self._rules,
             callback=self._callback,
+            state=state,
         )
         self.theta = self.result.theta
         if not self.result.history:
