@@ -58,7 +58,8 @@ def fixed_accuracy(
         max_steps: outer steps in all.
         budget: largest cost.
         tolerance: |z| at which to stop.
-        rules: the search's constants; `tighten`, `relax` and `refinements` do not count.
+        rules: the search's constants; `tighten`, `relax`, `share` and `refinements` do not
+            count.
         solver: of the lower level.
         max_iterations: of the solver.
         callback: called after every outer step.
@@ -70,6 +71,7 @@ def fixed_accuracy(
         grow=rules.grow,
         tighten=1.0,
         relax=1.0,
+        share=None,
         eta=rules.eta,
         decrease=rules.decrease,
         trials=rules.trials,

@@ -18,7 +18,7 @@ def lbfgs(
     oracle: Oracle, theta: Tensor, x: Tensor, accuracy: float, mu: float, limit: int
 ) -> Solution:
     """Solve the lower level; arguments as `newton_cg`, `limit` counts steps."""
-    progress = Progress(accuracy * mu, limit, patience=8)
+    progress = Progress(accuracy * mu, limit, patience=50)
     value, gradient = oracle.lower(x, theta)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     scale = torch.ones_like(value)
