@@ -64,6 +64,20 @@ def test_each_image_is_denoised_by_itself(name, monkeypatch):
 
 
 @EACH
+def test_brightness_is_kept(name):
+    found, noisy = learned(name), pictures(1, seed=2)[1]
+    even = torch.full((9, 9), 0.7, dtype=torch.float64)
+    torch.testing.assert_close(found.denoise(even), even)
+    brighter = found.denoise(noisy + 0.3, accuracy=1e-8)
+    torch.testing.assert_close(brighter, found.denoise(noisy, accuracy=1e-8) + 0.3)
+
+
+def test_learned_filters_have_mean_zero():
+    means = learned("foe").theta["filters"].mean((1, 2))
+    torch.testing.assert_close(means, torch.zeros_like(means))
+
+
+@EACH
 def test_arrays_come_back_as_arrays(name):
     found, noisy = learned(name), pictures(2, seed=2)[1]
     array = found.denoise(noisy.numpy())

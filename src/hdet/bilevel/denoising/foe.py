@@ -92,6 +92,9 @@ def _cosines(size: int) -> Tensor:
 class FieldsOfExperts(Denoiser):
     """Fields of experts, filters and all learned; `fit`, then `denoise`.
 
+    Filters keep a mean of 0, as Chen, Ranftl and Pock have it: brightness is not penalised,
+    an even image stays as it is, and at equal cost more is learned.
+
     Learning begins with weights that add up to one and a half times the noise, and a tenth of
     it for the smoothing, and so is free of the images' scale.
 
@@ -135,7 +138,10 @@ class FieldsOfExperts(Denoiser):
         require(size >= 2, name, "size", size, "must be at least 2", "try 5")
 
     def _lower(self, u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
-        return fields_of_experts(u, noisy, theta)
+        # Their means change no gradient here, and so stay at 0 while theta is learned.
+        filters = theta["filters"]
+        centred = filters - filters.mean((1, 2), keepdim=True)
+        return fields_of_experts(u, noisy, theta | {"filters": centred})
 
     def _start(self, noise: float) -> Theta:
         count = self._filters or self._size**2 - 1
