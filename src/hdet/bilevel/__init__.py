@@ -4,6 +4,8 @@ A lower level trains a model, an upper level judges it: `maid` moves the hyperpa
 the hypergradient, and solves the lower level only as exactly as that needs.
 """
 
+from typing import TYPE_CHECKING
+
 from .denoising import FieldsOfExperts as FieldsOfExperts
 from .denoising import TVDenoiser as TVDenoiser
 from .denoising import field_start as field_start
@@ -23,3 +25,15 @@ from .result import Status as Status
 from .result import Step as Step
 from .rivals import fixed_accuracy as fixed_accuracy
 from .rivals import hoag as hoag
+
+if TYPE_CHECKING:
+    from .logistic import RegularizedLogisticRegression as RegularizedLogisticRegression
+
+
+def __getattr__(name: str) -> object:
+    # It loads scikit-learn, which `import hdet` must not.
+    if name == "RegularizedLogisticRegression":
+        from .logistic import RegularizedLogisticRegression
+
+        return RegularizedLogisticRegression
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,3 @@
+"""Logistic regression that learns its penalties; importing this loads scikit-learn."""
+
+from .estimator import RegularizedLogisticRegression as RegularizedLogisticRegression
