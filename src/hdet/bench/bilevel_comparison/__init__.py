@@ -1,0 +1,1 @@
+"""`hdet bench bilevel`: MAID from every first accuracy, beside its rivals at equal cost."""

@@ -1,0 +1,203 @@
+"""Which bilevel runs the benchmark makes, and where their results are kept.
+
+    comparison  every method on every task from every first accuracy eps0, at equal cost
+    prototype   problem A at the paper's setting, MAID as printed, certified and not
+
+    <folder>/config.json, environment.json
+    <folder>/results.jsonl      one line per run, appended when it is over
+    <folder>/summary.json, plots/*.png, report.html
+
+A run is a function of its unit, so a benchmark that was stopped goes on with the units that
+have no line. A line is written whole: what a kill leaves of the last one is passed over.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...bilevel import Rules
+from ..bilevel.methods import METHODS
+from ..records import environment, write_json
+
+OURS = "maid"
+CERTIFIED = "maid-certified"
+MONOTONE = "maid-monotone"
+FIXED = ("fixed", "fixed-paper")
+HOAG = ("hoag-exponential", "hoag-quadratic", "hoag-cubic")
+# They take one solve of the lower level per hyperparameter, or more.
+DERIVATIVE_FREE = ("dfo-ls", "finite-differences")
+LABELS = {
+    OURS: "MAID",
+    CERTIFIED: "MAID, certified",
+    MONOTONE: "MAID, down at every step",
+    "maid-paper": "MAID as printed",
+    "fixed": "fixed accuracy",
+    "fixed-paper": "fixed accuracy, printed steps",
+    "hoag-exponential": "HOAG, exponential",
+    "hoag-quadratic": "HOAG, quadratic",
+    "hoag-cubic": "HOAG, cubic",
+    "dfo-ls": "DFO-LS",
+    "finite-differences": "finite differences",
+}
+RIVALS = (*FIXED, *HOAG, *DERIVATIVE_FREE)
+# Lower gradients, Hessian-vector and mixed products in all.
+BUDGETS = {"quadratic": 10_000, "logistic": 6_000, "tv": 3_000, "foe": 3_000}
+FEW_PARAMETERS = ("quadratic", "tv")
+STARTS = (1e-1, 1e-3, 1e-5)
+PROTOTYPES = {"certified": "MAID as printed, certified", "plain": "MAID as printed"}
+PROTOTYPE_TASK, PROTOTYPE_BUDGET = "quadratic", 20_000
+EXPERIMENTS = ("comparison", "prototype")
+# Seeds 0 and up are for the record.
+FIRST_SEED = 0
+
+
+def known_methods() -> list[str]:
+    """Return the methods that there are, in the order of tables."""
+    there = {*METHODS, CERTIFIED, "fixed-paper"}
+    if Rules().memory == 1:
+        # It is MAID itself.
+        there.discard(MONOTONE)
+    return [name for name in LABELS if name in there]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for; the content of `config.json`.
+
+    Attributes:
+        experiments: names, from `EXPERIMENTS`.
+        tasks: names, from `BUDGETS`.
+        seeds: of every method from every start.
+        scale: factor of all budgets.
+        methods: those compared; one that is added later does not change a record.
+    """
+
+    experiments: list[str]
+    tasks: list[str] = field(default_factory=lambda: list(BUDGETS))
+    seeds: int = 3
+    scale: float = 1.0
+    methods: list[str] = field(default_factory=known_methods)
+
+    def budget(self, task: str) -> int:
+        """Return the cost of a run of the comparison."""
+        return _scaled(BUDGETS[task], self.scale)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run.
+
+    Attributes:
+        experiment: one of `EXPERIMENTS`.
+        task: name of the task.
+        method: one of `LABELS`, or of `PROTOTYPES`.
+        start: eps0.
+        seed: of the task.
+        budget: largest cost.
+    """
+
+    experiment: str
+    task: str
+    method: str
+    start: float
+    seed: int
+    budget: int
+
+    @property
+    def key(self) -> str:
+        """What tells the unit from all others."""
+        return f"{self.experiment}/{self.task}/{self.method}/{self.start:g}/{self.seed}"
+
+    def __str__(self) -> str:
+        return self.key
+
+
+def units(plan: Plan) -> list[Unit]:
+    """Return all runs of a plan."""
+    makers = {"comparison": _comparison, "prototype": _prototype}
+    return [unit for name in plan.experiments for unit in makers[name](plan)]
+
+
+def methods_of(plan: Plan, task: str) -> list[str]:
+    """Return the methods that are compared on a task."""
+    left_out: set[str] = set() if task in FEW_PARAMETERS else set(DERIVATIVE_FREE)
+    # All constants are known of no other.
+    left_out |= set() if task == "quadratic" else {CERTIFIED}
+    return [name for name in plan.methods if name not in left_out]
+
+
+def _comparison(plan: Plan) -> Iterator[Unit]:
+    for seed in range(FIRST_SEED, FIRST_SEED + plan.seeds):
+        for task in plan.tasks:
+            for method in methods_of(plan, task):
+                for start in STARTS:
+                    yield Unit("comparison", task, method, start, seed, plan.budget(task))
+
+
+def _prototype(plan: Plan) -> Iterator[Unit]:
+    budget = _scaled(PROTOTYPE_BUDGET, plan.scale)
+    for seed in range(FIRST_SEED, FIRST_SEED + plan.seeds):
+        for method in PROTOTYPES:
+            for start in STARTS:
+                yield Unit("prototype", PROTOTYPE_TASK, method, start, seed, budget)
+
+
+def _scaled(budget: int, scale: float) -> int:
+    return max(1, round(budget * scale))
+
+
+class Folder:
+    """One run of the benchmark on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, plan: Plan) -> None:
+        """Make the folder and write what was asked for."""
+        write_json(self.path / "config.json", asdict(plan))
+        write_json(self.path / "environment.json", environment())
+
+    def plan(self) -> Plan:
+        """Read back what was asked for.
+
+        Raises:
+            ValueError: if this is not a folder of this benchmark.
+        """
+        try:
+            return Plan(**json.loads((self.path / "config.json").read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.path} is not a run folder of `hdet bench bilevel`: {error!r}. Give "
+                f"the folder that the run printed."
+            ) from error
+
+    def append(self, unit: Unit, outcome: dict[str, Any]) -> None:
+        """Write how a run went, whole."""
+        line = json.dumps({"key": unit.key, **outcome}, allow_nan=False) + "\n"
+        with open(self.path / "results.jsonl", "a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return how the runs went that are over, by key."""
+        file = self.path / "results.jsonl"
+        if not file.exists():
+            return {}
+        found = {}
+        for line in file.read_text().splitlines():
+            try:
+                outcome = json.loads(line)
+            except ValueError:
+                continue
+            found[outcome["key"]] = outcome
+        return found
+
+
+def unfinished(folder: Folder) -> Sequence[Unit]:
+    """Return the runs without a result."""
+    done = folder.results()
+    return [unit for unit in units(folder.plan()) if unit.key not in done]
