@@ -6,7 +6,8 @@ A small network learns digits as in any loop with `hdet.Explorer`; in one proces
 the schedule's own. Then its features are frozen. The layer on top is a convex problem: `maid`
 learns its decay on images that the network has not seen, and the layer that comes with it goes
 back into the network. Prints loss and accuracy on further images; needs scikit-learn, which
-has the data. About 10 seconds on one core.
+has the data. About 15 seconds on one core. docs/bilevel.md tells what part of the gain is the
+decay's, and what part comes from having seen the judging images.
 """
 
 import argparse
