@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .bilevel_comparison.command import bilevel
 from .federated_comparison.command import federated
 from .robustness.execution import run_all
 from .robustness.methods import LABELS
@@ -69,6 +70,7 @@ def robustness(
 
 
 app.command()(federated)
+app.command()(bilevel)
 
 
 def _introduce(path: Path, settings: Settings) -> None:

@@ -1,0 +1,186 @@
+"""Draw what a folder of the benchmark has so far into its `plots`.
+
+`ratios` has every method's loss over MAID's by task and start; `loss-<task>` and
+`accuracy-<task>` have the course of the runs by cost, a panel for each start.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullFormatter
+
+from .. import axes
+from ..curves import Array, floats
+from .findings import Findings
+from .rows import Grids, Row, runs
+from .units import CERTIFIED, FIXED, HOAG, LABELS, MONOTONE, OURS, STARTS, Folder
+from .words import power
+
+_POINTS = 300
+_DASHED, _DOTTED, _MIXED = (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))
+# Okabe and Ito's colours; families share a kind of line.
+_LOOKS: dict[str, tuple[str, Any]] = {
+    OURS: ("#0072B2", "-"),
+    CERTIFIED: ("#000000", "-"),
+    MONOTONE: ("#44AA99", "-"),
+    "maid-paper": ("#56B4E9", "-"),
+    FIXED[0]: ("#D55E00", _DASHED),
+    FIXED[1]: ("#E69F00", _DASHED),
+    HOAG[0]: ("#CC79A7", _DOTTED),
+    HOAG[1]: ("#882255", _DOTTED),
+    HOAG[2]: ("#AA4499", _DOTTED),
+    "dfo-ls": ("#009E73", _MIXED),
+    "finite-differences": ("#999933", _MIXED),
+}
+_MARKS = ("o", "s", "^")
+# Ratios beyond which a dot lies on the edge.
+_MOST = 1e3
+# Of numbers on an axis of ratios that has no decade.
+_PLACES = (0.2, 0.5, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10)
+
+
+def draw_all(folder: Folder, found: Findings) -> dict[str, Path]:
+    """Draw all pictures that have something to show; call it again at any time.
+
+    Args:
+        folder: of a finished or unfinished run.
+        found: its findings.
+
+    Returns:
+        The picture's file by its name.
+    """
+    figures: dict[str, Figure] = {}
+    grids = runs(folder)
+    with mpl.rc_context(axes.STYLE):
+        if found.rows:
+            figures["ratios"] = _ratios(found.rows)
+        for task, its in found.tasks.items():
+            mine = [row for row in found.rows if row.task == task]
+            if mine:
+                title = f"{task}: {its['title']}"
+                figures[f"loss-{task}"] = _courses(mine, grids, its["budget"], title, 1)
+                figures[f"accuracy-{task}"] = _courses(mine, grids, its["budget"], title, 2)
+        return {
+            name: axes.save(figure, folder.path / "plots" / f"{name}.png")
+            for name, figure in figures.items()
+        }
+
+
+def _ratios(rows: Sequence[Row]) -> Figure:
+    """Draw a panel for each task, a line for each method, a dot for each start."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    present = {row.method for row in rows if row.method != OURS}
+    methods = [name for name in LABELS if name in present]
+    figure = axes.figure(0.42 * len(methods) + 1.9, "Loss over MAID's from the same start")
+    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for ax, task in zip(panels, tasks, strict=True):
+        ax.axvline(1.0, color=_LOOKS[OURS][0], lw=1.4, zorder=1)
+        for row in (row for row in rows if row.task == task and row.method != OURS):
+            _dots(ax, methods.index(row.method), row)
+        ax.set(title=task, xlabel="ratio", xscale="log")
+        _few_ticks(ax)
+        ax.grid(axis="y", visible=False)
+    panels[0].set_yticks(range(len(methods)), [axes.plain(LABELS[name]) for name in methods])
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    marks = ", ".join(
+        f"{name} {power(start)}"
+        for name, start in zip(("circle", "square", "triangle"), STARTS, strict=True)
+    )
+    axes.caption(
+        figure,
+        f"Geometric mean over seeds and its standard error; right of the line, MAID is lower. "
+        f"First accuracy eps0: {marks}. Dots beyond {_MOST:g} lie on the edge.",
+    )
+    return figure
+
+
+def _dots(ax: Axes, y: int, row: Row) -> None:
+    color = _LOOKS.get(row.method, ("#555555", "-"))[0]
+    for i, (cell, mark) in enumerate(zip(row.cells, _MARKS, strict=True)):
+        logs, at = cell.log_ratio, y + 0.24 * (i - 1)
+        if np.isnan(logs.mean):
+            continue
+        value = float(np.clip(np.exp(logs.mean), 1 / _MOST, _MOST))
+        error = 0.0 if np.isnan(logs.error) else logs.error
+        ends = [max(value * np.exp(-error), 1 / _MOST), min(value * np.exp(error), _MOST)]
+        ax.plot(ends, [at, at], color=color, lw=1.3, zorder=2)
+        ax.plot(value, at, mark, color=color, ms=5.5, zorder=3)
+
+
+def _few_ticks(ax: Axes) -> None:
+    """Label a logarithmic axis of ratios, however short its range."""
+    low, high = ax.get_xlim()
+    if high / low > 20:
+        ax.xaxis.set_major_formatter(LogFormatter())
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        return
+    # Decades would leave it without a number.
+    ends = (min(low, 0.98), max(high, 1.02))
+    ax.set_xlim(*ends)
+    inside = [x for x in _PLACES if ends[0] <= x <= ends[1]]
+    apart = 0.16 * np.log(ends[1] / ends[0])
+    kept: list[float] = [1]
+    for x in inside:
+        if all(abs(np.log(x / y)) >= apart for y in kept):
+            kept.append(x)
+    ax.set_xticks(sorted(kept), [f"{x:g}" for x in sorted(kept)])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _courses(rows: Sequence[Row], grids: Grids, budget: int, title: str, column: int) -> Figure:
+    """Draw medians over seeds by cost: of the loss (column 1), or of eps (column 2)."""
+    what = "loss" if column == 1 else "accuracy eps"
+    figure = axes.figure(4.0, f"{what[0].upper()}{what[1:]} by cost, {title}")
+    panels = figure.subplots(1, len(STARTS), sharey=True, squeeze=False)[0]
+    costs = np.geomspace(max(1, budget / 300), budget, _POINTS)
+    every = []
+    for ax, start in zip(panels, STARTS, strict=True):
+        for row in rows:
+            its = [grids["comparison", row.task, row.method, seed][start] for seed in row.seeds]
+            line = _median([run["trajectory"] for run in its], costs, column)
+            color, dashes = _LOOKS.get(row.method, ("#555555", "-"))
+            width = 2.2 if row.method == OURS else 1.4
+            ax.plot(costs, line, color=color, ls=dashes, lw=width, label=row.label)
+            every.append(line)
+            if column == 1:
+                last = np.median(floats([run["judged"].get("loss") for run in its]))
+                ax.plot(costs[-1], last, "o", color=color, ms=4, clip_on=False, zorder=4)
+        ax.set(title=f"eps0 = {power(start)}", xlabel="cost", xscale="log")
+    axes.logarithmic(panels[0])
+    panels[0].set_ylabel(what)
+    if column == 1:
+        panels[0].set_ylim(*_range(np.concatenate(every)))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8.5)
+    dots = (
+        " As each method saw it, solved to eps; dots: the exact loss at the end."
+        if column == 1
+        else " Of the last step that was made."
+    )
+    axes.caption(figure, f"Median over seeds; flat where a run has stopped.{dots}")
+    return figure
+
+
+def _median(paths: Sequence[Any], costs: Array, column: int) -> Array:
+    """Return the median over runs of what each had when so much was spent."""
+    lines = []
+    for path in paths:
+        points = floats(path)
+        at = np.searchsorted(points[:, 0], costs, side="right") - 1
+        lines.append(points[at, column])
+    return np.median(lines, axis=0)
+
+
+def _range(values: Array) -> tuple[float, float]:
+    """Return the range of the losses that were seen, a little wider."""
+    values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        return 0.1, 1.0
+    low, high = values.min(), values.max()
+    pad = (high / low) ** 0.05
+    return float(low / pad), float(high * pad)

@@ -1,0 +1,161 @@
+"""What the page says of one task: losses, what the results are worth, how the runs went."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..federated_comparison.parts import Picture, Section, Table
+from .rows import Row
+from .units import OURS, STARTS
+from .words import count, loss, percent, power, ratio_with_error, with_error
+
+# What results are judged by beside the loss: the head of its table, and decimals (None: as a
+# loss has them).
+_MEASURES: dict[str, tuple[str, int | None]] = {
+    "test_loss": ("test loss", None),
+    "test_accuracy": ("test accuracy, percent", 2),
+    "psnr": ("PSNR, dB", 2),
+    "test_psnr": ("test PSNR, dB", 2),
+}
+_NOISY = {"psnr": "noisy_psnr", "test_psnr": "noisy_test_psnr"}
+
+
+def task_section(name: str, task: Mapping[str, Any], rows: Sequence[Row]) -> Section:
+    """Return a task's section.
+
+    Args:
+        name: of the task.
+        task: its title, parameters, budget and what its start is worth.
+        rows: the methods on it.
+    """
+    strong = [i for i, row in enumerate(rows) if row.method == OURS]
+    start = task["start"]
+    measures = [name for name in _MEASURES if name in rows[0].cells[0].judged]
+    return Section(
+        f"{name}: {task['title']}",
+        [
+            f"{task['parameters']:,} hyperparameters, a cost of {task['budget']:,} for every "
+            f"run; a loss of {_number(start['loss'])} at the start. {_seeds(rows)} "
+            f"± is the standard error over seeds, the spread how much larger the "
+            f"largest loss of the starts is than the smallest.",
+            Table(["method", *_starts("loss, "), "spread"], _losses(rows), strong),
+            "The loss over MAID's from the same start; above 1, MAID is lower.",
+            Table(["method", *_starts("ratio, ")], _ratios(rows), strong),
+            *_worth(rows, measures, start, strong),
+            f"How the runs went, means over seeds and starts; stopped are those that ended "
+            f"before their cost was spent, because no step was certain to go down or because "
+            f"the numbers allow no higher accuracy.{_failures(rows)}",
+            Table(_HEAD, _runs(rows), strong),
+            Picture(f"loss-{name}", f"Loss by cost on {name}, a panel for each start"),
+            Picture(f"accuracy-{name}", f"Accuracy by cost on {name}, a panel for each start"),
+        ],
+    )
+
+
+_HEAD = (
+    "method",
+    "outer steps",
+    "failed searches",
+    "cost spent",
+    "stopped",
+    "failed",
+    "seconds",
+    "ms per step",
+)
+
+
+def _starts(before: str) -> list[str]:
+    return [f"{before}{power(start)}" for start in STARTS]
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """Return how many seeds there are, of each method where they differ."""
+    counts = {len(row.seeds) for row in rows}
+    if len(counts) == 1:
+        (number,) = counts
+        return f"Means over {number} seed{'s' if number > 1 else ''};"
+    parts = ", ".join(f"{row.label} {len(row.seeds)}" for row in rows)
+    return f"Means over seeds, as many as there are yet: {parts};"
+
+
+def _losses(rows: Sequence[Row]) -> list[list[str]]:
+    return [
+        [row.label, *(loss(cell.loss) for cell in row.cells), percent(row.spread)]
+        for row in rows
+    ]
+
+
+def _ratios(rows: Sequence[Row]) -> list[list[str]]:
+    return [
+        [
+            row.label,
+            *("1" if row.method == OURS else ratio_with_error(c.log_ratio) for c in row.cells),
+        ]
+        for row in rows
+    ]
+
+
+def _worth(
+    rows: Sequence[Row],
+    measures: Sequence[str],
+    start: Mapping[str, float],
+    strong: Sequence[int],
+) -> list[str | Table]:
+    """Return the tables of what results are worth beside their loss."""
+    parts: list[str | Table] = []
+    for name in measures:
+        words, digits = _MEASURES[name]
+        noisy = _NOISY.get(name)
+        shown = f"{_number(start[name], digits)} at the start"
+        if noisy:
+            shown += f", {_number(start[noisy], digits)} of the noisy images"
+        head = words[0].upper() + words[1:]
+        texts = [
+            [
+                row.label,
+                *(
+                    loss(cell.judged[name])
+                    if digits is None
+                    else with_error(cell.judged[name], digits)
+                    for cell in row.cells
+                ),
+            ]
+            for row in rows
+        ]
+        parts += [f"{head}: {shown}.", Table(["method", *_starts("")], texts, strong)]
+    return parts
+
+
+def _runs(rows: Sequence[Row]) -> list[list[str]]:
+    return [
+        [
+            row.label,
+            count(_mean([cell.steps for cell in row.cells])),
+            count(_mean([cell.failed_searches for cell in row.cells])),
+            count(round(_mean([cell.cost for cell in row.cells]))),
+            f"{sum(cell.stuck for cell in row.cells)} of {row.runs}",
+            f"{sum(cell.failed for cell in row.cells)} of {row.runs}",
+            f"{_mean([cell.seconds for cell in row.cells]):.1f}",
+            count(_mean([cell.milliseconds for cell in row.cells])),
+        ]
+        for row in rows
+    ]
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    if not any(cell.failed for row in rows for cell in row.cells):
+        return ""
+    return (
+        " Failed are those that came to where the lower level is not finite, or not as convex "
+        "as it should be; they are judged at the last point before."
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _number(value: float, digits: int | None = None) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:.4g}" if digits is None else f"{value:.{digits}f}"
