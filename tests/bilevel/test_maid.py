@@ -29,8 +29,11 @@ def visited(made, **given):
 
 @STARTS
 @pytest.mark.parametrize("certify", [True, False])
-def test_the_exact_f_falls_at_every_step(accuracy, certify):
-    result, values = visited(quadratic(), accuracy=accuracy, certify=certify, max_steps=40)
+@pytest.mark.parametrize("rules", [Rules(memory=1), Rules.paper()], ids=["ours", "paper"])
+def test_the_exact_f_falls_at_every_step(accuracy, certify, rules):
+    result, values = visited(
+        quadratic(), accuracy=accuracy, certify=certify, rules=rules, max_steps=40
+    )
     assert len(values) == 41
     for before, after, step in zip(values, values[1:], result.history, strict=False):
         assert after <= before - 0.1 * step.length * step.norm**2 + 1e-9 * before
@@ -38,15 +41,16 @@ def test_the_exact_f_falls_at_every_step(accuracy, certify):
 
 
 @STARTS
-def test_certified_no_search_fails(accuracy):
-    result, _ = visited(quadratic(), accuracy=accuracy, certify=True, max_steps=60)
+@pytest.mark.parametrize("rules", [Rules(), Rules.paper()], ids=["ours", "paper"])
+def test_certified_no_search_fails(accuracy, rules):
+    result, _ = visited(quadratic(), accuracy=accuracy, certify=True, rules=rules, max_steps=60)
     assert result.failed_searches == 0
     assert all(step.error_bound <= 0.5 * step.norm for step in result.history)
 
 
 def test_with_long_steps_it_comes_to_the_minimum():
     made = quadratic(rows=40, size=3, seed=2)
-    rules = Rules(barzilai_borwein=True, memory=10)
+    rules = Rules(memory=10)
     theta, x0 = start(3)
     result = maid(made.problem, theta, x0, rules=rules, max_steps=400, tolerance=1e-4)
     assert result.status is Status.GRADIENT_TOLERANCE
@@ -55,12 +59,46 @@ def test_with_long_steps_it_comes_to_the_minimum():
 
 
 def test_the_memory_lets_f_rise_but_not_above_the_highest_of_it():
-    rules = Rules(barzilai_borwein=True, memory=5)
-    result, values = visited(quadratic(), rules=rules, max_steps=60, certify=False)
+    result, values = visited(quadratic(), max_steps=60, certify=False)
     highest = [max(values[max(0, k - 4) : k + 1]) for k in range(len(values) - 1)]
     assert all(after <= top for after, top in zip(values[1:], highest, strict=True))
     assert any(after > before for before, after in zip(values, values[1:], strict=False))
     assert len(result.history) == 60
+
+
+def test_accuracy_follows_the_step_whatever_it_began_with():
+    ends = []
+    for accuracy in (1e-1, 1e-5):
+        result, _ = visited(quadratic(), accuracy=accuracy, certify=False, max_steps=30)
+        ends.append([step.accuracy for step in result.history])
+    loose, tight = ends
+    assert loose[0] / tight[0] > 100
+    assert 0.1 < math.prod(loose[-10:]) ** 0.1 / math.prod(tight[-10:]) ** 0.1 < 10
+
+
+def test_a_search_that_the_gap_makes_hopeless_is_given_up_at_once():
+    trials = {}
+    for rules in (Rules(), Rules.paper()):
+        result, _ = visited(quadratic(), accuracy=10.0, rules=rules, certify=False, max_steps=1)
+        (first,) = result.history
+        assert result.failed_searches == first.refinements > 0
+        trials[rules] = first.trials
+    assert trials[Rules.paper()] >= 10 * first.refinements
+    assert trials[Rules()] < trials[Rules.paper()] / 2
+
+
+def test_no_search_begins_farther_than_a_part_of_theta():
+    made, (theta, x0) = quadratic(), start()
+    points = [theta]
+    maid(
+        made.problem,
+        theta,
+        x0,
+        max_steps=30,
+        callback=lambda step, state: points.append(state["point"]["theta"]),
+    )
+    for before, after in zip(points[1:], points[2:], strict=False):
+        assert float((after - before).norm()) <= 0.3 * max(float(before.norm()), 1.0) + 1e-9
 
 
 def test_a_start_that_is_far_too_inexact_is_tightened():
@@ -157,8 +195,7 @@ def test_single_precision_ends_at_its_floor():
         upper_convex=True,
     )
     theta, x0 = (tensor.float() for tensor in start(3))
-    rules = Rules(barzilai_borwein=True, memory=5)
-    result = maid(problem, theta, x0, max_steps=1000, rules=rules)
+    result = maid(problem, theta, x0, max_steps=1000)
     assert result.status is Status.ACCURACY_FLOOR
     assert "float64" in result.message
     assert result.theta.dtype == torch.float32
@@ -230,6 +267,10 @@ def test_nothing_is_certified_without_constants():
         ({"decrease": 0.6}, r"must lie in \(0, eta=0.5\)"),
         ({"trials": 0}, "must be at least 1"),
         ({"memory": 0}, "must be at least 1"),
+        (
+            {"share": 1.5},
+            r"Rules\(share=1.5\)` must be None or in \(0, 1\): the default is 0.1",
+        ),
     ],
 )
 def test_bad_rules_are_refused(given, words):
