@@ -4,7 +4,7 @@
 `accuracy-<task>` have the course of the runs by cost, a panel for each start.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from .rows import Grids, Row, runs
 from .units import CERTIFIED, FIXED, HOAG, LABELS, MONOTONE, OURS, STARTS, Folder
 from .words import power
 
-_POINTS = 300
+# Of a line, and of its neighbours that are drawn as one.
+_POINTS, _WINDOW = 300, 13
 _DASHED, _DOTTED, _MIXED = (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))
 # Okabe and Ito's colours; families share a kind of line.
 _LOOKS: dict[str, tuple[str, Any]] = {
@@ -33,7 +34,7 @@ _LOOKS: dict[str, tuple[str, Any]] = {
     FIXED[1]: ("#E69F00", _DASHED),
     HOAG[0]: ("#CC79A7", _DOTTED),
     HOAG[1]: ("#882255", _DOTTED),
-    HOAG[2]: ("#AA4499", _DOTTED),
+    HOAG[2]: ("#777777", _DOTTED),
     "dfo-ls": ("#009E73", _MIXED),
     "finite-differences": ("#999933", _MIXED),
 }
@@ -63,8 +64,8 @@ def draw_all(folder: Folder, found: Findings) -> dict[str, Path]:
             mine = [row for row in found.rows if row.task == task]
             if mine:
                 title = f"{task}: {its['title']}"
-                figures[f"loss-{task}"] = _courses(mine, grids, its["budget"], title, 1)
-                figures[f"accuracy-{task}"] = _courses(mine, grids, its["budget"], title, 2)
+                figures[f"loss-{task}"] = _losses(mine, grids, title)
+                figures[f"accuracy-{task}"] = _accuracies(mine, grids, title)
         return {
             name: axes.save(figure, folder.path / "plots" / f"{name}.png")
             for name, figure in figures.items()
@@ -100,7 +101,7 @@ def _ratios(rows: Sequence[Row]) -> Figure:
 
 
 def _dots(ax: Axes, y: int, row: Row) -> None:
-    color = _LOOKS.get(row.method, ("#555555", "-"))[0]
+    color, _ = _look(row)
     for i, (cell, mark) in enumerate(zip(row.cells, _MARKS, strict=True)):
         logs, at = cell.log_ratio, y + 0.24 * (i - 1)
         if np.isnan(logs.mean):
@@ -129,41 +130,91 @@ def _few_ticks(ax: Axes) -> None:
         if all(abs(np.log(x / y)) >= apart for y in kept):
             kept.append(x)
     ax.set_xticks(sorted(kept), [f"{x:g}" for x in sorted(kept)])
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
 
 
-def _courses(rows: Sequence[Row], grids: Grids, budget: int, title: str, column: int) -> Figure:
-    """Draw medians over seeds by cost: of the loss (column 1), or of eps (column 2)."""
-    what = "loss" if column == 1 else "accuracy eps"
-    figure = axes.figure(4.0, f"{what[0].upper()}{what[1:]} by cost, {title}")
-    panels = figure.subplots(1, len(STARTS), sharey=True, squeeze=False)[0]
-    costs = np.geomspace(max(1, budget / 300), budget, _POINTS)
-    every = []
-    for ax, start in zip(panels, STARTS, strict=True):
-        for row in rows:
-            its = [grids["comparison", row.task, row.method, seed][start] for seed in row.seeds]
-            line = _median([run["trajectory"] for run in its], costs, column)
-            color, dashes = _LOOKS.get(row.method, ("#555555", "-"))
-            width = 2.2 if row.method == OURS else 1.4
-            ax.plot(costs, line, color=color, ls=dashes, lw=width, label=row.label)
-            every.append(line)
-            if column == 1:
-                last = np.median(floats([run["judged"].get("loss") for run in its]))
-                ax.plot(costs[-1], last, "o", color=color, ms=4, clip_on=False, zorder=4)
-        ax.set(title=f"eps0 = {power(start)}", xlabel="cost", xscale="log")
+def _losses(rows: Sequence[Row], grids: Grids, title: str) -> Figure:
+    """Draw the loss by cost, and where it really was at the end."""
+
+    def draw(ax: Axes, row: Row, its: list[Any], costs: Array) -> Array:
+        color, dashes = _look(row)
+        line = _median([run["trajectory"] for run in its], costs, 1)
+        width = 2.2 if row.method == OURS else 1.4
+        ax.plot(costs, line, color=color, ls=dashes, lw=width, label=row.label)
+        last = np.median(floats([run["judged"].get("loss") for run in its]))
+        ax.plot(costs[-1], last, "o", color=color, ms=4, clip_on=False, zorder=4)
+        return np.append(line, last)
+
+    figure, panels, drawn = _panels(rows, grids, f"Loss by cost, {title}", draw)
     axes.logarithmic(panels[0])
-    panels[0].set_ylabel(what)
-    if column == 1:
-        panels[0].set_ylim(*_range(np.concatenate(every)))
+    panels[0].set(ylabel="loss", ylim=_range(drawn))
+    axes.caption(
+        figure,
+        "Median over seeds; flat where a run has stopped. Lines: as the method saw it, with "
+        "the lower level solved to eps; dots: the exact loss at the end.",
+    )
+    return figure
+
+
+def _accuracies(rows: Sequence[Row], grids: Grids, title: str) -> Figure:
+    """Draw eps by cost, of methods that differ in it."""
+    shown = [row for row in rows if row.method not in {CERTIFIED, MONOTONE, FIXED[1]}]
+
+    def draw(ax: Axes, row: Row, its: list[Any], costs: Array) -> Array:
+        color, dashes = _look(row)
+        line = _smooth(_median([run["trajectory"] for run in its], costs, 2))
+        # A line that goes on would say that something is still computed.
+        line[costs > np.median([run["trajectory"][-1][0] for run in its])] = np.nan
+        width = 2.2 if row.method == OURS else 1.4
+        ax.plot(costs, line, color=color, ls=dashes, lw=width, label=row.label)
+        return line
+
+    figure, panels, _ = _panels(shown, grids, f"Accuracy eps by cost, {title}", draw)
+    axes.logarithmic(panels[0])
+    panels[0].set_ylabel("eps")
+    axes.caption(
+        figure,
+        "Median over seeds, and geometric mean of neighbours: MAID's eps follows steps of two "
+        "lengths that take turns. A line ends with the last step.",
+    )
+    return figure
+
+
+def _panels(
+    rows: Sequence[Row],
+    grids: Grids,
+    title: str,
+    draw: Callable[[Axes, Row, list[Any], Array], Array],
+) -> tuple[Figure, Any, Array]:
+    """Draw a panel for each start; return all that was drawn, too."""
+    figure = axes.figure(4.0, title)
+    panels = figure.subplots(1, len(STARTS), sharey=True, squeeze=False)[0]
+    drawn = []
+    for ax, start in zip(panels, STARTS, strict=True):
+        its = [
+            [grids["comparison", row.task, row.method, seed][start] for seed in row.seeds]
+            for row in rows
+        ]
+        every = [run["trajectory"] for mine in its for run in mine]
+        first = min((path[1][0] for path in every if len(path) > 1), default=1)
+        last = max(2, first, *(run["cost"] for mine in its for run in mine))
+        costs = np.geomspace(max(1, 0.7 * first), last, _POINTS)
+        drawn += [draw(ax, row, mine, costs) for row, mine in zip(rows, its, strict=True)]
+        ax.set(title=f"eps0 = {power(start)}", xlabel="cost", xscale="log")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8.5)
-    dots = (
-        " As each method saw it, solved to eps; dots: the exact loss at the end."
-        if column == 1
-        else " Of the last step that was made."
-    )
-    axes.caption(figure, f"Median over seeds; flat where a run has stopped.{dots}")
-    return figure
+    return figure, panels, np.concatenate(drawn)
+
+
+def _look(row: Row) -> tuple[str, Any]:
+    return _LOOKS.get(row.method, ("#555555", "-"))
+
+
+def _smooth(line: Array) -> Array:
+    """Return geometric means of neighbours."""
+    ones = np.ones(_WINDOW)
+    total = np.convolve(np.log(line), ones, "same")
+    return np.exp(total / np.convolve(np.ones(len(line)), ones, "same"))
 
 
 def _median(paths: Sequence[Any], costs: Array, column: int) -> Array:

@@ -77,14 +77,14 @@ def tables(found: Findings) -> Iterator[Table]:
             title_justify="left",
         )
         shown.add_column("", min_width=16, overflow="fold")
-        for name in (*map(power, STARTS), "spread"):
+        for name in (*map(power, STARTS), "spread, %"):
             shown.add_column(name, justify="right", no_wrap=True)
         for row in mine:
             shown.add_row(
                 # A plain string would be read as markup.
                 Text(row.label),
                 *(loss(cell.loss) for cell in row.cells),
-                percent(row.spread).partition(" ±")[0],
+                percent(row.spread).removesuffix(" %").partition(" ±")[0],
                 style="bold" if row.method == OURS else "",
             )
         yield shown

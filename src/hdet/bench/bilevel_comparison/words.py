@@ -7,6 +7,9 @@ from ..federated_comparison.paired import Interval
 
 def loss(one: Interval) -> str:
     """Return a mean loss and its standard error to four digits, as in `1.234 ± 0.031`."""
+    if 0 < one.mean < 1e-3:
+        error = "" if math.isnan(one.error) else f" ± {one.error:.1e}"
+        return f"{one.mean:.3e}{error}"
     return with_error(one, _digits(one.mean))
 
 
