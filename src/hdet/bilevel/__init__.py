@@ -12,6 +12,8 @@ from .denoising import field_start as field_start
 from .denoising import fields_of_experts as fields_of_experts
 from .denoising import psnr as psnr
 from .denoising import smoothed_tv as smoothed_tv
+from .derivative_free import dfo_ls as dfo_ls
+from .derivative_free import finite_differences as finite_differences
 from .hypergradient import Hypergradient as Hypergradient
 from .hypergradient import hypergradient as hypergradient
 from .linear import CurvatureError as CurvatureError

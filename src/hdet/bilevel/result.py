@@ -17,6 +17,7 @@ class Status(StrEnum):
     ACCURACY_FLOOR = "the floating-point type allows no higher accuracy"
     LINE_SEARCH = "no step that the search tried was certain to go down"
     LOWER_LEVEL = "the lower level's solver spent its iterations"
+    ENDED = "the package's method came to its own end"
 
     @property
     def remedy(self) -> str:
@@ -31,6 +32,7 @@ _REMEDIES = {
     Status.ACCURACY_FLOOR: "this is as far as it goes; in float32, try float64",
     Status.LINE_SEARCH: "lower `step` or `accuracy`, or raise `refinements`",
     Status.LOWER_LEVEL: "raise `max_iterations`, or take another `solver`",
+    Status.ENDED: "a smaller `accuracy` may let it see farther",
 }
 
 

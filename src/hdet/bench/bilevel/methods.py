@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ...bilevel import Result, Rules, fixed_accuracy, hoag, maid
+from ...bilevel import Result, Rules, dfo_ls, finite_differences, fixed_accuracy, hoag, maid
 from ...bilevel.result import Callback
 from ...errors import require
 from .tasks import Task
@@ -22,7 +22,15 @@ METHODS: dict[str, str] = {
     "hoag-exponential": "HOAG, exponential",
     "hoag-quadratic": "HOAG, quadratic",
     "hoag-cubic": "HOAG, cubic",
+    "dfo-ls": "DFO-LS",
+    "finite-differences": "finite differences",
 }
+# Those that take values of f alone: for few parameters, and they go on from no state.
+DERIVATIVE_FREE = ("dfo-ls", "finite-differences")
+# eps of methods that have no rule of their own for it.
+_VALUES_ACCURACY = 1e-3
+# Those that can test the bound on a hypergradient's error.
+CERTIFIED = ("maid", "maid-monotone", "maid-paper")
 
 
 def run_method(
@@ -44,8 +52,9 @@ def run_method(
     Args:
         name: one of `METHODS`.
         task: the problem.
-        accuracy: eps0; None is the method's own.
-        step: alpha0; None is the task's, and if it has none the method's own.
+        accuracy: eps0; None is the method's own, 1e-3 for those that take values alone.
+        step: alpha0; None is the task's, and if it has none the method's own. Methods that
+            take values alone have none, no tolerance and no state.
         budget: largest cost.
         max_steps: outer steps in all.
         tolerance: |z| at which to stop.
@@ -60,11 +69,15 @@ def run_method(
     """
     words = f"write one of {', '.join(METHODS)}"
     require(name in METHODS, "run_method", "name", name, "is not known", words)
-    good = not certify or name in _CERTIFIED
+    good = not certify or name in CERTIFIED
     rule = f"has no meaning for method {name!r}, which tests no bound"
-    words = f"leave it out, or take {', '.join(_CERTIFIED)}"
+    words = f"leave it out, or take {', '.join(CERTIFIED)}"
     require(good, "run_method", "certify", certify, rule, words)
-    more = {"certify": certify} if name in _CERTIFIED else {}
+    if name in DERIVATIVE_FREE:
+        accuracy = _VALUES_ACCURACY if accuracy is None else accuracy
+        given: dict[str, Any] = {"accuracy": accuracy, "budget": budget, "solver": solver}
+        return _CALLS[name](task, max_steps=max_steps, callback=callback, **given)
+    more = {"certify": certify} if name in CERTIFIED else {}
     return _CALLS[name](
         task,
         accuracy=accuracy,
@@ -91,7 +104,14 @@ def _hoag(schedule: str, task: Task, **given: Any) -> Result:
     return hoag(task.problem, task.theta0, task.x0, schedule=schedule, **given)
 
 
-_CERTIFIED = ("maid", "maid-monotone", "maid-paper")
+def _dfo_ls(task: Task, **given: Any) -> Result:
+    return dfo_ls(task.problem, task.theta0, task.x0, residuals=task.residuals, **given)
+
+
+def _finite_differences(task: Task, **given: Any) -> Result:
+    return finite_differences(task.problem, task.theta0, task.x0, **given)
+
+
 _CALLS: dict[str, Callable[..., Result]] = {
     "maid": partial(_maid, lambda task: Rules()),
     "maid-monotone": partial(_maid, lambda task: Rules(memory=1)),
@@ -100,4 +120,6 @@ _CALLS: dict[str, Callable[..., Result]] = {
     "hoag-exponential": partial(_hoag, "exponential"),
     "hoag-quadratic": partial(_hoag, "quadratic"),
     "hoag-cubic": partial(_hoag, "cubic"),
+    "dfo-ls": _dfo_ls,
+    "finite-differences": _finite_differences,
 }

@@ -54,6 +54,7 @@ class Task:
         judge: (theta, exact x) to what a result is worth, by name: `loss` of the upper level,
             `test_loss` and more; PSNR in decibels, accuracy in percent.
         images: to look at; None where there are none.
+        residuals: x to [k], whose squares add up to f; None where there are many parameters.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Task:
     relax: float
     judge: Callable[[Any, Any], dict[str, float]]
     images: Images | None = None
+    residuals: Callable[[Any], Tensor] | None = None
 
     def judged(self, theta: Any, x: Any) -> dict[str, float]:
         """Return what a result is worth, at the exact solution of its lower level.
@@ -108,7 +110,15 @@ def quadratic(seed: int) -> Task:
     title = "quadratic levels, 1000 x 10"
     start, x0 = torch.ones(size, dtype=_DOUBLE), torch.zeros(size, dtype=_DOUBLE)
     return Task(
-        "quadratic", title, problem, start, x0, step=0.01, relax=1.25, judge=lambda *_: {}
+        "quadratic",
+        title,
+        problem,
+        start,
+        x0,
+        step=0.01,
+        relax=1.25,
+        judge=lambda *_: {},
+        residuals=lambda x: (a1 @ x - b1) / 2**0.5,
     )
 
 
@@ -202,8 +212,18 @@ def _denoising(
             "noisy_test_psnr": float(psnr(test_noisy, test_clean).mean()),
         }
 
-    shown = Images(test_clean, test_noisy, denoise)
-    return Task(name, title, problem(clean, noisy), start, noisy, None, 1.05, judged, shown)
+    return Task(
+        name,
+        title,
+        problem(clean, noisy),
+        start,
+        noisy,
+        step=None,
+        relax=1.05,
+        judge=judged,
+        images=Images(test_clean, test_noisy, denoise),
+        residuals=(lambda u: (u - clean) / (2 * count) ** 0.5) if name == "tv" else None,
+    )
 
 
 def _crops(count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
