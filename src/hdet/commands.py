@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from . import __version__
+from .bench.bilevel.command import bilevel
 from .bench.commands import app as bench
 from .bench.compare import plan, run_all
 from .bench.federated.command import federate
@@ -109,6 +110,7 @@ def compare(
 
 
 app.command()(federate)
+app.command()(bilevel)
 
 
 def _run(folder: Path, settings: Settings) -> None:

@@ -4,8 +4,9 @@ An error of the user's is one line and exit code 2, a failed run code 1, Ctrl-C 
 last two say how to go on with the folder, if there is one.
 """
 
+import re
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,29 @@ from .failures import DivergedError, RunError
 from .launch import first_process
 
 _console = Console(stderr=True)
+# How `hdet.errors.require` begins: the call, its argument and the value.
+_FAULT = re.compile(r"`(\w+)\((\w+)=(.*?)\)`")
+
+
+def option(name: str) -> str:
+    """Return a parameter of a command as it is typed: `per_round` is `--per-round`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def in_options(message: str, name_of: Callable[[str, str], str | None]) -> str:
+    """Return an error of `hdet.errors.require` in terms of a command's options.
+
+    Args:
+        message: the error; any other is returned as it is.
+        name_of: (call, argument) to the parameter of the command, None if there is none.
+    """
+
+    def words(fault: re.Match[str]) -> str:
+        call, argument, value = fault.groups()
+        name = name_of(call, argument)
+        return f"{option(name)} {value}" if name else fault[0]
+
+    return _FAULT.sub(words, message, count=1)
 
 
 @contextmanager
@@ -78,7 +102,7 @@ def nothing_else_given(context: typer.Context, free: Collection[str]) -> None:
         ValueError: naming the options.
     """
     given = [
-        f"--{name.replace('_', '-')}"
+        option(name)
         for name in context.params
         if name not in free
         and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"

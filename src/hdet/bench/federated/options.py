@@ -5,11 +5,11 @@ Settings are named in words, options briefly and as papers do: --lr is the clien
 terms of the options before a user reads them.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ...errors import require
+from .. import run_folders
 from .flower_engine import require_flower
 from .folder import ENGINES, Plan
 from .run import Federation
@@ -40,13 +40,6 @@ FEDPROX_MU = 0.1
 # Where rules call an argument otherwise than `Settings` does.
 _RULES = {"GlobalRate.alpha": "server_lr", "split.alpha": "alpha"}
 _NAMES = {field: name for name, field in FIELDS.items()} | {"engine": "engine"}
-# How `hdet.errors.require` begins: the call, its argument and the value.
-_FAULT = re.compile(r"`(\w+)\((\w+)=(.*?)\)`")
-
-
-def option(name: str) -> str:
-    """Return a parameter of the command as it is typed: `per_round` is `--per-round`."""
-    return f"--{name.replace('_', '-')}"
 
 
 def plan(given: Mapping[str, Any], engine: str) -> Plan:
@@ -92,10 +85,9 @@ def check(plan: Plan) -> None:
 def in_options(message: str) -> str:
     """Return an error of the settings in terms of the options, if it is one."""
 
-    def words(fault: re.Match[str]) -> str:
-        call, argument, value = fault.groups()
-        name = _RULES.get(f"{call}.{argument}", _NAMES.get(argument, ""))
-        return f"{option(name)} {value}" if name else fault[0]
+    def name_of(call: str, argument: str) -> str | None:
+        return _RULES.get(f"{call}.{argument}", _NAMES.get(argument))
 
     # The command has no gamma to widen.
-    return _FAULT.sub(words, message, count=1).replace("widen gamma, or start", "start")
+    said = run_folders.in_options(message, name_of)
+    return said.replace("widen gamma, or start", "start")

@@ -14,9 +14,10 @@ from rich.table import Table
 
 from ..pages import write_page
 from ..records import write_json
+from ..run_folders import option
 from .data import CLASSES
 from .folder import Folder, Plan
-from .options import FIELDS, option
+from .options import FIELDS
 from .summary import LAST, Summary, in_bytes, summarise
 
 

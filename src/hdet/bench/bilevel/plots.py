@@ -1,0 +1,113 @@
+"""The curves of a bilevel run by its cost, drawn from its steps alone.
+
+    descent     the upper level: what the method had, its bound on the exact f, and the exact f
+                at both ends
+    working     accuracy, step, and the hypergradient with its error bound where there is one
+
+What is made of theta and of images is in `hdet.bench.bilevel.pictures`.
+"""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .. import axes
+from ..curves import Array, floats, positive
+from .folder import Folder, Outcome
+from .methods import METHODS
+from .pictures import draw_pictures
+from .settings import Settings
+
+_BLUE, _ORANGE, _GREEN, _INK = "#0072B2", "#D55E00", "#009E73", "#333333"
+# Beyond this ratio of the largest to the smallest, a straight axis hides the small.
+_WIDE = 5.0
+
+
+def draw_all(folder: Folder, outcome: Outcome) -> dict[str, Path]:
+    """Draw a complete run into its folder's `plots`; call it again at any time.
+
+    Returns:
+        The picture's file by its name: `descent`, `working`, and those of the task.
+    """
+    settings, steps = folder.settings(), folder.steps()
+    columns = {
+        name: floats([getattr(step, name) for step in steps])
+        for name in ("cost", "value", "bound", "accuracy", "length", "norm", "error_bound")
+    }
+    with mpl.rc_context(axes.STYLE), np.errstate(all="ignore"):
+        figures = {
+            "descent": _descent(settings, columns, outcome),
+            "working": _working(settings, columns),
+            **draw_pictures(settings, folder.theta()),
+        }
+        return {
+            name: axes.save(figure, folder.path / "plots" / f"{name}.png")
+            for name, figure in figures.items()
+        }
+
+
+def _name(settings: Settings) -> str:
+    return f"{settings.task}, {METHODS[settings.method]}"
+
+
+def _descent(settings: Settings, columns: dict[str, Array], outcome: Outcome) -> Figure:
+    figure = axes.figure(4.4, f"Upper level: {_name(settings)}")
+    ax = figure.subplots()
+    cost, ends = columns["cost"], [outcome.before["loss"], outcome.after["loss"]]
+    # Where the bound is tight, as it mostly is, both curves must be seen.
+    _line(ax, cost, columns["bound"], _ORANGE, "bound: f is not above", lw=3.4, alpha=0.45)
+    _line(ax, cost, columns["value"], _BLUE, "at the inexact x")
+    ax.plot(
+        [0, outcome.counts.cost], ends, "D", color=_INK, ms=5, label="exact f, at both ends"
+    )
+    values = np.concatenate([columns["value"], ends])
+    values = values[np.isfinite(values)]
+    if values.size and 0 < _WIDE * values.min() < values.max():
+        axes.logarithmic(ax)
+    elif values.size:
+        # A bound that is far above, as that of a first rough step, must not squash the rest.
+        pad = 0.06 * (values.max() - values.min()) or 0.1 * abs(values.max()) or 0.5
+        ax.set_ylim(values.min() - pad, values.max() + pad)
+    ax.set(title="Upper level, mean over samples", ylabel="f", xlabel=_COST)
+    ax.set_xlim(-0.02 * outcome.counts.cost, 1.02 * outcome.counts.cost)
+    axes.legend(ax)
+    return figure
+
+
+def _working(settings: Settings, columns: dict[str, Array]) -> Figure:
+    figure = axes.figure(7.0, f"Accuracy and step: {_name(settings)}")
+    above, middle, below = figure.subplots(3, 1, sharex=True)
+    cost, certain = columns["cost"], np.isfinite(columns["error_bound"]).any()
+    _line(above, cost, positive(columns["accuracy"]), _BLUE)
+    above.set(title="Accuracy of the lower level, eps", ylabel="distance in x")
+    _line(middle, cost, positive(columns["length"]), _ORANGE)
+    middle.set(title="Step, alpha", ylabel="theta per |z|")
+    _line(below, cost, positive(columns["norm"]), _GREEN, "|z|")
+    if certain:
+        _line(below, cost, positive(columns["error_bound"]), _INK, "bound on its error", lw=1.1)
+        axes.legend(below)
+    title = "Hypergradient" if certain else "Length of the hypergradient, |z|"
+    below.set(title=title, ylabel="f per theta", xlabel=_COST)
+    for ax in (above, middle, below):
+        if any(np.isfinite(line.get_ydata()).any() for line in ax.lines):
+            axes.logarithmic(ax)
+    return figure
+
+
+_COST = "cost: lower gradients, Hessian-vector and mixed products"
+
+
+def _line(
+    ax: Axes,
+    cost: Array,
+    values: Array,
+    color: str,
+    label: str = "",
+    lw: float = 1.7,
+    alpha: float = 1.0,
+) -> None:
+    mark = "o" if len(values) < 40 else None
+    ax.plot(cost, values, color=color, lw=lw, marker=mark, ms=3.2, label=label, alpha=alpha)
