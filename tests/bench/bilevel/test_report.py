@@ -31,11 +31,11 @@ def test_final_numbers_are_the_runs(folder: Folder) -> None:
     assert found["test loss"] == "30 -> 4.5"
     assert (found["outer steps"], found["searches that failed"]) == ("4", "3")
     assert found["cost"] == "100"
-    assert [found[f"of it {name}"] for name in ("gradients", "Hessian products")] == [
+    assert [found[f"of which {name}"] for name in ("gradients", "Hessian products")] == [
         "40",
         "50",
     ]
-    assert found["of it mixed products"] == "10"
+    assert found["of which mixed products"] == "10"
     assert "PSNR" not in found
     summary = json.loads((folder.path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["after"]["loss"] == 2.25

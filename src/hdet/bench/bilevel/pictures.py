@@ -43,7 +43,7 @@ def _images(task: Task, images: Images, theta: Any) -> Figure:
         "denoised, before": images.denoise(noisy, task.theta0),
         "denoised, learned": images.denoise(noisy, theta),
     }
-    figure = axes.figure(2.3 * len(clean) + 0.4, f"Test images: {task.name}")
+    figure = axes.figure(2.3 * len(clean) + 0.4, "Test images, before and after learning")
     panels = figure.subplots(len(clean), len(columns), squeeze=False)
     for column, (name, shown) in enumerate(columns.items()):
         quality = psnr(shown, clean).tolist() if name != "clean" else []

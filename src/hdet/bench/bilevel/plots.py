@@ -40,7 +40,7 @@ def draw_all(folder: Folder, outcome: Outcome) -> dict[str, Path]:
     with mpl.rc_context(axes.STYLE), np.errstate(all="ignore"):
         figures = {
             "descent": _descent(settings, columns, outcome),
-            "working": _working(settings, columns),
+            "working": _working(settings, columns, outcome),
             **draw_pictures(settings, folder.theta()),
         }
         return {
@@ -65,19 +65,19 @@ def _descent(settings: Settings, columns: dict[str, Array], outcome: Outcome) ->
     )
     values = np.concatenate([columns["value"], ends])
     values = values[np.isfinite(values)]
-    if values.size and 0 < _WIDE * values.min() < values.max():
+    if _wide(values):
         axes.logarithmic(ax)
     elif values.size:
         # A bound that is far above, as that of a first rough step, must not squash the rest.
         pad = 0.06 * (values.max() - values.min()) or 0.1 * abs(values.max()) or 0.5
         ax.set_ylim(values.min() - pad, values.max() + pad)
-    ax.set(title="Upper level, mean over samples", ylabel="f", xlabel=_COST)
-    ax.set_xlim(-0.02 * outcome.counts.cost, 1.02 * outcome.counts.cost)
+    ax.set(title="Upper level, mean over samples", ylabel="f")
+    _costs(ax, outcome)
     axes.legend(ax)
     return figure
 
 
-def _working(settings: Settings, columns: dict[str, Array]) -> Figure:
+def _working(settings: Settings, columns: dict[str, Array], outcome: Outcome) -> Figure:
     figure = axes.figure(7.0, f"Accuracy and step: {_name(settings)}")
     above, middle, below = figure.subplots(3, 1, sharex=True)
     cost, certain = columns["cost"], np.isfinite(columns["error_bound"]).any()
@@ -90,14 +90,28 @@ def _working(settings: Settings, columns: dict[str, Array]) -> Figure:
         _line(below, cost, positive(columns["error_bound"]), _INK, "bound on its error", lw=1.1)
         axes.legend(below)
     title = "Hypergradient" if certain else "Length of the hypergradient, |z|"
-    below.set(title=title, ylabel="f per theta", xlabel=_COST)
-    for ax in (above, middle, below):
-        if any(np.isfinite(line.get_ydata()).any() for line in ax.lines):
+    below.set(title=title, ylabel="f per theta")
+    for ax, *lines in (
+        (above, columns["accuracy"]),
+        (middle, columns["length"]),
+        (below, columns["norm"], columns["error_bound"]),
+    ):
+        if _wide(positive(np.concatenate(lines))):
             axes.logarithmic(ax)
+    _costs(below, outcome)
     return figure
 
 
-_COST = "cost: lower gradients, Hessian-vector and mixed products"
+def _wide(values: Array) -> bool:
+    """Whether a straight axis would hide the small among these; NaN is none of them."""
+    values = values[np.isfinite(values)]
+    return bool(values.size) and 0 < _WIDE * values.min() < values.max()
+
+
+def _costs(ax: Axes, outcome: Outcome) -> None:
+    most = outcome.counts.cost
+    ax.set_xlim(-0.02 * most, 1.02 * most)
+    ax.set_xlabel("cost: lower gradients, Hessian-vector and mixed products")
 
 
 def _line(

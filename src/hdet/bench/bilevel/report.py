@@ -106,7 +106,7 @@ def rows(folder: Folder) -> list[tuple[str, str]]:
         ("outer steps", f"{len(folder.steps())}"),
         ("searches that failed", f"{outcome.failed_searches}"),
         ("cost", f"{counts.cost}"),
-        *[(f"of it {name}", f"{count}") for name, count in cost.items()],
+        *[(f"of which {name}", f"{count}") for name, count in cost.items()],
         ("wall time", f"{outcome.seconds:.1f} s"),
     ]
 
