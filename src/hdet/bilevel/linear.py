@@ -5,6 +5,7 @@ right-hand side of zero has the solution zero, and costs nothing if all are. The
 CG sees anyway is held against mu: less of it proves mu wrong.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,6 +67,22 @@ def conjugate_gradients(
     zero = norms(right) == 0
     q = torch.zeros_like(right) if start is None else start.masked_fill(zero[:, None], 0.0)
     residual = right - product(q) if bool(q.any()) else right.clone()
+    iterate = _for_one if rows == 1 else _for_many
+    q, left, iterations = iterate(product, q, residual, wanted, mu, limit)
+    # Its recursion drifts from the true residual near the limits of the type.
+    near = wanted < torch.finfo(right.dtype).eps ** 0.5 * norms(right)
+    if iterations and bool(near.any()):
+        left = norms(right - product(q))
+    ending = Ending.ITERATIONS if iterations == limit else Ending.FLOOR
+    if bool((left <= wanted).all()):
+        ending = Ending.MET
+    return LinearSolution(q, left, ending, iterations)
+
+
+def _for_many(
+    product: Product, q: Tensor, residual: Tensor, wanted: Tensor, mu: float, limit: int
+) -> tuple[Tensor, Tensor, int]:
+    """Return q, |H q - b| by its recursion, [m], and the number of iterations."""
     left = norms(residual)
     direction, square = residual, left.square()
     iterations = 0
@@ -82,14 +99,32 @@ def conjugate_gradients(
         last, square = square, left.square()
         turn = torch.where(active, square / last, 0.0)[:, None]
         direction = torch.where(active[:, None], residual + turn * direction, direction)
-    # Its recursion drifts from the true residual near the limits of the type.
-    near = wanted < torch.finfo(right.dtype).eps ** 0.5 * norms(right)
-    if iterations and bool(near.any()):
-        left = norms(right - product(q))
-    ending = Ending.ITERATIONS if iterations == limit else Ending.FLOOR
-    if bool((left <= wanted).all()):
-        ending = Ending.MET
-    return LinearSolution(q, left, ending, iterations)
+    return q, left, iterations
+
+
+def _for_one(
+    product: Product, q: Tensor, residual: Tensor, wanted: Tensor, mu: float, limit: int
+) -> tuple[Tensor, Tensor, int]:
+    """Do the same for m = 1, where step lengths are plain numbers and tensors few."""
+    goal = float(wanted)
+    direction, square = residual.clone(), _square(residual)
+    iterations = 0
+    while iterations < limit and not square**0.5 <= goal:
+        iterations += 1
+        image = product(direction)
+        curvature = float(torch.vdot(direction[0], image[0]))
+        if not curvature >= mu * _square(direction):
+            check_curvature(dots(direction, image), direction, image, mu, wanted >= 0)
+        length = square / curvature if curvature else math.nan
+        q = torch.add(q, direction, alpha=length)
+        residual.sub_(image, alpha=length)
+        last, square = square, _square(residual)
+        direction = torch.add(residual, direction, alpha=square / last)
+    return q, q.new_full((1,), square**0.5), iterations
+
+
+def _square(x: Tensor) -> float:
+    return float(torch.vdot(x[0], x[0]))
 
 
 def check_curvature(

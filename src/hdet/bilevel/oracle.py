@@ -12,6 +12,7 @@ Second derivatives are reverse over reverse: all products at a point share one g
 its gradient. Forward over reverse goes through the lower level anew for each of them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,9 @@ class Oracle:
         """
         at = self._at(x, theta)
         gradient, values = at.gradient.detach(), at.values.detach()
-        if not bool(gradient.isfinite().all() & values.isfinite().all()):
+        # A sum is finite only if all are, and is one pass; the other way round, ask each.
+        finite = math.isfinite(float(gradient.sum() + values.sum()))
+        if not finite and not bool(gradient.isfinite().all() & values.isfinite().all()):
             shown = theta.tolist() if len(theta) <= 8 else [*theta[:8].tolist(), "..."]
             raise NonFiniteError(
                 f"`Problem(lower=...)` or its gradient is not finite at theta={shown}: "

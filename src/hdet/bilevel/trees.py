@@ -51,6 +51,7 @@ class Tree:
 
     def tree(self, matrix: Tensor) -> Any:
         """Return a matrix [m, n] as a pytree of this shape; views, differentiable."""
-        parts = matrix.split(self._sizes, 1)
+        # One tensor is the usual case, and this is called at every point.
+        parts = matrix.split(self._sizes, 1) if len(self._sizes) > 1 else [matrix]
         leaves = [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
         return pytree.tree_unflatten(leaves, self._spec)
