@@ -101,6 +101,28 @@ def test_no_search_begins_farther_than_a_part_of_theta():
         assert float((after - before).norm()) <= 0.3 * max(float(before.norm()), 1.0) + 1e-9
 
 
+def test_runs_repeat_exactly_and_leave_the_global_generator_alone():
+    before = torch.get_rng_state().clone()
+    runs = [visited(quadratic(), accuracy=1e-2, max_steps=10)[0] for _ in range(2)]
+    assert torch.equal(runs[0].theta, runs[1].theta)
+    assert runs[0].history == runs[1].history
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_theta_goes_from_hand_to_hand_and_is_kept_nowhere():
+    made, (theta, x0) = quadratic(), start()
+    alone = maid(made.problem, theta, x0, max_steps=5)
+    other = []
+
+    def meanwhile(step, state):
+        # Another run of the same problem, from elsewhere, between two steps of this one.
+        other.append(maid(made.problem, -3 * theta, x0, max_steps=2).value)
+
+    crossed = maid(made.problem, theta, x0, max_steps=5, callback=meanwhile)
+    assert torch.equal(alone.theta, crossed.theta)
+    assert len(set(other)) == 1
+
+
 def test_a_start_that_is_far_too_inexact_is_tightened():
     result, _ = visited(quadratic(), accuracy=100.0, certify=False, max_steps=5)
     assert result.history[0].refinements > 0

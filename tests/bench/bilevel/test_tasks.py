@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd.functional import hessian
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
+from hdet.bench.bilevel.methods import run_method
 from hdet.bench.bilevel.tasks import TASKS, Task
+from hdet.bilevel import Status, hypergradient
 from hdet.errors import MissingDataError
 from hdet.seeding import generator
 
@@ -54,9 +57,10 @@ def test_the_lower_level_curves_at_least_as_mu_says(task: Task) -> None:
         assert float((product * v).sum()) >= mu * float(v.square().sum()) * (1 - 1e-9)
 
 
-def test_the_upper_levels_gradient_is_as_smooth_as_it_says(task: Task) -> None:
-    if task.problem.upper_smoothness is None:
-        pytest.skip("not known")
+@pytest.mark.parametrize("name", ["quadratic", "tv", "foe"])
+def test_the_upper_levels_gradient_is_as_smooth_as_it_says(name: str) -> None:
+    task = TASKS[name](0)
+    assert task.problem.upper_smoothness is not None
     x, draw = near(task.x0), generator(0, "directions")
     v = torch.randn(x.shape, generator=draw, dtype=x.dtype)
     product = hessian_product(task.problem.upper, x, v)
@@ -107,3 +111,34 @@ def test_data_that_are_missing_name_what_to_install(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDataError, match=r"pip install hdet\[bench\]"):
         TASKS[name](0)
+
+
+def test_the_hypergradient_is_that_of_finite_differences(task: Task) -> None:
+    draw = generator(0, "direction")
+    theta, spec = tree_flatten(task.theta0)
+    along = [torch.randn(leaf.shape, generator=draw, dtype=leaf.dtype) for leaf in theta]
+    size = sum(float(leaf.square().sum()) for leaf in along) ** 0.5
+
+    def f(length: float) -> float:
+        leaves = [leaf + length / size * v for leaf, v in zip(theta, along, strict=True)]
+        at = tree_unflatten(leaves, spec)
+        return hypergradient(task.problem, at, task.x0, accuracy=1e-10).upper
+
+    found = hypergradient(task.problem, task.theta0, task.x0, accuracy=1e-9)
+    slope = sum(
+        float((z * v).sum()) for z, v in zip(tree_flatten(found.value)[0], along, strict=True)
+    )
+    width = 1e-4
+    differences = (f(width) - f(-width)) / (2 * width)
+    assert slope / size == pytest.approx(differences, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("accuracy", [1e-1, 1e-3, 1e-5])
+def test_certified_on_the_quadratic_no_search_fails(accuracy: float) -> None:
+    task = TASKS["quadratic"](0)
+    result = run_method(
+        "maid-paper", task, accuracy=accuracy, certify=True, max_steps=10_000, budget=2000
+    )
+    assert result.status is Status.BUDGET
+    assert result.failed_searches == 0
+    assert len(result.history) > 20
