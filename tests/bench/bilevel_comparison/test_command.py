@@ -96,7 +96,7 @@ def test_the_command_stops_resumes_and_reports(
     plan = Plan(["comparison"], ["quadratic"], 1)
     count = 3 * len(methods_of(plan, "quadratic"))
     assert f"Runs: {count}, {count - 3} to do." in output
-    assert "HOAG, cubic" in output
+    assert "HOAG cubic" in output
     assert "quadratic: a loss at or below every rival's from eps0 = 1e-3: no" in output
     assert "quadratic: no search of the certified run fails: yes" in output
     assert output.splitlines()[-1] == f"Report: {out / 'report.html'}"

@@ -67,6 +67,11 @@ def test_a_run_gives_the_same_numbers_again(unit: Unit) -> None:
     json.dumps(first, allow_nan=False)
 
 
+def test_a_run_of_the_crossover_gets_there() -> None:
+    made = outcome(Unit("crossover", "condition-2", "paper", 0.1, 0, 0))
+    assert (made["outer"], made["reached"]) == (2, True)
+
+
 def test_a_fixed_accuracy_that_is_too_loose_stops() -> None:
     made = outcome(replace(TINY, method="fixed", start=1e-1, budget=2000))
     assert (made["status"], made["stuck"]) == ("LINE_SEARCH", True)

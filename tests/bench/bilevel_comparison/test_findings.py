@@ -12,9 +12,9 @@ from hdet.bench.bilevel_comparison.units import Plan, Unit
 from hdet.bench.bilevel_comparison.verdicts import Verdict, verdicts
 from hdet.bench.bilevel_comparison.words import count, loss, percent, power, ratio
 from hdet.bench.federated_comparison.paired import interval
-from tests.bench.bilevel_comparison.made_up import folder_of, loss_of, of_unit, outcome
+from tests.bench.bilevel_comparison.made_up import METHODS, folder_of, loss_of, of_unit, outcome
 
-PLAN = Plan(["comparison", "prototype"], seeds=3)
+PLAN = Plan(["comparison", "prototype", "crossover"], seeds=3, methods=METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,10 @@ def test_what_is_wanted_and_what_was_measured(found: Findings) -> None:
     lost = verdict(found, "tv", "from eps0 = 1e-3")
     assert (lost.reached, lost.clear, lost.comparisons) == (False, False, 5)
     assert lost.measured.startswith("2 of 5 have a lower mean loss; their loss over MAID's: ")
-    assert "HOAG, cubic 3.006 (2.991 to 3.021)" in lost.measured
+    assert "HOAG cubic 3.006 (2.991 to 3.021)" in lost.measured
     won = verdict(found, "tv", "from eps0 = 1e-1")
     assert (won.reached, won.clear) == (True, True)
-    same = verdict(found, "logistic", "within 1% of each other")
+    same = verdict(found, "logistic", "within 1 % of each other")
     assert (same.reached, same.clear) == (True, True)
     assert same.measured.startswith("0.40 ± 0.00 %; 1.100 ± 0.058 from 1e-1")
     sharp = verdict(found, "foe", "at least 24.4 dB")
@@ -80,7 +80,9 @@ def test_one_failed_search_is_one_too_many(tmp_path: Path) -> None:
         last = unit.method == "maid-certified" and (unit.start, unit.seed) == (1e-5, 1)
         return outcome(unit, 1.0, failed_searches=1) if last else of_unit(unit)
 
-    found = findings(folder_of(tmp_path, Plan(["comparison"], ["quadratic"], seeds=2), make))
+    found = findings(
+        folder_of(tmp_path, Plan(["comparison"], ["quadratic"], 2, 1.0, METHODS), make)
+    )
     one = verdict(found, "quadratic", "no search")
     assert (one.reached, one.measured) == (
         False,
@@ -93,7 +95,7 @@ def test_a_seed_counts_once_all_its_starts_are_there(tmp_path: Path) -> None:
         gone = {("maid", 1e-5, 2), ("hoag-cubic", 1e-3, 0)}
         return None if (unit.method, unit.start, unit.seed) in gone else of_unit(unit)
 
-    found = findings(folder_of(tmp_path, Plan(["comparison"], ["foe"], seeds=3), make))
+    found = findings(folder_of(tmp_path, Plan(["comparison"], ["foe"], 3, 1.0, METHODS), make))
     assert row(found, "foe", "maid").seeds == [0, 1]
     assert row(found, "foe", "hoag-cubic").seeds == [1]
     assert found.missing == 2
@@ -107,7 +109,7 @@ def test_a_loss_that_cannot_be_had_decides_nothing(tmp_path: Path) -> None:
             return of_unit(unit)
         return outcome(unit, None, status="FAILED", failure="not finite")
 
-    found = findings(folder_of(tmp_path, Plan(["comparison"], ["foe"], seeds=2), make))
+    found = findings(folder_of(tmp_path, Plan(["comparison"], ["foe"], 2, 1.0, METHODS), make))
     cubic = row(found, "foe", "hoag-cubic")
     assert math.isnan(cubic.cells[0].loss.mean)
     assert cubic.cells[0].failed == 2
@@ -126,6 +128,10 @@ def test_the_content_has_every_cell(found: Findings) -> None:
     assert cell["judged"]["loss"]["mean"] == pytest.approx(1.1)
     assert "losses" not in cell
     assert made["hindsight"][0]["start"] == 1e-3
+    assert made["crossover"][0] == {
+        "condition": 2, "method": "paper", "outer": 2, "descent": 20, "cost": 40,
+        "reached": True, "seconds": 1.0,
+    }  # fmt: skip
     assert made["tasks"]["foe"]["start"]["noisy_psnr"] == 20.1
 
 

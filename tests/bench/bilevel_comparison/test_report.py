@@ -21,7 +21,7 @@ from hdet.bench.federated_comparison.parts import Table
 from tests.bench.bilevel_comparison.made_up import folder_of
 
 METHODS = ["maid", "maid-certified", "maid-paper", "fixed", "fixed-paper", "hoag-cubic"]
-PLAN = Plan(["comparison", "prototype"], ["quadratic", "foe"], 2, 1.0, METHODS)
+PLAN = Plan(["comparison", "prototype", "crossover"], ["quadratic", "foe"], 2, 1.0, METHODS)
 PICTURES = ["accuracy-foe", "accuracy-quadratic", "loss-foe", "loss-quadratic", "ratios"]
 
 
@@ -56,7 +56,7 @@ def test_the_page_stands_alone(folder: Folder) -> None:
     assert str(folder.path) not in page
     text = html.unescape(page)
     for words in (
-        "MAID as printed, certified",
+        "certified MAID as printed",
         "made-up foe (10 hyperparameters, a cost of 3,000)",
         "a loss of 50 at the start",
         "20.10 of the noisy images",
@@ -80,8 +80,8 @@ def test_the_summary_is_strict_json(folder: Folder) -> None:
 
 def test_the_command_makes_the_run_again() -> None:
     assert command(PLAN) == (
-        "hdet bench bilevel --experiments comparison,prototype --tasks quadratic,foe --seeds 2 "
-        "--scale 1"
+        "hdet bench bilevel --experiments comparison,prototype,crossover "
+        "--tasks quadratic,foe --seeds 2 --scale 1"
     )
     assert command(Plan(["prototype"], scale=0.1)) == (
         "hdet bench bilevel --experiments prototype --seeds 3 --scale 0.1"
@@ -95,7 +95,7 @@ def test_the_tables_fit_a_terminal(folder: Folder) -> None:
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    assert re.search(r"MAID +1\.050 ± 0\.050 +1\.050 ± 0\.050 +1\.054 ± 0\.050 +0\.40", text)
+    assert re.search(r"MAID +1\.050 +1\.050 +1\.054 +0\.40", text)
 
 
 def test_what_holds_and_what_does_not_is_said(folder: Folder) -> None:
@@ -113,9 +113,19 @@ def test_what_holds_and_what_does_not_is_said(folder: Folder) -> None:
     paper = shown["Problem A at the paper's setting"].parts[1]
     assert isinstance(paper, Table)
     assert [row[:2] for row in paper.rows[:2]] == [
-        ["MAID as printed, certified", "1e-1"],
-        ["MAID as printed, certified", "1e-3"],
+        ["certified MAID as printed", "1e-1"],
+        ["certified MAID as printed", "1e-3"],
     ]
+    crossover = shown["From which condition number on it is worth it"].parts
+    assert crossover[1] == (
+        "MAID as printed costs less than the fixed accuracy 1e-4 at 10, 20 and 30; as much or "
+        "more at 2 and 5."
+    )
+    outer = crossover[6]
+    assert isinstance(outer, Table)
+    assert outer.rows[2] == ["fixed accuracy 1e-4", "1", "2", "3", "5", "7"]
+    assert outer.rows[4] == ["MAID, Newton-CG below", *"–––––"]
+    assert outer.rows[6][1:] == ["2", "5", "9", "16", "23"]
     assert list(shown)[-1] == "What this does not show"
 
 

@@ -11,6 +11,7 @@ from hdet.bench.bilevel_comparison.units import (
     LABELS,
     Folder,
     Plan,
+    condition,
     known_methods,
     methods_of,
     unfinished,
@@ -46,7 +47,10 @@ def test_methods_that_there_are_have_labels() -> None:
         <= {*known_methods()}
         <= LABELS.keys()
     )
-    assert {"comparison", "prototype"} <= {*EXPERIMENTS}
+    crossover = units(Plan(["crossover"]))
+    assert len({unit.key for unit in crossover}) == 5 * 5
+    assert {condition(unit) for unit in crossover} == {2, 5, 10, 20, 30}
+    assert {unit.experiment for unit in units(Plan([*EXPERIMENTS]))} == {*EXPERIMENTS}
 
 
 def test_budgets_are_scaled() -> None:

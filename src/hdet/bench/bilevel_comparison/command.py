@@ -61,13 +61,15 @@ def bilevel(
             )
             nothing_there(COMMAND, path)
         every = units(plan)
-        for task in dict.fromkeys(unit.task for unit in every):
+        for task in dict.fromkeys(unit.task for unit in every if unit.task in BUDGETS):
             # Missing data are an error of the user's: say so before anything is written.
             load(task, FIRST_SEED)
         if resume is None:
             folder.create(plan)
         print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
         print(f"Folder: {path}", flush=True)
+        if "comparison" in plan.experiments and "dfo-ls" not in plan.methods:
+            print("Without DFO-LS, which is not installed: pip install hdet[peers].")
         run_all(folder, processes)
         report = write_report(folder)
         found = findings(folder)

@@ -23,7 +23,8 @@ from ...bilevel.result import Callback
 from ..bilevel.methods import run_method
 from ..bilevel.tasks import TASKS, Task
 from ..workers import pool, progress, raise_from
-from .units import CERTIFIED, OURS, Folder, Unit, unfinished
+from . import crossover
+from .units import CERTIFIED, OURS, Folder, Unit, condition, unfinished
 
 # Of a trajectory.
 POINTS = 100
@@ -66,6 +67,10 @@ def outcome(unit: Unit) -> dict[str, Any]:
     A run that comes to where the lower level is not finite, or not as convex as it should
     be, has failed; it is judged at the last point that it reached before.
     """
+    begun = process_time()
+    if unit.experiment == "crossover":
+        made = crossover.measure(condition(unit), unit.method)
+        return made | {"seconds": round(process_time() - begun, 3)}
     task = load(unit.task, unit.seed)
     begun = process_time()
     result, failure = _run(unit, task)
@@ -106,8 +111,9 @@ def _run(unit: Unit, task: Task) -> tuple[Result | None, str]:
     try:
         return _call(unit, task, callback=keep), ""
     except (NonFiniteError, CurvatureError) as error:
-        # A run that has made all its steps already computes nothing.
-        return _call(unit, task, state=last[0]) if last else None, str(error)
+        # A run that has made all its steps already computes nothing. Methods that take values
+        # alone have no state.
+        return _call(unit, task, state=last[0]) if any(last) else None, str(error)
 
 
 def _call(

@@ -1,12 +1,12 @@
 """All that a folder of the benchmark shows, in one place; what reports are made from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..federated_comparison.paired import Interval
-from .rows import Cell, Hindsight, Row, hindsight, prototypes, rows, starts
+from .rows import Cell, Hindsight, Row, Run, crossover_runs, hindsight, prototypes, rows, starts
 from .units import Folder, unfinished
 from .verdicts import Verdict, verdicts
 
@@ -19,6 +19,7 @@ class Findings:
         rows: methods on the tasks.
         hindsight: the best fixed accuracy of each task.
         prototypes: problem A at the paper's setting.
+        crossover: what each method took, by condition number and method.
         verdicts: what is wanted of MAID, and what was measured.
         tasks: title, parameters, budget and start of each.
         missing: how many runs have no result yet.
@@ -27,6 +28,7 @@ class Findings:
     rows: Sequence[Row]
     hindsight: Sequence[Hindsight]
     prototypes: Sequence[Row]
+    crossover: Mapping[tuple[int, str], Run]
     verdicts: Sequence[Verdict]
     tasks: dict[str, dict[str, Any]]
     missing: int
@@ -43,6 +45,7 @@ def findings(folder: Folder) -> Findings:
         found,
         hindsight(found),
         paper,
+        crossover_runs(folder),
         verdicts(found, paper),
         starts(folder),
         len(unfinished(folder)),
@@ -65,6 +68,11 @@ def content(found: Findings) -> dict[str, Any]:
             for one in found.hindsight
         ],
         "prototypes": [_row(row) for row in found.prototypes],
+        "crossover": [
+            {"condition": condition, "method": method}
+            | {name: value for name, value in run.items() if name != "key"}
+            for (condition, method), run in found.crossover.items()
+        ],
         "tasks": found.tasks,
         "missing": found.missing,
     }

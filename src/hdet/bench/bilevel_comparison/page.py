@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 from ..federated_comparison.parts import Picture, Section, Table
 from ..federated_comparison.words import listed
+from .crossover_words import crossover_section
 from .findings import Findings
 from .rows import Hindsight, Row
 from .task_words import task_section
-from .units import LABELS, OURS, STARTS
+from .units import EXPLAINED, LABELS, OURS, STARTS
 from .verdicts import Verdict
-from .words import count, loss, power, ratio, times
+from .words import count, loss, power, ratio_with_error, times
 
 TITLE = "Bilevel: MAID from every first accuracy, beside its rivals at equal cost"
 _LIMITS = Section(
@@ -32,8 +33,7 @@ _LIMITS = Section(
 
 def introduction(found: Findings) -> list[str]:
     """Return the paragraphs under the title."""
-    shown = {row.label: None for row in found.rows}
-    names = f" Methods: {listed(shown)}." if shown else ""
+    shown = {row.method: None for row in found.rows}
     tasks = "; ".join(
         f"{name}, {task['title']} ({task['parameters']:,} hyperparameters, a cost of "
         f"{task['budget']:,})"
@@ -47,8 +47,14 @@ def introduction(found: Findings) -> list[str]:
         f"and all have the same cost: lower gradients, Hessian-vector and mixed products "
         f"together. Where a run stands when that is spent, or when it stops by itself, is "
         f"judged with the lower level solved exactly; this judging costs it nothing.",
-        *([f"Tasks: {tasks}.{names}"] if tasks else []),
+        *([f"Tasks: {tasks}."] if tasks else []),
+        *([f"Methods: {'; '.join(map(_explained, shown))}."] if shown else []),
     ]
+
+
+def _explained(method: str) -> str:
+    label, words = LABELS.get(method, method), EXPLAINED.get(method)
+    return f"{label}, {words}" if words else label
 
 
 def sections(found: Findings) -> list[Section]:
@@ -64,6 +70,8 @@ def sections(found: Findings) -> list[Section]:
             made.append(task_section(name, task, mine))
     if found.prototypes:
         made.append(_prototypes(found.prototypes))
+    if found.crossover:
+        made.append(crossover_section(found.crossover))
     return [*made, _LIMITS]
 
 
@@ -124,7 +132,7 @@ def _hindsight(found: Findings) -> Section:
                     "task",
                     "best fixed accuracy",
                     "its loss",
-                    *(f"MAID from {power(start)}" for start in STARTS),
+                    *(f"MAID, {power(start)}" for start in STARTS),
                     *(f"ratio, {power(start)}" for start in STARTS),
                 ],
                 table,
@@ -140,7 +148,7 @@ def _of_hindsight(one: Hindsight, rows: Sequence[Row]) -> list[str]:
         f"{power(one.cell.start)}, {one.row.label}",
         loss(one.cell.loss),
         *(loss(cell.loss) for cell in ours.cells),
-        *(ratio(logs) for logs in one.log_ratios),
+        *(ratio_with_error(logs) for logs in one.log_ratios),
     ]
 
 

@@ -92,10 +92,12 @@ def _ratios(rows: Sequence[Row]) -> Figure:
         f"{name} {power(start)}"
         for name, start in zip(("circle", "square", "triangle"), STARTS, strict=True)
     )
+    beyond = any(abs(cell.log_ratio.mean) > np.log(_MOST) for r in rows for cell in r.cells)
+    edge = f" Dots beyond {_MOST:g} lie on the edge." if beyond else ""
     axes.caption(
         figure,
         f"Geometric mean over seeds and its standard error; right of the line, MAID is lower. "
-        f"First accuracy eps0: {marks}. Dots beyond {_MOST:g} lie on the edge.",
+        f"First accuracy eps0: {marks}.{edge}",
     )
     return figure
 

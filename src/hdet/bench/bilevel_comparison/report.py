@@ -31,7 +31,7 @@ def write_report(folder: Folder) -> Path:
         ValueError: if this is not a run folder, or nothing in it can be compared yet.
     """
     found = findings(folder)
-    if not (found.rows or found.prototypes):
+    if not (found.rows or found.prototypes or found.crossover):
         raise ValueError(
             f"{folder.path} has no method with all of its starts yet: go on with it by `hdet "
             f"bench bilevel --resume`."
@@ -76,14 +76,14 @@ def tables(found: Findings) -> Iterator[Table]:
             title=f"{task}: loss by eps0",
             title_justify="left",
         )
-        shown.add_column("", min_width=16, overflow="fold")
+        shown.add_column("", min_width=26, overflow="fold")
         for name in (*map(power, STARTS), "spread, %"):
             shown.add_column(name, justify="right", no_wrap=True)
         for row in mine:
             shown.add_row(
                 # A plain string would be read as markup.
                 Text(row.label),
-                *(loss(cell.loss) for cell in row.cells),
+                *(loss(cell.loss).partition(" ±")[0] for cell in row.cells),
                 percent(row.spread).removesuffix(" %").partition(" ±")[0],
                 style="bold" if row.method == OURS else "",
             )

@@ -24,6 +24,7 @@ from .units import (
     PROTOTYPES,
     STARTS,
     Folder,
+    condition,
     units,
 )
 
@@ -122,6 +123,16 @@ def prototypes(folder: Folder) -> list[Row]:
     """Return the rows of the paper's setting; ratios are to the first one's loss."""
     first, *_ = PROTOTYPES
     return _rows_of(runs(folder), "prototype", PROTOTYPE_TASK, PROTOTYPES, first)
+
+
+def crossover_runs(folder: Folder) -> dict[tuple[int, str], Run]:
+    """Return the runs of the crossover by condition number and method."""
+    results = folder.results()
+    return {
+        (condition(unit), unit.method): results[unit.key]
+        for unit in units(folder.plan())
+        if unit.experiment == "crossover" and unit.key in results
+    }
 
 
 def hindsight(found: Sequence[Row]) -> list[Hindsight]:

@@ -5,17 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..federated_comparison.parts import Picture, Section, Table
-from .rows import Row
+from .rows import Cell, Row
 from .units import OURS, STARTS
 from .words import count, loss, percent, power, ratio_with_error, with_error
 
-# What results are judged by beside the loss: the head of its table, and decimals (None: as a
-# loss has them).
-_MEASURES: dict[str, tuple[str, int | None]] = {
-    "test_loss": ("test loss", None),
-    "test_accuracy": ("test accuracy, percent", 2),
-    "psnr": ("PSNR, dB", 2),
-    "test_psnr": ("test PSNR, dB", 2),
+# What results are judged by beside the loss: name, unit, decimals (None: as losses have them).
+_MEASURES: dict[str, tuple[str, str, int | None]] = {
+    "test_accuracy": ("test accuracy", "percent", 2),
+    "psnr": ("PSNR", "dB", 2),
+    "test_psnr": ("test PSNR", "dB", 2),
+    "test_loss": ("test loss", "", None),
 }
 _NOISY = {"psnr": "noisy_psnr", "test_psnr": "noisy_test_psnr"}
 
@@ -43,8 +42,8 @@ def task_section(name: str, task: Mapping[str, Any], rows: Sequence[Row]) -> Sec
             Table(["method", *_starts("ratio, ")], _ratios(rows), strong),
             *_worth(rows, measures, start, strong),
             f"How the runs went, means over seeds and starts; stopped are those that ended "
-            f"before their cost was spent, because no step was certain to go down or because "
-            f"the numbers allow no higher accuracy.{_failures(rows)}",
+            f"before their cost was spent, because no step was certain to go down, the numbers "
+            f"allow no higher accuracy, or by a rule of the method's own.{_failures(rows)}",
             Table(_HEAD, _runs(rows), strong),
             Picture(f"loss-{name}", f"Loss by cost on {name}, a panel for each start"),
             Picture(f"accuracy-{name}", f"Accuracy by cost on {name}, a panel for each start"),
@@ -103,27 +102,29 @@ def _worth(
 ) -> list[str | Table]:
     """Return the tables of what results are worth beside their loss."""
     parts: list[str | Table] = []
-    for name in measures:
-        words, digits = _MEASURES[name]
-        noisy = _NOISY.get(name)
-        shown = f"{_number(start[name], digits)} at the start"
-        if noisy:
-            shown += f", {_number(start[noisy], digits)} of the noisy images"
-        head = words[0].upper() + words[1:]
+    for pair in (measures[i : i + 2] for i in range(0, len(measures), 2)):
+        said = "; ".join(_at_start(name, start) for name in pair)
+        head = [f"{_MEASURES[name][0]}, {power(x)}" for name in pair for x in STARTS]
         texts = [
-            [
-                row.label,
-                *(
-                    loss(cell.judged[name])
-                    if digits is None
-                    else with_error(cell.judged[name], digits)
-                    for cell in row.cells
-                ),
-            ]
+            [row.label, *(_measured(cell, name) for name in pair for cell in row.cells)]
             for row in rows
         ]
-        parts += [f"{head}: {shown}.", Table(["method", *_starts("")], texts, strong)]
+        parts += [f"{said[0].upper()}{said[1:]}.", Table(["method", *head], texts, strong)]
     return parts
+
+
+def _at_start(name: str, start: Mapping[str, float]) -> str:
+    """Return a measure's name and unit, and what it is before anything is learned."""
+    words, unit, digits = _MEASURES[name]
+    shown = f"{words}{unit and f' in {unit}'}: {_number(start[name], digits)} at the start"
+    if name not in _NOISY:
+        return shown
+    return f"{shown}, {_number(start[_NOISY[name]], digits)} of the noisy images"
+
+
+def _measured(cell: Cell, name: str) -> str:
+    digits, value = _MEASURES[name][2], cell.judged[name]
+    return loss(value) if digits is None else with_error(value, digits)
 
 
 def _runs(rows: Sequence[Row]) -> list[list[str]]:

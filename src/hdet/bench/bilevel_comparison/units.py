@@ -2,6 +2,7 @@
 
     comparison  every method on every task from every first accuracy eps0, at equal cost
     prototype   problem A at the paper's setting, MAID as printed, certified and not
+    crossover   from which condition number on adaptive accuracy is worth its line search
 
     <folder>/config.json, environment.json
     <folder>/results.jsonl      one line per run, appended when it is over
@@ -15,12 +16,14 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ...bilevel import Rules
 from ..bilevel.methods import METHODS
 from ..records import environment, write_json
+from . import crossover
 
 OURS = "maid"
 CERTIFIED = "maid-certified"
@@ -31,32 +34,48 @@ HOAG = ("hoag-exponential", "hoag-quadratic", "hoag-cubic")
 DERIVATIVE_FREE = ("dfo-ls", "finite-differences")
 LABELS = {
     OURS: "MAID",
-    CERTIFIED: "MAID, certified",
-    MONOTONE: "MAID, down at every step",
+    CERTIFIED: "certified MAID",
+    MONOTONE: "monotone MAID",
     "maid-paper": "MAID as printed",
     "fixed": "fixed accuracy",
-    "fixed-paper": "fixed accuracy, printed steps",
-    "hoag-exponential": "HOAG, exponential",
-    "hoag-quadratic": "HOAG, quadratic",
-    "hoag-cubic": "HOAG, cubic",
+    "fixed-paper": "fixed accuracy as printed",
+    "hoag-exponential": "HOAG exponential",
+    "hoag-quadratic": "HOAG quadratic",
+    "hoag-cubic": "HOAG cubic",
     "dfo-ls": "DFO-LS",
     "finite-differences": "finite differences",
+}
+EXPLAINED = {
+    OURS: "whose accuracy follows its steps, which begin at Barzilai-Borwein lengths",
+    CERTIFIED: "which tests the bound on its hypergradient's error as well",
+    MONOTONE: "which must go down at every step",
+    "maid-paper": "the paper's algorithm",
+    "fixed": "MAID's line search and steps at one accuracy, which ends where no step passes",
+    "fixed-paper": "the same with the steps of the paper",
+    "hoag-exponential": "whose accuracy falls by a tenth with every step",
+    "hoag-quadratic": "as 1/k^2",
+    "hoag-cubic": "as 1/k^3",
+    "dfo-ls": "which takes values alone, of every residual where the loss is a sum of squares",
+    "finite-differences": "in place of the hypergradient",
 }
 RIVALS = (*FIXED, *HOAG, *DERIVATIVE_FREE)
 # Lower gradients, Hessian-vector and mixed products in all.
 BUDGETS = {"quadratic": 10_000, "logistic": 6_000, "tv": 3_000, "foe": 3_000}
 FEW_PARAMETERS = ("quadratic", "tv")
 STARTS = (1e-1, 1e-3, 1e-5)
-PROTOTYPES = {"certified": "MAID as printed, certified", "plain": "MAID as printed"}
+PROTOTYPES = {"certified": "certified MAID as printed", "plain": "MAID as printed"}
 PROTOTYPE_TASK, PROTOTYPE_BUDGET = "quadratic", 20_000
-EXPERIMENTS = ("comparison", "prototype")
+EXPERIMENTS = ("comparison", "prototype", "crossover")
+_CONDITION = "condition-"
 # Seeds 0 and up are for the record.
 FIRST_SEED = 0
 
 
 def known_methods() -> list[str]:
-    """Return the methods that there are, in the order of tables."""
+    """Return the methods that there are, in the order of tables; DFO-LS if it is installed."""
     there = {*METHODS, CERTIFIED, "fixed-paper"}
+    if find_spec("dfols") is None:
+        there.discard("dfo-ls")
     if Rules().memory == 1:
         # It is MAID itself.
         there.discard(MONOTONE)
@@ -92,8 +111,8 @@ class Unit:
 
     Attributes:
         experiment: one of `EXPERIMENTS`.
-        task: name of the task.
-        method: one of `LABELS`, or of `PROTOTYPES`.
+        task: name of the task, or the condition number.
+        method: one of `LABELS`, of `PROTOTYPES`, or of `crossover.METHODS`.
         start: eps0.
         seed: of the task.
         budget: largest cost.
@@ -117,7 +136,7 @@ class Unit:
 
 def units(plan: Plan) -> list[Unit]:
     """Return all runs of a plan."""
-    makers = {"comparison": _comparison, "prototype": _prototype}
+    makers = {"comparison": _comparison, "prototype": _prototype, "crossover": _crossover}
     return [unit for name in plan.experiments for unit in makers[name](plan)]
 
 
@@ -143,6 +162,18 @@ def _prototype(plan: Plan) -> Iterator[Unit]:
         for method in PROTOTYPES:
             for start in STARTS:
                 yield Unit("prototype", PROTOTYPE_TASK, method, start, seed, budget)
+
+
+def _crossover(_: Plan) -> Iterator[Unit]:
+    # These have a seed, a start and an end of their own.
+    for condition in crossover.CONDITIONS:
+        for method in crossover.METHODS:
+            yield Unit("crossover", f"{_CONDITION}{condition}", method, 0.1, 0, 0)
+
+
+def condition(unit: Unit) -> int:
+    """Return the condition number of a unit of the crossover."""
+    return int(unit.task.removeprefix(_CONDITION))
 
 
 def _scaled(budget: int, scale: float) -> int:

@@ -116,7 +116,7 @@ def _same_from_all(ours: Row) -> Verdict:
     spread = ours.spread
     return _verdict(
         ours.task,
-        f"losses from all starts within {SPREAD:.0%} of each other",
+        f"losses from all starts within {100 * SPREAD:g} % of each other",
         f"{percent(spread)}; " + ", ".join(parts),
         [Comparison.of(_negative(spread), -SPREAD)],
     )

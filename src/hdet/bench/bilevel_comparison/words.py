@@ -46,6 +46,8 @@ def times(log: float, scale: float | None = None) -> str:
     value = level if scale is None else level * log
     if level >= 1e5 or value >= 1e5:
         return f"{value:.1e}"
+    if value < 0.0995 and scale is None:
+        return f"{value:.2g}"
     return f"{value:.{3 if level < 9.995 else 1 if level < 999.5 else 0}f}"
 
 
