@@ -13,7 +13,7 @@ pytest.importorskip("skimage")
 from typer.testing import CliRunner
 
 from hdet import commands
-from hdet.bench.bilevel import command, execution
+from hdet.bench.bilevel import command, execution, settings
 from hdet.bench.bilevel.folder import Folder
 from hdet.bench.bilevel.methods import run_method
 from hdet.bench.bilevel.report import command as again
@@ -136,12 +136,12 @@ def test_a_run_goes_on_with_larger_limits(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_command_of_a_report_makes_the_same_settings(tmp_path: Path) -> None:
-    settings = Settings(
+    asked = Settings(
         "quadratic", "maid-paper", 0.1, 1e-4, 60, 3, 0.5, "lbfgs", certify=False, seed=3
     )
-    code, output = run(*shlex.split(again(settings))[1:], "--out", str(tmp_path))
+    code, output = run(*shlex.split(again(asked))[1:], "--out", str(tmp_path))
     assert code == 0, output
-    assert Folder(tmp_path).settings() == settings
+    assert Folder(tmp_path).settings() == asked
     assert Folder(tmp_path).steps()[0].length <= 1e-4
 
 
@@ -158,6 +158,30 @@ def test_a_denoiser_is_learned_and_shown(tmp_path: Path) -> None:
     assert f"{outcome.after['test_psnr']:.2f} dB" in output
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_method_without_a_state_begins_again(tmp_path: Path) -> None:
+    given = ("--method", "finite-differences", "--out", str(tmp_path))
+    code, output = run("bilevel", "quadratic", "--budget", "60", *given)
+    assert code == 0, output
+    code, output = run("bilevel", "--resume", str(tmp_path), "--budget", "90")
+    assert code == 0, output
+    expected = run_method(
+        "finite-differences", TASKS["quadratic"](0), budget=90, max_steps=1000
+    )
+    assert len(Folder(tmp_path).steps()) == len(expected.history)
+    assert torch.equal(Folder(tmp_path).theta(), expected.theta)
+
+
+def test_a_package_that_is_missing_is_missed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    code, output = run("bilevel", "tv", "--method", "dfo-ls", "--out", str(tmp_path / "run"))
+    words = "hdet bilevel: --method dfo-ls needs its package: pip install hdet[peers].\n"
+    assert (code, output) == (2, words)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -172,6 +196,11 @@ def test_a_denoiser_is_learned_and_shown(tmp_path: Path) -> None:
         ("tv --tolerance -1", "--tolerance -1.0 must be finite and at least 0"),
         ("tv --certify", "--certify needs constants that are not known of tv: leave it out"),
         ("quadratic --method fixed --certify", "--certify has no meaning for --method fixed"),
+        (
+            "tv --method finite-differences --step 1",
+            "--step 1.0 has no meaning for --method fin",
+        ),
+        ("tv --method dfo-ls --tolerance 1", "--tolerance 1.0 has no meaning for --method dfo"),
         ("tv --resume /nowhere", "--resume goes on with the folder's task: leave tv out."),
         ("--resume /nowhere --seed 1", "and --seed, --out would change it"),
     ],

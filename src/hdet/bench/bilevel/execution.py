@@ -1,7 +1,8 @@
 """Running what a folder of `hdet bilevel` asks for, and showing how it goes.
 
 A run writes each outer step, and every few seconds the state behind it; one that was stopped
-goes on from there, to the same points bit for bit.
+goes on from there, to the same points bit for bit. Methods that take values alone have no
+state, and begin again.
 """
 
 import math

@@ -78,28 +78,34 @@ def _descent(settings: Settings, columns: dict[str, Array], outcome: Outcome) ->
 
 
 def _working(settings: Settings, columns: dict[str, Array], outcome: Outcome) -> Figure:
-    figure = axes.figure(7.0, f"Accuracy and step: {_name(settings)}")
-    above, middle, below = figure.subplots(3, 1, sharex=True)
-    cost, certain = columns["cost"], np.isfinite(columns["error_bound"]).any()
-    _line(above, cost, positive(columns["accuracy"]), _BLUE)
-    above.set(title="Accuracy of the lower level, eps", ylabel="distance in x")
-    _line(middle, cost, positive(columns["length"]), _ORANGE)
-    middle.set(title="Step, alpha", ylabel="theta per |z|")
-    _line(below, cost, positive(columns["norm"]), _GREEN, "|z|")
-    if certain:
-        _line(below, cost, positive(columns["error_bound"]), _INK, "bound on its error", lw=1.1)
-        axes.legend(below)
-    title = "Hypergradient" if certain else "Length of the hypergradient, |z|"
-    below.set(title=title, ylabel="f per theta")
-    for ax, *lines in (
-        (above, columns["accuracy"]),
-        (middle, columns["length"]),
-        (below, columns["norm"], columns["error_bound"]),
-    ):
-        if _wide(positive(np.concatenate(lines))):
+    panels = [
+        ("Accuracy of the lower level, eps", "distance in x", [("accuracy", "", _BLUE, 1.7)]),
+        ("Step, alpha", "theta per |z|", [("length", "", _ORANGE, 1.7)]),
+        (
+            "Hypergradient",
+            "f per theta",
+            [("norm", "|z|", _GREEN, 1.7), ("error_bound", "bound on its error", _INK, 1.1)],
+        ),
+    ]
+    # A method without a hypergradient has neither it nor a step along it.
+    shown = [p for p in panels if p[2][0][0] == "accuracy" or _any(columns[p[2][0][0]])]
+    figure = axes.figure(1.0 + 2 * len(shown), f"Accuracy and step: {_name(settings)}")
+    grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, (title, unit, lines) in zip(grid, shown, strict=True):
+        for name, label, color, width in lines:
+            if _any(columns[name]):
+                _line(ax, columns["cost"], positive(columns[name]), color, label, lw=width)
+        if _wide(positive(np.concatenate([columns[line[0]] for line in lines]))):
             axes.logarithmic(ax)
-    _costs(below, outcome)
+        if lines[0][1]:
+            axes.legend(ax)
+        ax.set(title=title, ylabel=unit)
+    _costs(grid[-1], outcome)
     return figure
+
+
+def _any(values: Array) -> bool:
+    return bool(np.isfinite(values).any())
 
 
 def _wide(values: Array) -> bool:

@@ -6,13 +6,14 @@ are put in terms of options.
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from ...bilevel.descent import Options
 from ...bilevel.solvers import SOLVERS
-from ...errors import require
+from ...errors import MissingDataError, require
 from .. import run_folders
 from ..run_folders import option
-from .methods import CERTIFIED, METHODS
+from .methods import CERTIFIED, DERIVATIVE_FREE, METHODS
 from .tasks import TASKS, Task
 
 # Enough to see where it goes; seconds to a minute on one core.
@@ -68,6 +69,11 @@ class Settings:
         rule = f"has no meaning for --method {self.method}, which tests no bound"
         words = f"leave it out, or take {', '.join(CERTIFIED)}"
         require(good, "Settings", "certify", self.certify, rule, words)
+        for name, unused in (("step", None), ("tolerance", 0.0)):
+            value = getattr(self, name)
+            good = value == unused or self.method not in DERIVATIVE_FREE
+            rule = f"has no meaning for --method {self.method}, which has no hypergradient"
+            require(good, "Settings", name, value, rule, "leave it out")
 
 
 OPTIONS = tuple(name for name in Settings.__dataclass_fields__ if name != "task")
@@ -78,8 +84,10 @@ def load(settings: Settings) -> Task:
 
     Raises:
         ValueError: if `certify` asks for what the task does not know.
-        MissingDataError: if the task's data are not there.
+        MissingDataError: if the task's data, or the method's package, are not there.
     """
+    if settings.method == "dfo-ls" and find_spec("dfols") is None:
+        raise MissingDataError("--method dfo-ls needs its package: pip install hdet[peers].")
     task = TASKS[settings.task](settings.seed)
     good = not settings.certify or task.problem.certified
     rule = f"needs constants that are not known of {settings.task}"
