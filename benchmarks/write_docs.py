@@ -6,12 +6,14 @@ Makes docs/benchmarks.md from records/averaging.json and records/overhead.json, 
 docs/compare.md from records/compare-*/, docs/robustness.md from records/robustness/,
 docs/remedies.md from records/remedies.json and records/scalars.json, docs/cost.md,
 docs/scale.md and docs/soak.md from the records of those names, and
-docs/federated-benchmark.md from records/federated/ and records/selection_scale.json.
+docs/federated-benchmark.md from records/federated/ and records/selection_scale.json, and
+docs/bilevel-benchmark.md from records/bilevel/.
 """
 
 import json
 from pathlib import Path
 
+from bilevel_page import bilevel_page
 from cost_page import cost_page
 from federated_page import federated_page
 from remedies_page import remedies_page
@@ -168,6 +170,8 @@ PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
 PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
 PAGES |= {"cost.md": cost_page, "scale.md": scale_page, "soak.md": soak_page}
 PAGES |= {"federated-benchmark.md": federated_page}
+if (RECORDS / "bilevel").exists():
+    PAGES |= {"bilevel-benchmark.md": bilevel_page}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

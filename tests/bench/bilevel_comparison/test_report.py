@@ -121,7 +121,7 @@ def test_what_holds_and_what_does_not_is_said(folder: Folder) -> None:
         "MAID as printed costs less than the fixed accuracy 1e-4 at 10, 20 and 30; as much or "
         "more at 2 and 5."
     )
-    outer = crossover[6]
+    outer = crossover[5]
     assert isinstance(outer, Table)
     assert outer.rows[2] == ["fixed accuracy 1e-4", "1", "2", "3", "5", "7"]
     assert outer.rows[4] == ["MAID, Newton-CG below", *"–––––"]
