@@ -147,7 +147,7 @@ def _of_hindsight(one: Hindsight, rows: Sequence[Row]) -> list[str]:
         one.task,
         f"{power(one.cell.start)}, {one.row.label}",
         loss(one.cell.loss),
-        *(loss(cell.loss) for cell in ours.cells),
+        *(loss(cell.loss).partition(" ±")[0] for cell in ours.cells),
         *(ratio_with_error(logs) for logs in one.log_ratios),
     ]
 

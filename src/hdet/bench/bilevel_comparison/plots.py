@@ -18,7 +18,17 @@ from .. import axes
 from ..curves import Array, floats
 from .findings import Findings
 from .rows import Grids, Row, runs
-from .units import CERTIFIED, FIXED, HOAG, LABELS, MONOTONE, OURS, STARTS, Folder
+from .units import (
+    CERTIFIED,
+    DERIVATIVE_FREE,
+    FIXED,
+    HOAG,
+    LABELS,
+    MONOTONE,
+    OURS,
+    STARTS,
+    Folder,
+)
 from .words import power
 
 # Of a line, and of its neighbours that are drawn as one.
@@ -123,13 +133,18 @@ def _few_ticks(ax: Axes) -> None:
         ax.xaxis.set_minor_formatter(NullFormatter())
         return
     # Decades would leave it without a number.
-    ends = (min(low, 0.98), max(high, 1.02))
-    ax.set_xlim(*ends)
-    inside = [x for x in _PLACES if ends[0] <= x <= ends[1]]
-    apart = 0.16 * np.log(ends[1] / ends[0])
-    kept: list[float] = [1]
-    for x in inside:
-        if all(abs(np.log(x / y)) >= apart for y in kept):
+    ax.set_xlim(min(low, 0.98), max(high, 1.02))
+    _ticks(ax, [1], _PLACES)
+
+
+def _ticks(ax: Axes, kept: list[float], places: Sequence[float]) -> None:
+    """Label the horizontal axis at `kept`, and at those of `places` that have room."""
+    low, high = ax.get_xlim()
+    apart = 0.16 * np.log(high / low)
+    # At the very ends a number meets that of the next panel.
+    edge = (high / low) ** 0.03
+    for x in places:
+        if low * edge <= x <= high / edge and all(abs(np.log(x / y)) >= apart for y in kept):
             kept.append(x)
     ax.set_xticks(sorted(kept), [f"{x:g}" for x in sorted(kept)])
     ax.minorticks_off()
@@ -160,7 +175,8 @@ def _losses(rows: Sequence[Row], grids: Grids, title: str) -> Figure:
 
 def _accuracies(rows: Sequence[Row], grids: Grids, title: str) -> Figure:
     """Draw eps by cost, of methods that differ in it."""
-    shown = [row for row in rows if row.method not in {CERTIFIED, MONOTONE, FIXED[1]}]
+    alike = {CERTIFIED, MONOTONE, FIXED[1], *DERIVATIVE_FREE}
+    shown = [row for row in rows if row.method not in alike]
 
     def draw(ax: Axes, row: Row, its: list[Any], costs: Array) -> Array:
         color, dashes = _look(row)
@@ -203,6 +219,9 @@ def _panels(
         costs = np.geomspace(max(1, 0.7 * first), last, _POINTS)
         drawn += [draw(ax, row, mine, costs) for row, mine in zip(rows, its, strict=True)]
         ax.set(title=f"eps0 = {power(start)}", xlabel="cost", xscale="log")
+        # Decades first: on a short axis there may be one, or none.
+        decades = [10.0**k for k in range(7)]
+        _ticks(ax, [], [*decades, *(5 * x for x in decades), *(2 * x for x in decades)])
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8.5)
     return figure, panels, np.concatenate(drawn)
