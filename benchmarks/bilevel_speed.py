@@ -200,7 +200,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "problems": problems,
     }
-    write_record("bilevel_speed", "python benchmarks/bilevel_speed.py", content)
+    command = f"python benchmarks/bilevel_speed.py --rounds {options.rounds}"
+    write_record("bilevel_speed", f"{command} --budget {options.budget}", content)
     Console(width=120).print(table(problems))
 
 
