@@ -1,5 +1,7 @@
 """Fixed accuracy stalls where it is too loose; HOAG's refusals are not the end of it."""
 
+import math
+
 import pytest
 import torch
 
@@ -61,6 +63,26 @@ def test_hoag_resumes_bit_for_bit():
     again = hoag(problem, theta, noisy, step=0.1, max_steps=12, state=half.state)
     assert torch.equal(again.theta, whole.theta)
     assert again.counts.cost == whole.counts.cost + 1
+
+
+def test_a_refused_step_keeps_the_value_and_its_bound():
+    problem, theta, noisy = denoising()
+    result = hoag(problem, theta, noisy, step=10.0, max_steps=12)
+    assert result.failed_searches > 0
+    assert all(step.bound >= step.value for step in result.history)
+    assert all(step.bound < 2 * step.value + 1 for step in result.history)
+
+
+def test_a_step_to_where_h_overflows_is_refused():
+    problem = Problem(
+        lambda x: (x - 3).square().sum(),
+        lambda x, theta: (x - theta.exp()).square().sum() / 2,
+        mu=1.0,
+    )
+    theta, x0 = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    result = hoag(problem, theta, x0, step=1e4, max_steps=60)
+    assert result.failed_searches > 0
+    assert float(result.theta) == pytest.approx(math.log(3), abs=1e-2)
 
 
 def test_an_unknown_schedule_is_refused():

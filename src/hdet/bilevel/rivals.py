@@ -9,6 +9,7 @@ Sources: arXiv 2308.10098 for the first; F. Pedregosa, "Hyperparameter optimizat
 approximate gradient", ICML 2016, and the constants of fabianp/hoag for the second.
 """
 
+import math
 from typing import Any
 
 from ..errors import require
@@ -16,6 +17,7 @@ from .bounds import upper_bound
 from .descent import Options, Run, short_of
 from .endings import Ending
 from .maid import Rules, maid
+from .oracle import NonFiniteError
 from .problem import Problem
 from .result import Callback, Result, Status, Step
 from .solvers import Solver
@@ -168,23 +170,31 @@ def _outer_step(run: Run, schedule: str) -> Status | None:
     ratio = SCHEDULES[schedule]
     run.scale_accuracy(ratio(at.step + 2) / ratio(at.step + 1))
     theta = at.theta - length * found.z
-    solution, value, slope = run.solve(theta, found.x)
-    before, after = float(found.value.mean()), float(value.mean())
+    smooth = run.constants.smoothness
+    bound = upper_bound(found.value, found.slope, found.accuracy, smooth)
+    try:
+        solved = run.solve(theta, found.x)
+    except NonFiniteError:
+        # A step that leads to where h overflows is refused like any other.
+        solved = None
+    before, after = float(found.value.mean()), float(solved[1].mean()) if solved else math.inf
     moved = length * found.norm
     allowed = before + _C * at.accuracy + accuracy * (_C + 1) * moved - moved**2 / length
     # Not the other way round: what is not finite is refused.
-    if not (after <= allowed or after < _REFUSED * before):
+    if solved is None or not (after <= allowed or after < _REFUSED * before):
         at.length = length / _RISE
         at.failed += 1
     else:
         at.length = length / _FALL if after <= allowed else length
+        solution, value, slope = solved
         at.theta, at.x, at.value = theta, solution.x, after
+        bound = upper_bound(value, slope, solution.accuracy, run.constants.smoothness)
     at.step += 1
     run.record(
         Step(
             step=at.step,
             value=at.value,
-            bound=upper_bound(value, slope, solution.accuracy, run.constants.smoothness),
+            bound=bound,
             accuracy=accuracy,
             residual=residual,
             length=length,
