@@ -34,8 +34,8 @@ def crossover_section(runs: Mapping[tuple[int, str], Run]) -> Section:
     return Section(
         "From which condition number on it is worth it",
         [
-            "Quadratic levels of given condition numbers, with gradient descent in the lower "
-            "level, until f is within half a percent of its minimum. Solving tightly costs "
+            "Quadratic levels of given condition numbers, gradient descent in the lower level "
+            "but where said, until f is within half a percent of its minimum. Solving costs "
             "little where the condition number is small, and there a fixed accuracy has "
             "nothing to lose. A dash is where a method did not get there.",
             *filter(None, [_standing(runs, conditions, name) for name in methods]),
