@@ -38,7 +38,7 @@ def fields_of_experts(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
             a filter counts as silent, [K]; "filters", [K, s, s].
     """
     responses = functional.conv2d(u[:, None], theta["filters"][:, None])
-    experts = smoothed_length(responses.square(), theta["smoothing"][:, None, None])
+    experts = smoothed_length(responses * responses, theta["smoothing"][:, None, None])
     penalty = (experts.sum((2, 3)) * theta["weights"].exp()).sum(1)
     return fidelity(u, noisy) + theta["scale"].exp() * penalty
 

@@ -36,7 +36,7 @@ def smoothed_tv(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
     """
     right = functional.pad(u.diff(dim=2), (0, 1))
     down = functional.pad(u.diff(dim=1), (0, 0, 0, 1))
-    variation = smoothed_length(right.square() + down.square(), theta["smoothing"])
+    variation = smoothed_length(right * right + down * down, theta["smoothing"])
     return fidelity(u, noisy) + theta["weight"].exp() * variation.sum((1, 2))
 
 
