@@ -80,7 +80,8 @@ def dfo_ls(
         package.solve(
             values.squares,
             start,
-            maxfun=max_steps,
+            # It makes room for as many; each costs at least one gradient.
+            maxfun=max_steps if budget is None else min(max_steps, budget),
             do_logging=False,
             # Random ones would be drawn from the global generator.
             user_params={"init.random_initial_directions": False},
