@@ -112,12 +112,6 @@ class CrossEntropy:
             samples=True,
         )
 
-    def slope(self, train: Tensor) -> float:
-        """Return the largest |grad CE| of the parts at zero weights."""
-        zeros = self._zeros(len(train)).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.loss(zeros, train).sum(), zeros)
-        return float(gradient.flatten(1).norm(dim=1).max())
-
     def fit(self, penalty: Tensor, ridge: float, train: Tensor) -> Solution:
         """Return the weights that minimise h, as [m, (p + 1) columns].
 

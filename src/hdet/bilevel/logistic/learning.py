@@ -5,15 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from ..hypergradient import hypergradient
-from ..maid import Rules, maid
+from ..maid import maid
 from ..result import Result
 from .cross_entropy import CrossEntropy
 
-# A search that fails tightens accuracy soon: its trials cost a lower level each.
-_RULES = Rules(barzilai_borwein=True, memory=5, trials=4)
-# Of |grad CE| at zero weights: bounds are then closer than what a first step gains.
-_FIRST_ACCURACY = 1e-5
 # Of the best single penalty; the rest of it is learned.
 _RIDGE = 0.5
 
@@ -72,20 +67,5 @@ def learn(
     """
     train = 1 - judge
     problem = data.problem(theta0, ridge, width, train, judge)
-    # Where all features are 0 and classes even, zero weights are the solution.
-    accuracy = _FIRST_ACCURACY * data.slope(train) / ridge or 1.0
     x0 = [weights, torch.zeros(len(train), *theta0.shape, dtype=theta0.dtype)]
-    first = hypergradient(problem, theta0, x0, accuracy=accuracy)
-    largest = float(first.value.abs().max())
-    return maid(
-        problem,
-        theta0,
-        first.x,
-        accuracy=accuracy,
-        # The penalty that moves most moves by a factor of e.
-        step=1 / largest if largest > 0 else None,
-        max_steps=max_steps,
-        tolerance=tolerance,
-        budget=budget,
-        rules=_RULES,
-    )
+    return maid(problem, theta0, x0, max_steps=max_steps, tolerance=tolerance, budget=budget)
