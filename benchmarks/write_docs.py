@@ -7,7 +7,8 @@ docs/compare.md from records/compare-*/, docs/robustness.md from records/robustn
 docs/remedies.md from records/remedies.json and records/scalars.json, docs/cost.md,
 docs/scale.md and docs/soak.md from the records of those names, and
 docs/federated-benchmark.md from records/federated/ and records/selection_scale.json, and
-docs/bilevel-benchmark.md from records/bilevel/.
+docs/bilevel-benchmark.md from records/bilevel/, and docs/penalties.md from
+records/penalties.json.
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from bilevel_page import bilevel_page
 from cost_page import cost_page
 from federated_page import federated_page
+from penalties_page import penalties_page
 from remedies_page import remedies_page
 from robustness_page import robustness_page
 from scale_page import scale_page
@@ -169,7 +171,7 @@ def compare_page() -> str:
 PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
 PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
 PAGES |= {"cost.md": cost_page, "scale.md": scale_page, "soak.md": soak_page}
-PAGES |= {"federated-benchmark.md": federated_page}
+PAGES |= {"federated-benchmark.md": federated_page, "penalties.md": penalties_page}
 if (RECORDS / "bilevel").exists():
     PAGES |= {"bilevel-benchmark.md": bilevel_page}
 

@@ -6,7 +6,7 @@ A small network learns digits as in any loop with `hdet.Explorer`; in one proces
 the schedule's own. Then its features are frozen. The layer on top is a convex problem: `maid`
 learns its decay on images that the network has not seen, and the layer that comes with it goes
 back into the network. Prints loss and accuracy on further images; needs scikit-learn, which
-has the data. About 15 seconds on one core. docs/bilevel.md tells what part of the gain is the
+has the data. About 15 seconds on one core. docs/penalties.md tells what part of the gain is the
 decay's, and what part comes from having seen the judging images.
 """
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import hdet
-from hdet.bilevel import Problem, Result, Rules, maid
+from hdet.bilevel import Problem, Result, maid
 
 Part = tuple[Tensor, Tensor]
 # What has a decay of its own, as the shape of theta against the layer's [10, 32] weights.
@@ -77,7 +77,6 @@ def learn_decay(
     start = torch.full(shape, -5.0, dtype=torch.float64)
     layer = {name: p.detach().double() for name, p in model[-1].named_parameters()}
     # Few steps: with a decay per weight, more of them learn the judging images by heart.
-    rules = Rules(barzilai_borwein=True, memory=5)
     return maid(
         problem,
         start,
@@ -86,7 +85,6 @@ def learn_decay(
         step=100.0,
         max_steps=steps,
         tolerance=1e-4,
-        rules=rules,
     )
 
 

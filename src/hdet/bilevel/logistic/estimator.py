@@ -46,11 +46,11 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
     Args:
         penalty: "weight", "feature", "class" or "one": what has a penalty of its own.
         validation: from 2: stratified folds that judge in turn; 5 as in scikit-learn.
-            In (0, 1): the part that judges in a single split, 5 times cheaper and much
-            easier to overfit.
+            In (0, 1): the part that judges in a single split, whose steps are cheaper, and
+            which is much easier to overfit.
         width: standard deviation of the log penalties' prior around the best single one, > 0.
-            At 2, a factor of 7, no data set of ours lost by having many penalties; more
-            finds useless features better and overfits sooner. math.inf is no prior.
+            At 2, a factor of 7, no data set of ours lost by a penalty per weight; more finds
+            useless features better and overfits sooner. math.inf is no prior.
         ridge: gamma > 0, which every penalty exceeds, the bias's only one. None is half of
             the best single penalty, of seven from 1 to 0.001 that the folds judge.
         start: first log penalty, on top of the ridge. None begins at the best single one.
