@@ -172,8 +172,7 @@ PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
 PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
 PAGES |= {"cost.md": cost_page, "scale.md": scale_page, "soak.md": soak_page}
 PAGES |= {"federated-benchmark.md": federated_page, "penalties.md": penalties_page}
-if (RECORDS / "bilevel").exists():
-    PAGES |= {"bilevel-benchmark.md": bilevel_page}
+PAGES |= {"bilevel-benchmark.md": bilevel_page}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -51,9 +51,10 @@ def test_the_readme_shows_both_commands_and_every_public_name_is_documented():
     for name in hdet.replica.__dict__:
         if name in hdet.__dict__ and not name.startswith("__"):
             assert f"hdet.{name}" in text, name
-    for name, found in hdet.federated.__dict__.items():
-        if isinstance(found, type):
-            assert f"{name}`" in text or f"{name}(" in text, name
+    for part in (hdet.federated, hdet.bilevel):
+        for name, found in part.__dict__.items():
+            if isinstance(found, type):
+                assert f"{name}`" in text or f"{name}(" in text, name
 
 
 def test_the_readmes_figures_are_those_of_the_record():
@@ -90,6 +91,14 @@ def test_the_readme_has_the_records_federated_tables():
     readme = (ROOT / "README.md").read_text()
     for table in run(sys.executable, "-c", code).strip().split("\n\n"):
         assert table in readme
+
+
+def test_the_readme_has_the_records_bilevel_table():
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import bilevel_readme as r\n"
+        "print(r.readme_table())"
+    )
+    assert run(sys.executable, "-c", code).strip() in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.ranks
