@@ -19,7 +19,7 @@ from hdet.bench.records import RunFolder, Settings
 from hdet.bench.run_log import unlearned
 
 # With two ranks a sum is the same in any order, and hides how DDP lays out its buckets.
-RANKS, STEPS = 3, 60
+RANKS, STEPS = 3, 100
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hdet.bilevel import Problem, Rules, Status, maid
 from .problems import denoising, quadratic, start
 
 F64 = torch.float64
-STARTS = pytest.mark.parametrize("accuracy", [None, 1e-1, 1e-3, 1e-5])
+STARTS = pytest.mark.parametrize("accuracy", [None, 1e-1, 1e-5])
 
 
 def visited(made, **given):
@@ -32,9 +32,9 @@ def visited(made, **given):
 @pytest.mark.parametrize("rules", [Rules(memory=1), Rules.paper()], ids=["ours", "paper"])
 def test_the_exact_f_falls_at_every_step(accuracy, certify, rules):
     result, values = visited(
-        quadratic(), accuracy=accuracy, certify=certify, rules=rules, max_steps=40
+        quadratic(), accuracy=accuracy, certify=certify, rules=rules, max_steps=20
     )
-    assert len(values) == 41
+    assert len(values) == 21
     for before, after, step in zip(values, values[1:], result.history, strict=False):
         assert after <= before - 0.1 * step.length * step.norm**2 + 1e-9 * before
         assert after <= step.bound * (1 + 1e-9)
@@ -43,7 +43,7 @@ def test_the_exact_f_falls_at_every_step(accuracy, certify, rules):
 @STARTS
 @pytest.mark.parametrize("rules", [Rules(), Rules.paper()], ids=["ours", "paper"])
 def test_certified_no_search_fails(accuracy, rules):
-    result, _ = visited(quadratic(), accuracy=accuracy, certify=True, rules=rules, max_steps=60)
+    result, _ = visited(quadratic(), accuracy=accuracy, certify=True, rules=rules, max_steps=30)
     assert result.failed_searches == 0
     assert all(step.error_bound <= 0.5 * step.norm for step in result.history)
 
@@ -52,7 +52,7 @@ def test_with_long_steps_it_comes_to_the_minimum():
     made = quadratic(rows=40, size=3, seed=2)
     rules = Rules(memory=10)
     theta, x0 = start(3)
-    result = maid(made.problem, theta, x0, rules=rules, max_steps=400, tolerance=1e-4)
+    result = maid(made.problem, theta, x0, rules=rules, max_steps=200, tolerance=1e-4)
     assert result.status is Status.GRADIENT_TOLERANCE
     assert float(made.gradient(result.theta).norm()) < 1e-3
     assert result.value == pytest.approx(float(made.f(result.theta)), rel=1e-3)
@@ -132,7 +132,7 @@ def test_a_start_that_is_far_too_inexact_is_tightened():
 def test_on_signals_it_comes_to_the_same_from_loose_and_tight_starts():
     problem, theta, noisy = denoising()
     values = [
-        maid(problem, theta, noisy, accuracy=accuracy, max_steps=60).value
+        maid(problem, theta, noisy, accuracy=accuracy, max_steps=25).value
         for accuracy in (1e-1, 1e-5)
     ]
     assert values[0] == pytest.approx(values[1], rel=0.01)
@@ -238,7 +238,7 @@ def test_a_trial_beyond_what_is_finite_is_only_a_refused_one():
         mu=1.0,
     )
     theta, x0 = torch.zeros(1, dtype=F64), torch.zeros(1, dtype=F64)
-    result = maid(problem, theta, x0, step=1e6, max_steps=60)
+    result = maid(problem, theta, x0, step=1e6, max_steps=25)
     assert float(result.theta) == pytest.approx(math.log(3), abs=1e-3)
     assert result.history[0].trials > 5
 

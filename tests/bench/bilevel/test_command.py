@@ -19,7 +19,7 @@ from hdet.bench.bilevel.methods import run_method
 from hdet.bench.bilevel.report import command as again
 from hdet.bench.bilevel.settings import Settings
 from hdet.bench.bilevel.tasks import TASKS
-from hdet.bilevel import Step
+from hdet.bilevel import Problem, Step
 
 TINY = ["bilevel", "quadratic", "--max-steps", "6"]
 
@@ -239,9 +239,18 @@ def test_nothing_that_is_there_is_written_over(made: tuple[Path, str], tmp_path:
     assert f"`hdet bilevel --resume {made[0]}`" in output
 
 
-def test_a_run_that_is_not_finite_says_so(tmp_path: Path) -> None:
-    arguments = ("--method", "hoag-quadratic", "--step", "1e200", "--out", str(tmp_path))
-    code, output = run("bilevel", "quadratic", *arguments)
+def test_a_run_that_is_not_finite_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing that the options allow leads there: trials that overflow are refused.
+    overflowing = Problem(
+        lambda x: x.square().sum(),
+        lambda x, theta: (x - (1e4 * theta).exp().sum()).square().sum() / 2,
+        mu=1.0,
+    )
+    task = replace(TASKS["quadratic"](0), problem=overflowing)
+    monkeypatch.setattr(execution, "load", lambda settings: task)
+    code, output = run("bilevel", "quadratic", "--no-certify", "--out", str(tmp_path))
     assert code == 1
     assert "The run broke off in outer step 1: the lower level is not finite" in output
     assert output.rstrip().endswith("A lower --step may help.")

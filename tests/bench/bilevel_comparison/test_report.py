@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -161,10 +162,12 @@ def test_the_documentation_comes_from_the_record(
     images = tmp_path / "images"
     images.mkdir()
     module.take(folder.path, tmp_path, images)
+    shutil.copy(module.RECORDS / "bilevel_speed.json", tmp_path)
     page = module.bilevel_page(tmp_path, images)
     shown = re.findall(r"\]\(images/bilevel-(.+?)\.png\)", page)
     assert sorted(shown) == PICTURES
     assert "Unfinished" not in page
+    assert "## CPU time of an outer step" in page
     assert re.search(r"\| \*\*MAID\*\* \| 1\.050 ± 0\.050 \|", page)
     assert not re.search(r"\b(nan|inf|None)\b", page)
     for line in page.splitlines():
