@@ -16,7 +16,7 @@ from hdet.bench.bilevel_comparison.findings import findings
 from hdet.bench.bilevel_comparison.page import TITLE, introduction, sections
 from hdet.bench.bilevel_comparison.report import write_report
 from hdet.bench.bilevel_comparison.units import Folder
-from hdet.bench.federated_comparison.parts import Picture, Section, Table, markdown, wrapped
+from hdet.bench.parts import Picture, Section, Table, markdown, wrapped
 
 RECORDS = Path(__file__).parent / "records"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

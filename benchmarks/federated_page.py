@@ -14,9 +14,9 @@ from pathlib import Path
 
 from hdet.bench.federated_comparison.findings import findings
 from hdet.bench.federated_comparison.page import TITLE, introduction, sections
-from hdet.bench.federated_comparison.parts import Picture, Section, Table, markdown, wrapped
 from hdet.bench.federated_comparison.report import write_report
 from hdet.bench.federated_comparison.units import Folder
+from hdet.bench.parts import Picture, Section, Table, markdown, wrapped
 
 RECORDS = Path(__file__).parent / "records"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"

@@ -191,16 +191,16 @@ def write_json(file: Path, content: Any) -> None:
     """Write `content` whole, or leave what was there; null stands for NaN, infinity."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".tmp")
-    beside.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    beside.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
     os.replace(beside, file)
 
 
-def _finite(content: Any) -> Any:
+def finite(content: Any) -> Any:
     """Return the content with None for every float that JSON does not have."""
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

@@ -1,6 +1,7 @@
 """`hdet bench bilevel`: one command makes a folder; an error of the user's is one line."""
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +11,9 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from hdet import commands
-from hdet.bench.bilevel_comparison import command, execution
-from hdet.bench.bilevel_comparison.units import Folder, Plan, methods_of, unfinished
+from hdet.bench import unit_runs
+from hdet.bench.bilevel_comparison import command
+from hdet.bench.bilevel_comparison.units import Folder, Plan, Unit, methods_of
 from hdet.bench.workers import WorkerError
 from hdet.errors import MissingDataError
 from tests.bench.bilevel_comparison.made_up import of_unit
@@ -29,18 +31,18 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "write_report", lambda folder: folder.path / "report.html")
 
 
-def made_up(folder: Folder, processes: int | None) -> None:
-    for unit in unfinished(folder):
+def made_up(folder: Folder, todo: Sequence[Unit], *_: object) -> None:
+    for unit in todo:
         folder.append(unit, of_unit(unit))
 
 
-def stop_after_three(folder: Folder, processes: int | None) -> None:
-    for unit in unfinished(folder)[:3]:
+def stop_after_three(folder: Folder, todo: Sequence[Unit], *_: object) -> None:
+    for unit in todo[:3]:
         folder.append(unit, of_unit(unit))
     raise KeyboardInterrupt
 
 
-def fail(folder: Folder, processes: int | None) -> None:
+def fail(*_: object) -> None:
     raise WorkerError("comparison/foe\nTraceback:\nValueError: x[0] is the cause")
 
 
@@ -83,14 +85,14 @@ def test_the_command_stops_resumes_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "my run"
-    monkeypatch.setattr(command, "run_all", stop_after_three)
+    monkeypatch.setattr(command, "do_runs", stop_after_three)
     code, output = run(*TINY, "--out", str(out))
     assert code == 130
     assert f"hdet bench bilevel --resume '{out}'" in output
     code, output = run(*TINY, "--out", str(out))
     assert code == 2
     assert "holds a run already" in output
-    monkeypatch.setattr(command, "run_all", made_up)
+    monkeypatch.setattr(command, "do_runs", made_up)
     code, output = run("--resume", str(out), "--processes", "1")
     assert code == 0, output
     plan = Plan(["comparison"], ["quadratic"], 1)
@@ -106,7 +108,7 @@ def test_the_command_stops_resumes_and_reports(
 @pytest.mark.usefixtures("no_pictures")
 def test_a_tiny_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Processes of their own take longer to start than all of these runs.
-    monkeypatch.setattr(execution, "pool", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(unit_runs, "pool", lambda *_: ThreadPoolExecutor(1))
     out = tmp_path / "run"
     options = ["--experiments", "prototype", "--seeds", "1", "--scale", "0.02"]
     code, output = run(*options, "--processes", "2", "--out", str(out))
@@ -120,7 +122,7 @@ def test_a_tiny_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_run_that_fails_is_heard_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "run_all", fail)
+    monkeypatch.setattr(command, "do_runs", fail)
     code, output = run(*TINY, "--out", str(tmp_path))
     assert code == 1
     assert output.count("ValueError: x[0] is the cause") == 1
@@ -131,7 +133,7 @@ def test_a_run_that_fails_is_heard_once(
 def test_names_are_taken_in_their_order_and_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "run_all", made_up)
+    monkeypatch.setattr(command, "do_runs", made_up)
     out = tmp_path / "run"
     code, output = run(*TINY[:3], "foe, quadratic,foe", "--out", str(out))
     assert code == 0, output

@@ -18,7 +18,7 @@ from hdet.bench.bilevel_comparison.findings import findings
 from hdet.bench.bilevel_comparison.page import sections
 from hdet.bench.bilevel_comparison.report import command, tables, write_report
 from hdet.bench.bilevel_comparison.units import Folder, Plan
-from hdet.bench.federated_comparison.parts import Table
+from hdet.bench.parts import Table
 from tests.bench.bilevel_comparison.made_up import folder_of
 
 METHODS = ["maid", "maid-certified", "maid-paper", "fixed", "fixed-paper", "hoag-cubic"]

@@ -1,6 +1,7 @@
 """`hdet bench federated`: one command makes a folder; an error of the user's is one line."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from hdet import commands
 from hdet.bench.federated_comparison import command
-from hdet.bench.federated_comparison.units import Folder, Plan, unfinished
+from hdet.bench.federated_comparison.units import Folder, Plan, Unit
 from hdet.bench.workers import WorkerError
 from hdet.errors import MissingDataError
 from tests.bench.federated_comparison.made_up import of_unit
@@ -30,18 +31,18 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "write_report", lambda folder: folder.path / "report.html")
 
 
-def made_up(folder: Folder, processes: int | None) -> None:
-    for unit in unfinished(folder):
+def made_up(folder: Folder, todo: Sequence[Unit], *_: object) -> None:
+    for unit in todo:
         folder.append(unit, of_unit(unit))
 
 
-def stop_after_three(folder: Folder, processes: int | None) -> None:
-    for unit in unfinished(folder)[:3]:
+def stop_after_three(folder: Folder, todo: Sequence[Unit], *_: object) -> None:
+    for unit in todo[:3]:
         folder.append(unit, of_unit(unit))
     raise KeyboardInterrupt
 
 
-def fail(folder: Folder, processes: int | None) -> None:
+def fail(*_: object) -> None:
     raise WorkerError("rates/digits/fedavg\nTraceback:\nValueError: x[0] is the cause")
 
 
@@ -86,7 +87,7 @@ def test_only_the_data_of_the_experiments_are_needed(
 ) -> None:
     asked = []
     monkeypatch.setattr(command, "load", lambda *source: asked.append(source))
-    monkeypatch.setattr(command, "run_all", made_up)
+    monkeypatch.setattr(command, "do_runs", made_up)
     assert run(*TINY, "--out", str(tmp_path))[0] == 0
     assert asked == [("mnist", None, 2), ("fashion", None, 2)]
 
@@ -95,14 +96,14 @@ def test_the_command_stops_resumes_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "my run"
-    monkeypatch.setattr(command, "run_all", stop_after_three)
+    monkeypatch.setattr(command, "do_runs", stop_after_three)
     code, output = run(*TINY, "--out", str(out))
     assert code == 130
     assert f"hdet bench federated --resume '{out}'" in output
     code, output = run(*TINY, "--out", str(out))
     assert code == 2
     assert "holds a run already" in output
-    monkeypatch.setattr(command, "run_all", made_up)
+    monkeypatch.setattr(command, "do_runs", made_up)
     code, output = run("--resume", str(out), "--processes", "1")
     assert code == 0, output
     assert "Runs: 28, 25 to do." in output
@@ -115,7 +116,7 @@ def test_the_command_stops_resumes_and_reports(
 def test_a_run_that_fails_is_heard_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "run_all", fail)
+    monkeypatch.setattr(command, "do_runs", fail)
     code, output = run(*TINY, "--out", str(tmp_path))
     assert code == 1
     assert output.count("ValueError: x[0] is the cause") == 1
@@ -133,7 +134,7 @@ def test_nothing_that_is_there_is_written_over(tmp_path: Path) -> None:
 def test_experiments_are_run_in_their_order_and_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "run_all", made_up)
+    monkeypatch.setattr(command, "do_runs", made_up)
     out = tmp_path / "run"
     code, output = run("--experiments", "mu, selection,mu", *TINY[2:], "--out", str(out))
     assert code == 0, output

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from hdet.bench.federated_comparison.findings import Findings, findings
 from hdet.bench.federated_comparison.page import introduction, sections
-from hdet.bench.federated_comparison.parts import Picture, Section, Table, markdown
 from hdet.bench.federated_comparison.report import command, tables, write_report
 from hdet.bench.federated_comparison.units import Folder, Plan, Unit
+from hdet.bench.parts import Picture, Section, Table, markdown
 from tests.bench.federated_comparison.made_up import GAINS, folder_of, of_unit
 
 PLAN = Plan(["rates", "selection", "mu"], rate_seeds=2, selection_seeds=2, rounds=2)

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from ..run_folders import errors_said, nothing_else_given, nothing_there
-from .execution import load, run_all
+from ..unit_runs import do_runs
+from .execution import load, outcome
 from .findings import findings
 from .report import tables, write_report
 from .units import BUDGETS, EXPERIMENTS, FIRST_SEED, Folder, Plan, unfinished, units
@@ -70,7 +71,7 @@ def bilevel(
         print(f"Folder: {path}", flush=True)
         if "comparison" in plan.experiments and "dfo-ls" not in plan.methods:
             print("Without DFO-LS, which is not installed: pip install hdet[peers].")
-        run_all(folder, processes)
+        do_runs(folder, unfinished(folder), outcome, processes)
         report = write_report(folder)
         found = findings(folder)
     for table in tables(found):

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..federated_comparison.parts import Section, Table
 from ..federated_comparison.words import listed
+from ..parts import Section, Table
 from .crossover import METHODS, PUBLISHED
 from .rows import Run
 

@@ -7,14 +7,12 @@ no part of its cost, nor of its seconds.
 """
 
 import math
-from concurrent.futures import as_completed
 from dataclasses import asdict
 from functools import lru_cache
 from time import process_time
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from torch.utils import _pytree as pytree
 
 from ...bilevel import NonFiniteError, Result, Rules, Status, Step, fixed_accuracy, maid
@@ -22,9 +20,9 @@ from ...bilevel.linear import CurvatureError
 from ...bilevel.result import Callback
 from ..bilevel.methods import run_method
 from ..bilevel.tasks import TASKS, Task
-from ..workers import pool, progress, raise_from
+from ..records import finite
 from . import crossover
-from .units import CERTIFIED, OURS, Folder, Unit, condition, unfinished
+from .units import CERTIFIED, OURS, Unit, condition
 
 # Of a trajectory.
 POINTS = 100
@@ -33,32 +31,6 @@ _PROTOTYPE_STEP, _PROTOTYPE_RELAX = 0.01, 1.25
 # The budget ends every run.
 _UNLIMITED = 10**9
 _ENDED = (Status.BUDGET, Status.MAX_STEPS, Status.GRADIENT_TOLERANCE)
-
-
-def run_all(folder: Folder, processes: int | None = None) -> None:
-    """Do every run that has no result yet, and show progress.
-
-    Args:
-        folder: a folder that was created.
-        processes: how many at once; None for the machine's cores.
-
-    Raises:
-        MissingDataError: if data are not there.
-        WorkerError: if a run failed by an error of the program.
-    """
-    todo = unfinished(folder)
-    if not todo:
-        return
-    console = Console()
-    with progress(console) as bars, pool(processes, __name__) as workers:
-        bar = bars.add_task("Runs", total=len(todo))
-        futures = {workers.submit(outcome, unit): unit for unit in todo}
-        for count, future in enumerate(as_completed(futures), 1):
-            raise_from(future.exception(), futures[future])
-            folder.append(futures[future], future.result())
-            bars.advance(bar)
-            if not console.is_terminal and count % 50 == 0:
-                print(f"{count} of {len(todo)} runs", flush=True)
 
 
 def outcome(unit: Unit) -> dict[str, Any]:
@@ -76,7 +48,7 @@ def outcome(unit: Unit) -> dict[str, Any]:
     result, failure = _run(unit, task)
     seconds = process_time() - begun
     start = _start(unit.task, unit.seed)
-    return _finite(
+    return finite(
         {
             "status": "FAILED" if failure or result is None else result.status.name,
             "stuck": not failure and result is not None and result.status not in _ENDED,
@@ -193,14 +165,3 @@ def thinned(points: list[tuple[int, float, float]]) -> list[tuple[int, float, fl
     half, last = POINTS // 2, len(points) - 1
     places = {*np.linspace(0, last, half), *np.geomspace(1, last, half)}
     return [points[i] for i in sorted({round(place) for place in places})]
-
-
-def _finite(content: Any) -> Any:
-    """Return the content with None for every float that JSON does not have."""
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content

@@ -6,8 +6,8 @@ the findings, or of the constants that the runs use.
 
 from collections.abc import Sequence
 
-from ..federated_comparison.parts import Picture, Section, Table
 from ..federated_comparison.words import listed
+from ..parts import Picture, Section, Table
 from .crossover_words import crossover_section
 from .findings import Findings
 from .rows import Hindsight, Row

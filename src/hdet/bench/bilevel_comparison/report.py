@@ -43,7 +43,7 @@ def write_report(folder: Folder) -> Path:
     write_json(folder.path / "summary.json", content(found) | {"command": again})
     return write_page(
         folder.path / "report.html",
-        "bilevel_comparison.html.j2",
+        "benchmark.html.j2",
         plots,
         {},
         title=TITLE,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..federated_comparison.parts import Picture, Section, Table
+from ..parts import Picture, Section, Table
 from .rows import Cell, Row
 from .units import OURS, STARTS
 from .words import count, loss, percent, power, ratio_with_error, with_error

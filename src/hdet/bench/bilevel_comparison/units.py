@@ -1,28 +1,21 @@
 """Which bilevel runs the benchmark makes, and where their results are kept.
 
-    comparison  every method on every task from every first accuracy eps0, at equal cost
-    prototype   problem A at the paper's setting, MAID as printed, certified and not
-    crossover   from which condition number on adaptive accuracy is worth its line search
+comparison  every method on every task from every first accuracy eps0, at equal cost
+prototype   problem A at the paper's setting, MAID as printed, certified and not
+crossover   from which condition number on adaptive accuracy is worth its line search
 
-    <folder>/config.json, environment.json
-    <folder>/results.jsonl      one line per run, appended when it is over
-    <folder>/summary.json, plots/*.png, report.html
-
-A run is a function of its unit, so a benchmark that was stopped goes on with the units that
-have no line. A line is written whole: what a kill leaves of the last one is passed over.
+<folder>/config.json, environment.json
+<folder>/results.jsonl      one line per run, appended when it is over
+<folder>/summary.json, plots/*.png, report.html
 """
 
-import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 from ...bilevel import Rules
 from ..bilevel.methods import METHODS
-from ..records import environment, write_json
+from ..unit_runs import UnitFolder
 from . import crossover
 
 OURS = "maid"
@@ -180,52 +173,10 @@ def _scaled(budget: int, scale: float) -> int:
     return max(1, round(budget * scale))
 
 
-class Folder:
+class Folder(UnitFolder[Plan]):
     """One run of the benchmark on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def create(self, plan: Plan) -> None:
-        """Make the folder and write what was asked for."""
-        write_json(self.path / "config.json", asdict(plan))
-        write_json(self.path / "environment.json", environment())
-
-    def plan(self) -> Plan:
-        """Read back what was asked for.
-
-        Raises:
-            ValueError: if this is not a folder of this benchmark.
-        """
-        try:
-            return Plan(**json.loads((self.path / "config.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} is not a run folder of `hdet bench bilevel`: {error!r}. Give "
-                f"the folder that the run printed."
-            ) from error
-
-    def append(self, unit: Unit, outcome: dict[str, Any]) -> None:
-        """Write how a run went, whole."""
-        line = json.dumps({"key": unit.key, **outcome}, allow_nan=False) + "\n"
-        with open(self.path / "results.jsonl", "a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def results(self) -> dict[str, dict[str, Any]]:
-        """Return how the runs went that are over, by key."""
-        file = self.path / "results.jsonl"
-        if not file.exists():
-            return {}
-        found = {}
-        for line in file.read_text().splitlines():
-            try:
-                outcome = json.loads(line)
-            except ValueError:
-                continue
-            found[outcome["key"]] = outcome
-        return found
+    plan_type, command = Plan, "hdet bench bilevel"
 
 
 def unfinished(folder: Folder) -> Sequence[Unit]:

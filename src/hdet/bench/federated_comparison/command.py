@@ -9,7 +9,8 @@ from rich.console import Console
 
 from ..federated.data import load
 from ..run_folders import errors_said, nothing_else_given, nothing_there
-from .execution import run_all
+from ..unit_runs import do_runs
+from .execution import outcome
 from .findings import findings
 from .report import tables, write_report
 from .units import EXPERIMENTS, Folder, Plan, unfinished, units
@@ -61,7 +62,7 @@ def federated(
             folder.create(plan)
         print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
         print(f"Folder: {path}", flush=True)
-        run_all(folder, processes)
+        do_runs(folder, unfinished(folder), outcome, processes)
         report = write_report(folder)
         found = findings(folder)
     for table in tables(found):

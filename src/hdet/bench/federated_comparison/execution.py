@@ -5,50 +5,20 @@ processes gives the same numbers. The parent writes the results: one file, one w
 """
 
 import math
-from concurrent.futures import as_completed
 from dataclasses import replace
 from functools import lru_cache
 from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any
 
-from rich.console import Console
-
 from ..federated.data import Split
 from ..federated.run import Federation, RoundRecord, split_of
 from ..federated.settings import Settings
-from ..workers import pool, progress, raise_from
-from .units import Folder, Unit, unfinished
+from .units import Unit
 
 LAST, LATE = 10, 20
 # What guessing gives in ten classes, in percent.
 _GUESSING = 10.0
-
-
-def run_all(folder: Folder, processes: int | None = None) -> None:
-    """Do every run that has no result yet, and show progress.
-
-    Args:
-        folder: a folder that was created.
-        processes: how many at once; None for the machine's cores.
-
-    Raises:
-        MissingDataError: if data are not there.
-        WorkerError: if a run failed.
-    """
-    todo = unfinished(folder)
-    if not todo:
-        return
-    console = Console()
-    with progress(console) as bars, pool(processes, __name__) as workers:
-        bar = bars.add_task("Runs", total=len(todo))
-        futures = {workers.submit(outcome, unit): unit for unit in todo}
-        for count, future in enumerate(as_completed(futures), 1):
-            raise_from(future.exception(), futures[future])
-            folder.append(futures[future], future.result())
-            bars.advance(bar)
-            if not console.is_terminal and count % 50 == 0:
-                print(f"{count} of {len(todo)} runs", flush=True)
 
 
 def outcome(unit: Unit) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..parts import Picture, Section, Table
 from .grid import BASELINES, CELLS, OURS, Row, gains_by_local_rate, mean_against
 from .paired import LEARNED, quantile
-from .parts import Picture, Section, Table
 from .units import GLOBAL_RATES, LOCAL_RATES, PLAIN, STRATEGIES
 from .words import listed, mean, place, ratio, share, signed, standings
 

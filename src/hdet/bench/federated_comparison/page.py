@@ -6,10 +6,10 @@ the findings, or of the settings of the runs.
 
 from collections.abc import Sequence
 
+from ..parts import Section, Table
 from .execution import LAST
 from .findings import Findings
 from .grid_words import grid_section
-from .parts import Section, Table
 from .selection_words import mu_section, selection_section
 from .verdicts import Verdict
 from .words import listed

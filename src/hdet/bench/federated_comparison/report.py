@@ -44,7 +44,7 @@ def write_report(folder: Folder) -> Path:
     write_json(folder.path / "summary.json", content(found) | {"command": again})
     return write_page(
         folder.path / "report.html",
-        "federated.html.j2",
+        "benchmark.html.j2",
         plots,
         {},
         title=TITLE,

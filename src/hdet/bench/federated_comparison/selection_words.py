@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..federated.summary import in_bytes
+from ..parts import Picture, Section, Table
 from .execution import LATE
-from .parts import Picture, Section, Table
 from .selections import OURS, Row, better, difference
 from .units import RANDOM, SELECTORS
 from .verdicts import RIVALS
