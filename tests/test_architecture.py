@@ -16,11 +16,12 @@ ALLOWED = {
     "commands": {"", "bench", "errors"},
     "__main__": {"cli"},
     "bench": CORE | {"", "bench", "errors", "seeding"},
-    "integrations": CORE | {"", "errors", "integrations"},
+    "integrations": CORE | {"", "errors", "integrations", "state"},
     "": CORE,
     "errors": set(),
     "seeding": set(),
-    **{part: {part, "errors", "seeding"} for part in CORE},
+    "state": {"errors"},
+    **{part: {part, "errors", "seeding", "state"} for part in CORE},
 }
 
 
