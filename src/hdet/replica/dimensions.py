@@ -31,6 +31,7 @@ class Dimension:
         bounds: lowest and highest value.
         value: its value when exploration began; for a rate, the factor 1.
         group: index of the parameter group of a learning rate; None for anything else.
+        read: returns the value that is in place; unused for a learning rate.
         write: puts a value into place; unused for a learning rate.
         shares_state: whether replicas that differ in it still share all optimizer state.
     """
@@ -41,8 +42,13 @@ class Dimension:
     bounds: Bounds
     value: float
     group: int | None
+    read: Callable[[], float]
     write: Callable[[float], None]
     shares_state: bool = True
+
+    def settings(self) -> tuple[str, float, Bounds, float]:
+        """Return what has to be the same on every replica, besides the name."""
+        return self.scale, self.width, self.bounds, self.value
 
     @property
     def is_rate(self) -> bool:

@@ -97,16 +97,27 @@ class Exploration:
             rows.append([grid[place] for place in order])
         return rows
 
-    def values(self) -> list[list[float]]:
-        """Return, for each dimension and replica, the value in effect until the next sync."""
+    def values(self, shifts: Sequence[float] | None = None) -> list[list[float]]:
+        """Return, for each dimension and replica, the value in effect until the next sync.
+
+        Args:
+            shifts: how far others have moved each dimension, on its scale; default not at all.
+        """
+        places = self._shifted(shifts)
         return [
             [d.from_scale(d.clamp(place) + self._width(d) * z) for z in row]
-            for d, place, row in zip(self.dimensions, self.places, self.offsets(), strict=True)
+            for d, place, row in zip(self.dimensions, places, self.offsets(), strict=True)
         ]
 
-    def base_values(self) -> list[float]:
-        """Return the base value of each dimension."""
-        return [d.from_scale(p) for d, p in zip(self.dimensions, self.places, strict=True)]
+    def base_values(self, shifts: Sequence[float] | None = None) -> list[float]:
+        """Return the base value of each dimension; `shifts` as for `values`."""
+        places = self._shifted(shifts)
+        return [d.from_scale(p) for d, p in zip(self.dimensions, places, strict=True)]
+
+    def _shifted(self, shifts: Sequence[float] | None) -> list[float]:
+        if shifts is None:
+            return self.places
+        return [place + shift for place, shift in zip(self.places, shifts, strict=True)]
 
     def read(self, losses: Sequence[float]) -> Reading:
         """Return what the replicas' losses say; nothing changes.

@@ -9,9 +9,9 @@ factor, one for each parameter group: the schedule keeps its shape.
     every `sync_every` steps      theta_r <- mean of the replicas that have not fallen  (3)
                                   factors, values: see `exploration` and `rate_search`
 
-The two halves of a step: the wrapped scheduler sees and sets the rates as if it were alone,
-and then they are scaled for this replica. So every scheduler works, also those that compute
-the next rate from the last.
+The two halves of a step: the wrapped scheduler, and whoever else changes rates, sees and sets
+them as if no replica were there; then they are scaled for this replica (`replica_values`). So
+every scheduler works, also those that compute the next rate from the last.
 
 Source: HDET (arXiv 2604.24708), equation (7), which its authors did not build; how the values
 move is ours, and measured in the documentation.
@@ -20,15 +20,18 @@ move is ours, and measured in the documentation.
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import require, where
+from ..state import Entries
+from .agreement import Facts, public_numbers
 from .averaged_weights import AveragedWeights
 from .converging import Converging
 from .dimensions import Request
@@ -36,13 +39,14 @@ from .ensemble import Ensemble, Sync
 from .exploration import Exploration, Reading
 from .explorer_checks import (
     check_arguments,
-    check_state,
     collect,
     confounded_message,
     never_finite_message,
     nothing_finite_message,
+    overwritten_message,
+    warn_of_few_syncs,
 )
-from .group_values import on_load
+from .group_values import on_load, own_rates, set_initial_rates
 from .hyperparameters import lr
 from .meshes import find_replicas
 from .probe import Mode, Probe, evaluate
@@ -55,7 +59,7 @@ _NAME = "Explorer"
 _RESCUES = 3  # returns to the averaged weights in a row that are one too many
 
 
-class Explorer(Converging):
+class Explorer(Converging, LRScheduler):
     """Tunes learning rates, and any other scalars, while the model trains.
 
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
@@ -64,9 +68,12 @@ class Explorer(Converging):
     `scheduler.converge()` before saving or evaluating.
 
     Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
-    reading are local; `step` is collective once every `sync_every` steps, and `converge`
-    always. With one replica, or nothing to explore, both do the wrapped scheduler's work and
-    nothing else, bit for bit.
+    reading are local; `step` is collective at its first call and once every `sync_every`
+    steps, and `converge` always. With one replica, or nothing to explore, both do the wrapped
+    scheduler's work and nothing else, bit for bit.
+
+    It is an `LRScheduler`, and may stand beside others: what they, or the training loop, change
+    between two steps is taken over as a factor on the rate, or on whatever else is explored.
 
     Args:
         optimizer: any torch optimizer whose update is scaled by `lr`. Under DDP a plain one;
@@ -146,15 +153,22 @@ class Explorer(Converging):
         self._model = model
         self._interval, self._warmup, self._seed = sync_every, warmup_steps, seed
         self._step = 0
-        self._synced = False
+        self._synced = self._introduced = self._found = False
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
-        self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state)
+        self._ensemble = Ensemble(
+            optimizer, model, replicas, _NAME, average_state, self._facts
+        )
         self._averaged = AveragedWeights(optimizer, model)
-        search = warmup_steps == 0 and probe is not None if search is None else search
+        self._search = search
+        searches = warmup_steps == 0 and probe is not None if search is None else search
         paired = probe is not None
-        self._exploration = Exploration(dimensions, replicas.size, seed, search, paired)
+        self._exploration = Exploration(dimensions, replicas.size, seed, searches, paired)
+        if self._exploring:
+            own_rates(optimizer)
+            warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
+        set_initial_rates(optimizer)
         self._schedule = WrappedSchedule(optimizer, scheduler)
-        self._values = ReplicaValues(optimizer, self._exploration, self._schedule)
+        self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
         self._reading: Reading | None = None
         self._rescues = 0
         self._last: dict[str, Any] = {}
@@ -163,13 +177,19 @@ class Explorer(Converging):
 
     # --- what users call
 
-    def step(self, loss: Tensor | float | None = None, *, skipped: bool | None = None) -> None:
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        skipped: bool | None = None,
+        epoch: None = None,
+    ) -> None:
         """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
 
-        Collective at every `sync_every`-th step if there are several replicas; local
-        otherwise. It never waits for the device between syncs, but for a GradScaler with a
-        fused optimizer. Where a GradScaler has skipped the optimizer's step, neither step nor
-        loss is counted.
+        Collective at its first call and at every `sync_every`-th step if there are several
+        replicas; local otherwise. It never waits for the device between syncs, but for a
+        GradScaler with a fused optimizer. Where a GradScaler has skipped the optimizer's step,
+        neither step nor loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a
@@ -178,23 +198,35 @@ class Explorer(Converging):
             skipped: whether the optimizer's step was skipped; None, the default, goes by
                 the optimizer's calls. To be given where those are not seen, as in a captured
                 CUDA graph.
+            epoch: only for torch's signature; steps are counted here.
 
         Raises:
-            ValueError: if a parameter group was added.
+            ValueError: if a parameter group was added while there are several replicas, or
+                `epoch` is given; on every rank, if the replicas' settings differ.
             RuntimeError: if a rank does not come to a sync; on every rank, if there is
                 neither loss nor probe at a sync, or nothing finite and nothing to return to.
         """
+        require(
+            epoch is None,
+            f"{_NAME}.step",
+            "epoch",
+            epoch,
+            "cannot be set, since a schedule that jumps would leave the search behind",
+            "leave it out; to go on from a checkpoint use load_state_dict",
+        )
         if self._exploring and not self._ensemble.counts(skipped):
             return
         if loss is not None:
             self.observe(loss)
         self._ensemble.meter.keep()
-        made, now = len(self._schedule.groups), len(self.optimizer.param_groups)
-        if now != made:
-            raise ValueError(
-                f"{where()}`{_NAME}` was made for {made} parameter groups and the optimizer "
-                f"now has {now}: add groups before making it."
-            )
+        if self._scaled:
+            self._refuse_other_groups()
+        if self._exploring and not self._introduced:
+            self._ensemble.introduce(self._step + 1)
+            self._introduced = True
+        scaled = self._scaled
+        if scaled:
+            self._values.take_over()
         self._step += 1
         self._synced = False
         since = self._step - self._warmup
@@ -202,8 +234,15 @@ class Explorer(Converging):
             self._sync()
             self._synced = True
         told = self._plateau_loss() if self._schedule.needs_a_loss else None
+        if scaled:
+            self._values.lend()
         self._schedule.step(self._step, told)
+        if scaled:
+            self._values.take_back()
+        elif self._exploring:
+            self._schedule.track()
         if self._step == self._warmup:
+            self._schedule.read()
             self._ensemble.meter.reset()
         self._apply()
 
@@ -220,13 +259,13 @@ class Explorer(Converging):
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]
-        if self._active:
+        if self._scaled:
             base_rates, rates = self._values.base_rates(), self._values.rates()
-            bases, rows = exploration.base_values(), exploration.values()
+            bases, rows = self._values.base_values(), self._values.values()
         else:
-            base_rates = [held.value for held in self._schedule.groups]
+            base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
             rates = [[rate] * size for rate in base_rates]
-            bases = [d.value for d in exploration.dimensions]
+            bases = [1.0 if d.is_rate else d.read() for d in exploration.dimensions]
             rows = [[value] * size for value in bases]
         return {
             "step": self._step,
@@ -241,12 +280,10 @@ class Explorer(Converging):
             **self._last,
         }
 
-    def get_last_lr(self) -> list[float]:
+    def get_last_lr(self) -> list[float | Tensor]:
         """Return this replica's learning rates, one for each parameter group. Local."""
-        if not self._exploring:
-            return [held.now for held in self._schedule.groups]
-        if not self._active:
-            return [held.value for held in self._schedule.groups]
+        if not self._scaled:
+            return self._schedule.last_lr()
         rank = self._ensemble.replicas.rank
         return [row[rank] for row in self._values.rates()]
 
@@ -259,11 +296,14 @@ class Explorer(Converging):
         the last bit. It has the averaged weights: as much again as the model, DTensors where
         the model is sharded.
         """
+        if not self._scaled:
+            self._schedule.read()
         return {
-            "format": 1,
+            "format": 2,
             "step": self._step,
             "schedule": self._schedule.state_dict(),
             "exploration": self._exploration.state_dict(),
+            "others": self._values.state_dict(),
             "averaged": self._averaged.state_dict(),
             "ensemble": self._ensemble.state_dict(),
         }
@@ -271,24 +311,78 @@ class Explorer(Converging):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`, and set all values to this replica's. Local.
 
-        Loads on another number of replicas: the spread is laid anew over them.
+        Loads on another number of replicas: the spread is laid anew over them; on one replica
+        training goes on at the values found. The state of the wrapped scheduler itself is
+        taken over too, as from a run that had no Explorer yet: the schedule goes on at the
+        same rate, which is where exploration begins, without a search unless it was asked for.
 
         Args:
-            state_dict: from `state_dict()` of an Explorer over the same hyperparameters.
+            state_dict: from `state_dict()` of an Explorer over the same hyperparameters, or
+                of the scheduler that is wrapped here.
 
         Raises:
             ValueError: if it does not fit; then nothing has changed.
         """
-        names = [d.name for d in self._exploration.dimensions]
-        groups, scheduler = len(self._schedule.groups), self._schedule.name
-        check_state(state_dict, names, groups, scheduler, self._averaged.fits)
-        self._schedule.load_state_dict(state_dict["schedule"])
-        self._step = int(state_dict["step"])
-        self._exploration.load_state_dict(state_dict["exploration"])
-        self._averaged.load_state_dict(state_dict["averaged"])
-        self._ensemble.load_state_dict(state_dict["ensemble"])
-        self._last = {}
+        entries = Entries(state_dict, _NAME)
+        if not entries.has("format") and not entries.has("exploration"):
+            self._take_over_schedule(entries, state_dict)
+            return
+        entries.format(1, 2)
+        step = entries.integer("step")
+        schedule = self._schedule.parsed(entries.entries("schedule"))
+        exploration = self._exploration.parsed(entries.entries("exploration"))
+        others = entries.entries("others") if entries.has("others") else None
+        changed = self._values.parsed(others)
+        averaged = self._averaged.parsed(entries.entries("averaged"))
+        ensemble = self._ensemble.parsed(entries.entries("ensemble"))
+        # Nothing can fail any more.
+        self._schedule.assign(schedule)
+        self._step = step
+        self._exploration.assign(exploration)
+        self._values.assign(changed, self._schedule.groups)
+        self._averaged.assign(averaged)
+        self._ensemble.assign(ensemble)
+        self._introduced, self._last, self._rescues = False, {}, 0
+        self._found = self._exploration.syncs > 0
         self._apply()
+
+    # --- what torch expects of a scheduler
+
+    @property
+    def last_epoch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The wrapped scheduler's count of steps; this one's own where it has none."""
+        own = self._schedule.last_epoch
+        return self._step if own is None else own
+
+    @last_epoch.setter
+    def last_epoch(self, _: int) -> None:
+        self._refuse_to_jump()
+
+    @property
+    def base_lrs(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The rates that the schedule started from."""
+        return self._schedule.base_lrs
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.get_last_lr()
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return this replica's rates, as `get_last_lr` does."""
+        return self.get_last_lr()
+
+    def _initial_step(self) -> None:
+        self._refuse_to_jump()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        self._refuse_to_jump()
+
+    def _refuse_to_jump(self) -> NoReturn:
+        raise RuntimeError(
+            f"{where()}`{_NAME}` cannot be a part of another schedule, as of SequentialLR, which "
+            f"sets its steps back. Wrap the whole schedule: Explorer(optimizer, "
+            f"SequentialLR(optimizer, ...))."
+        )
 
     # --- internals
 
@@ -303,8 +397,70 @@ class Explorer(Converging):
         return self._exploring and self._step >= self._warmup
 
     @property
+    def _scaled(self) -> bool:
+        """Whether values are in effect that others have not set."""
+        return self._active or (self._found and bool(self._exploration.dimensions))
+
+    @property
     def _steps_done(self) -> int:
         return self._step
+
+    def _facts(self) -> Facts:
+        """Return what has to be the same on every replica."""
+        values, exploration = self._values, self._exploration
+        explored = {f"explore {d.name}": d.settings() for d in exploration.dimensions}
+        rates = "changed by others" if values.taken_over else values.unscaled()
+        return {
+            "class": _NAME,
+            "sync_every": self._interval,
+            "warmup_steps": self._warmup,
+            "probe": self._probe is not None,
+            "probe_mode": self._probe_mode,
+            "seed": self._seed,
+            "search": self._search,
+            "shared_gradients and what is averaged": self._ensemble.average_state,
+            "optimizer": type(self.optimizer).__name__,
+            "schedule": [self._schedule.name, public_numbers(self._schedule.own_state())],
+            **explored,
+            "rates of the schedule": rates if self._scaled else public_numbers(self.base_lrs),
+            "state of the search": exploration.state_dict(),
+            "rates held by the search": [held.ended_at for held in self._schedule.groups],
+        }
+
+    def _refuse_other_groups(self) -> None:
+        made, now = len(self._schedule.groups), len(self.optimizer.param_groups)
+        if now != made:
+            raise ValueError(
+                f"{where()}`{_NAME}` was made for {made} parameter groups and the optimizer "
+                f"now has {now}: add groups before making it."
+            )
+
+    def _take_over_schedule(self, entries: Entries, state: dict[str, Any]) -> None:
+        """Go on from the state of the wrapped scheduler itself, at its own rates."""
+        rates = self._schedule.rates_of(entries, state)
+        wrapped = self._schedule.parsed_own(entries, state, rates)
+        step = self._schedule.steps_of(entries, state)
+        self._schedule.assign_own(wrapped)
+        self._schedule.begin(rates)
+        self._step = step
+        dimensions, size = self._exploration.dimensions, self._ensemble.replicas.size
+        paired = self._probe is not None
+        self._exploration = Exploration(
+            dimensions, size, self._seed, bool(self._search), paired
+        )
+        groups = self._schedule.groups
+        self._values = ReplicaValues(self.optimizer, self._exploration, groups)
+        self._averaged = AveragedWeights(self.optimizer, self._model)
+        self._ensemble.restart()
+        self._introduced, self._last, self._rescues, self._found = False, {}, 0, False
+        self._apply()
+
+    def _agree(self) -> None:
+        """Make what others have changed the same on every replica. Collective if they have."""
+        if not self._values.taken_over:
+            return
+        for name in self._values.agree(self._ensemble.gather(self._values.shared())):
+            warnings.warn(overwritten_message(name), stacklevel=6)
 
     def _sync(self) -> None:
         """Probe, converge, and move the values."""
@@ -312,6 +468,7 @@ class Explorer(Converging):
         climbed = self._exploration.rates.climbing
         rescue = self._averaged.restore if self._averaged.exists else None
         found = self._ensemble.sync(self._step, scored, self._judge, rescue)
+        self._agree()
         self._ensemble.record(found)
         self._ensemble.meter.reset()
         self._rescues = self._rescues + 1 if found.rescued else 0
@@ -380,10 +537,10 @@ class Explorer(Converging):
         return math.fsum(finite) / len(finite) if finite else None
 
     def _apply_base(self) -> None:
-        if self._active:
+        if self._scaled:
             self._values.apply(None)
 
     def _apply(self) -> None:
         """Set this replica's values; also where the optimizer has loaded rank 0's."""
-        if self._active:
+        if self._scaled:
             self._values.apply(self._ensemble.replicas.rank)

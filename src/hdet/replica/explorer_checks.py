@@ -1,40 +1,22 @@
-"""What `Explorer` refuses: arguments out of range, and checkpoints that do not fit."""
+"""What `Explorer` refuses, and what it warns of: arguments, and runs that are too short."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any
+import warnings
+from collections.abc import Sequence
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
 
 from ..errors import require, where
 from .dimensions import Dimension, Request
-from .held_schedule import HeldSchedule
-from .rate_search import LossTracker, RateSearch
-from .state_checks import ENSEMBLE, require_entries
 
 _CALL = "Explorer"
-
-
-def _entries(kind: type) -> dict[str, Any]:
-    return dict.fromkeys(field.name for field in fields(kind))
-
-
-_HELD = _entries(HeldSchedule)
-# What a state must hold; a dictionary stands for one inside it.
-_STATE: dict[str, Any] = {
-    "format": None,
-    "step": None,
-    "schedule": {"scheduler": None, "groups": None, "wrapped": None},
-    "exploration": {
-        "syncs": None,
-        "seed": None,
-        "places": None,
-        "rates": _entries(RateSearch) | {"tracker": _entries(LossTracker)},
-    },
-    "averaged": {"exists": None, "weights": None, "buffers": None},
-    "ensemble": ENSEMBLE,
-}
 
 
 def check_arguments(
@@ -61,6 +43,22 @@ def check_arguments(
             type(scheduler).__name__,
             "must have been made for the same optimizer",
             "make it with the optimizer given here",
+        )
+        require(
+            not (isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != "min"),
+            _CALL,
+            "scheduler",
+            'ReduceLROnPlateau(mode="max")',
+            "must have mode='min', since it is told the replicas' mean loss",
+            "use mode='min', or step it yourself beside Explorer(optimizer) with your metric",
+        )
+        require(
+            not getattr(scheduler, "_exploring", False) and type(scheduler).__name__ != _CALL,
+            _CALL,
+            "scheduler",
+            type(scheduler).__name__,
+            "must not explore by itself",
+            "wrap a plain scheduler of torch",
         )
     elif scheduler is not None and not callable(scheduler):
         raise TypeError(
@@ -144,69 +142,6 @@ def _numbered(dimension: Dimension, number: int) -> Dimension:
     return Dimension(**{**vars(dimension), "name": f"{dimension.name}#{number}"})
 
 
-def check_state(
-    state: dict[str, Any],
-    names: list[str],
-    groups: int,
-    scheduler: str,
-    fits: Callable[[dict[str, Any]], bool],
-) -> None:
-    """Raise a `ValueError` if a checkpoint is damaged or of something else.
-
-    Args:
-        state: what is to be loaded.
-        names: of the hyperparameters explored here.
-        groups: number of parameter groups.
-        scheduler: kind of the wrapped scheduler.
-        fits: whether the averaged weights are of this model.
-    """
-    require_entries(state, _STATE, _CALL)
-    require(
-        state["format"] == 1,
-        f"{_CALL}.load_state_dict",
-        "state_dict",
-        f"format {state['format']}",
-        "must come from Explorer.state_dict() of this version",
-        "load it with the version that saved it",
-    )
-    for place, held in enumerate(state["schedule"]["groups"]):
-        require_entries({f"group {place}": held}, {f"group {place}": _HELD}, _CALL)
-    saved = list(state["exploration"]["places"])
-    require(
-        saved == names,
-        f"{_CALL}.load_state_dict",
-        "state_dict",
-        saved,
-        f"must hold the hyperparameters explored here, {names}",
-        "give `explore` as it was when the state was saved",
-    )
-    require(
-        len(state["schedule"]["groups"]) == groups,
-        f"{_CALL}.load_state_dict",
-        "state_dict",
-        len(state["schedule"]["groups"]),
-        f"must be of {groups} parameter groups",
-        "make the optimizer as it was when the state was saved",
-    )
-    require(
-        state["schedule"]["scheduler"] == scheduler,
-        f"{_CALL}.load_state_dict",
-        "state_dict",
-        state["schedule"]["scheduler"],
-        f"must be of the scheduler wrapped here, {scheduler}",
-        "wrap the scheduler that was wrapped when the state was saved",
-    )
-    require(
-        fits(state["averaged"]),
-        f"{_CALL}.load_state_dict",
-        "state_dict",
-        f"averaged weights of {len(state['averaged']['weights'])} parameters",
-        "must be of this model, with its shapes and shards",
-        "build the model as it was when the state was saved; to change the sharding, save "
-        "and load with torch.distributed.checkpoint",
-    )
-
-
 def nothing_finite_message(known: bool) -> str:
     """Return what to say at a sync without any finite loss.
 
@@ -236,4 +171,53 @@ def never_finite_message(times: int) -> str:
         f"{where()}`{_CALL}`: no replica was finite at {times} syncs in a row, each time after "
         f"a return to the averaged weights. Look for bad data, clip gradients, or load the "
         f"last checkpoint and lower the learning rate."
+    )
+
+
+def overwritten_message(name: str) -> str:
+    """Return what to say where somebody sets an explored value at every step."""
+    return (
+        f"{where()}`{_CALL}`: something sets `{name}` at every step, over the replicas' own "
+        f"values. They all train with the value that is set, so nothing can be found. Scale it "
+        f'instead, as in `group["lr"] *= factor`; or give the schedule to Explorer, as in '
+        f"`Explorer(optimizer, lambda step: ...)`; or take it out of `explore`."
+    )
+
+
+def schedule_length(scheduler: object) -> int | None:
+    """Return after how many steps a schedule has run its course; None if it does not say."""
+    if isinstance(scheduler, OneCycleLR):
+        return int(scheduler.total_steps)
+    if isinstance(scheduler, CosineAnnealingLR):
+        return int(scheduler.T_max)
+    if isinstance(scheduler, PolynomialLR):
+        return int(scheduler.total_iters)
+    if isinstance(scheduler, SequentialLR):
+        last = schedule_length(scheduler._schedulers[-1])
+        return None if last is None else int(scheduler._milestones[-1]) + last
+    return None
+
+
+def warn_of_few_syncs(
+    scheduler: object, sync_every: int, warmup_steps: int, searches: bool
+) -> None:
+    """Warn where the schedule is known to be too short for what is to be found.
+
+    Args:
+        scheduler: what is wrapped.
+        sync_every: as for `Explorer`.
+        warmup_steps: likewise.
+        searches: whether rates climb from below, which takes 15 to 30 syncs. Without, a value
+            moves by at most a tenth at a sync.
+    """
+    length = schedule_length(scheduler)
+    needed = 30 if searches else 10
+    if length is None or length - warmup_steps >= needed * sync_every:
+        return
+    syncs = max(length - warmup_steps, 0) // sync_every
+    warnings.warn(
+        f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {needed} syncs: the schedule "
+        f"of {length} steps leaves room for {syncs}, which finds next to nothing. Use "
+        f"sync_every={max(length // 100, 1)}, about 1 % of the run.",
+        stacklevel=3,
     )

@@ -20,6 +20,27 @@ def set_rates(optimizer: Optimizer, rates: Sequence[float | Tensor]) -> None:
             group["lr"] = rate
 
 
+def own_rates(optimizer: Optimizer) -> None:
+    """Give each parameter group a tensor of its own, where several share one as their rate.
+
+    torch's optimizers accept one tensor for all groups; the rate written last would be
+    everybody's.
+    """
+    seen: set[int] = set()
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            if id(group["lr"]) in seen:
+                group["lr"] = group["lr"].clone()
+            seen.add(id(group["lr"]))
+
+
+def set_initial_rates(optimizer: Optimizer) -> None:
+    """Note the rates that the optimizer came with, as torch's schedulers do."""
+    for group in optimizer.param_groups:
+        rate = group["lr"]
+        group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
+
+
 def on_load(optimizer: Optimizer, method: Callable[[], None]) -> None:
     """Call a bound method whenever `optimizer` has loaded a state. Local.
 

@@ -11,6 +11,11 @@ by the same share. In symbols, s(t) the schedule, k the step at which the search
 from dataclasses import dataclass
 from typing import Any
 
+from ..state import Entries
+
+# No learning rate lies above it: a larger one in a checkpoint is damage.
+LARGEST_RATE = 1e6
+
 
 @dataclass
 class HeldSchedule:
@@ -55,3 +60,15 @@ class HeldSchedule:
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
         return dict(vars(self))
+
+    @classmethod
+    def parsed(cls, entries: Entries) -> "HeldSchedule":
+        """Return the schedule that `state_dict` described.
+
+        Raises:
+            ValueError: if an entry is missing or no rate.
+        """
+        highest = entries.number("highest", 0, LARGEST_RATE)
+        now = entries.number("now", 0, highest)
+        ended_at = entries.optional("ended_at", entries.number, low=0, high=LARGEST_RATE)
+        return cls(now, highest, ended_at)

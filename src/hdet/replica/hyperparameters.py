@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 from ..errors import require, where
 from .dimensions import Bounds, Dimension, Request, Scale
 
+Access = tuple[Callable[[], float], Callable[[float], None]]
+
 
 def lr(
     spread: float = 0.3,
@@ -44,7 +46,9 @@ def lr(
 
     def dimensions(optimizer: Optimizer) -> list[Dimension]:
         return [
-            Dimension(f"lr/{name}", "log", math.log1p(spread), limits, 1.0, index, _nothing)
+            Dimension(
+                f"lr/{name}", "log", math.log1p(spread), limits, 1.0, index, _unread, _unwritten
+            )
             for index, name in _groups(optimizer, groups, "lr")
         ]
 
@@ -100,7 +104,7 @@ def weight_decay(
                     limits,
                     value,
                     None,
-                    _entry(optimizer, index, "weight_decay"),
+                    *_entry(optimizer, index, "weight_decay"),
                 )
             )
         if not found:
@@ -151,9 +155,9 @@ def betas(
         for place, name in _groups(optimizer, groups, "betas"):
             group = optimizer.param_groups[place]
             if "betas" in group and 0 <= index < len(group["betas"]):
-                value, write = group["betas"][index], _beta(optimizer, place, index)
+                value, access = group["betas"][index], _beta(optimizer, place, index)
             elif "momentum" in group and index == 0:
-                value, write = group["momentum"], _entry(optimizer, place, "momentum")
+                value, access = group["momentum"], _entry(optimizer, place, "momentum")
             else:
                 raise ValueError(
                     f"{where()}`betas(index={index})`: parameter group {name!r} of "
@@ -170,7 +174,7 @@ def betas(
                     bounds,
                     float(value),
                     None,
-                    write,
+                    *access,
                     shares_state=False,
                 )
             )
@@ -247,22 +251,33 @@ def attribute(
     _check_value(f"attribute {name!r}", value, bounds, inside=scale == "logit")
     limits, kind = bounds, scale
 
+    def read() -> float:
+        return _number(getattr(owners[0], name, None), f"attribute {name!r}")
+
     def write(new: float) -> None:
         for owner in owners:
             setattr(owner, name, new)
 
     def dimensions(_: Optimizer) -> list[Dimension]:
         width = spread if kind == "linear" else math.log1p(spread)
-        return [Dimension(name, kind, width, limits, value, None, write)]
+        return [Dimension(name, kind, width, limits, value, None, read, write)]
 
     return Request(dimensions)
 
 
-def _nothing(_: float) -> None:
-    """Rates are written by the scheduler, together with the schedule."""
+# Rates are read and written by `RateCell`, together with the schedule.
+def _unread() -> float:
+    raise AssertionError("a learning rate is no plain entry")
 
 
-def _entry(optimizer: Optimizer, index: int, key: str) -> Callable[[float], None]:
+def _unwritten(_: float) -> None:
+    raise AssertionError("a learning rate is no plain entry")
+
+
+def _entry(optimizer: Optimizer, index: int, key: str) -> Access:
+    def read() -> float:
+        return _number(optimizer.param_groups[index].get(key), key)
+
     def write(value: float) -> None:
         group = optimizer.param_groups[index]
         if isinstance(group[key], Tensor):
@@ -270,17 +285,32 @@ def _entry(optimizer: Optimizer, index: int, key: str) -> Callable[[float], None
         else:
             group[key] = value
 
-    return write
+    return read, write
 
 
-def _beta(optimizer: Optimizer, index: int, which: int) -> Callable[[float], None]:
+def _beta(optimizer: Optimizer, index: int, which: int) -> Access:
+    def read() -> float:
+        return _number(optimizer.param_groups[index]["betas"][which], "betas")
+
     def write(value: float) -> None:
         group = optimizer.param_groups[index]
         new = list(group["betas"])
         new[which] = value
         group["betas"] = tuple(new)
 
-    return write
+    return read, write
+
+
+def _number(value: Any, name: str) -> float:
+    """Return a value that somebody else may have put into place."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(
+        f"{where()}`Explorer` explores {name}, which was a number and now is {value!r:.60}: "
+        f"leave it a number, or take it out of `explore`."
+    )
 
 
 def _groups(
