@@ -29,6 +29,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from ..errors import require, where
+from ..state import Entries
 from .averaged_weights import AveragedWeights
 from .converging import Converging
 from .dimensions import Request
@@ -279,13 +280,15 @@ class Explorer(Converging):
         Raises:
             ValueError: if it does not fit; then nothing has changed.
         """
-        names = [d.name for d in self._exploration.dimensions]
         groups, scheduler = len(self._schedule.groups), self._schedule.name
-        check_state(state_dict, names, groups, scheduler, self._averaged.fits)
+        check_state(state_dict, groups, scheduler)
+        entries = Entries(state_dict, _NAME)
+        exploration = self._exploration.parsed(entries.entries("exploration"))
+        averaged = self._averaged.parsed(entries.entries("averaged"))
         self._schedule.load_state_dict(state_dict["schedule"])
         self._step = int(state_dict["step"])
-        self._exploration.load_state_dict(state_dict["exploration"])
-        self._averaged.load_state_dict(state_dict["averaged"])
+        self._exploration.assign(exploration)
+        self._averaged.assign(averaged)
         self._ensemble.load_state_dict(state_dict["ensemble"])
         self._last = {}
         self._apply()

@@ -1,6 +1,6 @@
 """What `Explorer` refuses: arguments out of range, and checkpoints that do not fit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -146,19 +146,15 @@ def _numbered(dimension: Dimension, number: int) -> Dimension:
 
 def check_state(
     state: dict[str, Any],
-    names: list[str],
     groups: int,
     scheduler: str,
-    fits: Callable[[dict[str, Any]], bool],
 ) -> None:
     """Raise a `ValueError` if a checkpoint is damaged or of something else.
 
     Args:
         state: what is to be loaded.
-        names: of the hyperparameters explored here.
         groups: number of parameter groups.
         scheduler: kind of the wrapped scheduler.
-        fits: whether the averaged weights are of this model.
     """
     require_entries(state, _STATE, _CALL)
     require(
@@ -171,15 +167,6 @@ def check_state(
     )
     for place, held in enumerate(state["schedule"]["groups"]):
         require_entries({f"group {place}": held}, {f"group {place}": _HELD}, _CALL)
-    saved = list(state["exploration"]["places"])
-    require(
-        saved == names,
-        f"{_CALL}.load_state_dict",
-        "state_dict",
-        saved,
-        f"must hold the hyperparameters explored here, {names}",
-        "give `explore` as it was when the state was saved",
-    )
     require(
         len(state["schedule"]["groups"]) == groups,
         f"{_CALL}.load_state_dict",
@@ -195,15 +182,6 @@ def check_state(
         state["schedule"]["scheduler"],
         f"must be of the scheduler wrapped here, {scheduler}",
         "wrap the scheduler that was wrapped when the state was saved",
-    )
-    require(
-        fits(state["averaged"]),
-        f"{_CALL}.load_state_dict",
-        "state_dict",
-        f"averaged weights of {len(state['averaged']['weights'])} parameters",
-        "must be of this model, with its shapes and shards",
-        "build the model as it was when the state was saved; to change the sharding, save "
-        "and load with torch.distributed.checkpoint",
     )
 
 
