@@ -209,7 +209,18 @@ class Entries:
             dtype: what it must have. Default any real floating-point type.
             finite: whether NaN and infinities are refused.
         """
-        value = self.raw(key)
+        return self.check_tensor(key, self.raw(key), shape, dtype, finite=finite)
+
+    def check_tensor(
+        self,
+        key: str,
+        value: Any,
+        shape: Sequence[int | None] | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        finite: bool = True,
+    ) -> Tensor:
+        """Return what stands for an entry, or for a process's part of it, as `tensor` does."""
         if not isinstance(value, Tensor):
             self.refuse(key, value, "must be a tensor")
         found = f"a tensor of shape {tuple(value.shape)} and {value.dtype}"

@@ -1,4 +1,5 @@
 import io
+import math
 
 import pytest
 import torch
@@ -279,19 +280,89 @@ def test_a_loaded_average_takes_the_weights_dtype():
     assert {t.dtype for t in kept(averaged)} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", ["one shape", "one fewer", "one more"])
-def test_an_average_of_other_shapes_does_not_fit(kind):
+def broken(state, kind):
+    """Change one thing of a state, and return the words of its refusal."""
+    tensors = state["weights"]
+    last = str(len(tensors) - 1)
+    if kind == "one fewer":
+        del tensors[last]
+        return "weights` = '3 tensors', which must be of this model, which has 4"
+    if kind == "one more":
+        tensors["99"] = torch.ones(7)
+        return "weights` = '5 tensors', which must be of this model, which has 4"
+    tensors[last], words = {
+        "one shape": (torch.ones(7), r"weights.3` = .*must be of shape \(1,\)"),
+        "integers": (torch.ones(1, dtype=torch.int64), "real floating-point type"),
+        "complex": (torch.ones(1, dtype=torch.complex64), "real floating-point type"),
+        "nan": (torch.full((1,), math.nan), "weights.3` = .* must be finite"),
+        "not fit for float64": (torch.ones(1).to_sparse(), "dense"),
+        "no data": (torch.ones(1, device="meta"), "have data"),
+        "no tensor": ([1.0], "must be a tensor"),
+    }[kind]
+    return words
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "one fewer",
+        "one more",
+        "one shape",
+        "integers",
+        "complex",
+        "nan",
+        "not fit for float64",
+        "no data",
+        "no tensor",
+    ],
+)
+def test_an_average_that_does_not_fit_is_refused_and_changes_nothing(kind):
     _, _, averaged = trained()
+    state, before = averaged.state_dict(), kept(averaged)
+    words = broken(state, kind)
+    with pytest.raises(ValueError, match=words):
+        averaged.load_state_dict(state)
+    assert same(kept(averaged), before)
+
+
+def test_a_saved_number_beyond_the_weights_precision_is_refused():
+    weight = nn.Parameter(torch.ones(2))
+    averaged = AveragedWeights(torch.optim.SGD([weight], 0.1))
+    state = {
+        "exists": True,
+        "weights": {"0": torch.tensor([1e300, 1.0], dtype=torch.float64)},
+        "buffers": {},
+    }
+    with pytest.raises(ValueError, match="must be finite"):
+        averaged.load_state_dict(state)
+
+
+def test_a_masks_infinities_load_and_a_broken_statistic_does_not():
+    model = small_model()
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]).double())
+    averaged = AveragedWeights(torch.optim.SGD(model.parameters(), 0.1), model)
+    averaged.update()
     state = averaged.state_dict()
-    assert averaged.fits(state)
-    last = str(len(state["weights"]) - 1)
-    if kind == "one shape":
-        state["weights"][last] = torch.ones(7)
-    elif kind == "one fewer":
-        del state["weights"][last]
-    else:
-        state["weights"]["99"] = torch.ones(7)
-    assert not averaged.fits(state)
+    averaged.load_state_dict(state)
+    averaged.restore()
+    assert model.get_buffer("mask").tolist() == [0.0, -math.inf]
+    state["buffers"]["0"] = torch.tensor([math.inf, -math.inf]).double()
+    with pytest.raises(ValueError, match=r"buffers.0` .* must be finite"):
+        averaged.load_state_dict(state)
+
+
+def test_quantised_weights_are_left_alone():
+    base = nn.Parameter(torch.tensor([1, 200], dtype=torch.uint8), requires_grad=False)
+    weight = nn.Parameter(torch.ones(2))
+    averaged = AveragedWeights(torch.optim.SGD([base, weight], 0.1))
+    averaged.update()
+    with torch.no_grad():
+        weight.fill_(2.0)
+    averaged.update()
+    averaged.load_state_dict(averaged.state_dict())
+    averaged.restore()
+    assert base.tolist() == [1, 200]
+    assert weight.tolist() == pytest.approx([1 + MEMORY] * 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -328,12 +399,12 @@ def test_buffers_return_to_their_last_converged_values_and_survive_a_checkpoint(
             if buffer.is_floating_point():
                 buffer.fill_(float("nan"))
         if loaded:
-            assert averaged.fits(state)
             averaged.load_state_dict(state)
         averaged.restore()
         assert same([b for b in model.buffers() if b.is_floating_point()], expected)
     state["buffers"]["0"] = torch.ones(3)
-    assert not averaged.fits(state)
+    with pytest.raises(ValueError, match="buffers.0"):
+        averaged.load_state_dict(state)
 
 
 def test_a_parameter_without_gradient_is_averaged_like_any_other():

@@ -1,3 +1,4 @@
+import copy
 import io
 import math
 
@@ -392,3 +393,36 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
     assert again.state_dict() == exploration.state_dict()
     assert again.values() == exploration.values()
     assert go_on(again, range(stop, 30)) == go_on(exploration, range(stop, 30))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("syncs", -1, "syncs` = -1, which must lie in"),
+        ("seed", 0.5, "seed` = 0.5, which must be a whole number"),
+        ("places", {"lr/0": 0.0}, "must be of the hyperparameters explored here"),
+        ("places.lr/0", math.nan, "places.lr/0` = nan, which must be finite"),
+        ("places.lr/1", 7.0, r"must stand within its bounds, \[0.5, 2.0\]"),
+        ("rates.climbing", 1, "must be True or False"),
+        ("rates.momentum", -1.5, r"must lie in \[-1, 1\]"),
+        ("rates.explosions", -3, "explosions` = -3"),
+        ("rates.tracker.count", 0, "tracker.best` = .*must lie in"),
+        ("rates.tracker.best", math.inf, "tracker.best` = inf, which must be finite"),
+        ("rates.tracker.first", 1e300, "tracker.first` = 1e"),
+        ("rates.tracker.noise", -1.0, "tracker.noise` = -1.0"),
+        ("rates.tracker.weight", 1.5, r"tracker.weight` = 1.5, which must lie in \[0, 1\]"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
+    exploration = explore(["bounded lr"])
+    calm(exploration, 7)
+    before = exploration.state_dict()
+    damaged = copy.deepcopy(before)
+    *inside, key = path.split(".")
+    entry = damaged
+    for name in inside:
+        entry = entry[name]
+    entry[key] = value
+    with pytest.raises(ValueError, match=words):
+        exploration.load_state_dict(damaged)
+    assert exploration.state_dict() == before

@@ -289,7 +289,7 @@ ILL_FITTING = {
         lambda s: explorer(explore=[hdet.lr(), hdet.betas()]).state_dict(),
         r"'beta0/0'.*explored here, \['lr/0', 'lr/1'\]: give `explore` as it was",
     ),
-    "fewer dimensions": (lambda s: explorer(explore=[]).state_dict(), r"state_dict=\[\]\)`"),
+    "fewer dimensions": (lambda s: explorer(explore=[]).state_dict(), r"places` = \[\]"),
     "a broken search": (
         lambda s: s | {"exploration": s["exploration"] | {"rates": {"climbing": True}}},
         r"without \['exploration.rates.momentum'",
@@ -298,7 +298,7 @@ ILL_FITTING = {
         lambda s: (
             s | {"averaged": {"exists": True, "weights": {"0": torch.ones(3)}, "buffers": {}}}
         ),
-        "1 parameters.*must be of this model",
+        "1 tensors.*must be of this model",
     ),
     "other groups": (
         lambda s: s | {"schedule": other_groups().state_dict()["schedule"]},

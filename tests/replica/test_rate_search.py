@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from hdet.replica.rate_search import CLIMB_WIDTH, EXPLOSION, LossTracker, RateSearch
 from hdet.seeding import generator
+from hdet.state import Entries
 
 
 def feed(search, signs, losses=None):
@@ -128,5 +129,5 @@ def test_any_signal_leaves_a_state_that_round_trips(steps):
         move = search.update(clear, loss, loss, cliff)
         assert math.isfinite(move.step)
         assert move.step <= CLIMB_WIDTH
-    again = RateSearch.from_state(search.state_dict())
+    again = RateSearch.parsed(Entries(search.state_dict(), "Explorer"))
     assert again == search

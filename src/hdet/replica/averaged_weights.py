@@ -14,7 +14,7 @@ a small change would vanish in the rounding. Of the model's buffers, such as bat
 statistics, the last converged values are kept, for the return alone: they are averages already.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from ..state import Entries
 from .optimizer_state import reset_state
 
 REACH = 0.15  # how much of the replicas' own weights is in what the probe scores
@@ -62,14 +63,19 @@ class AveragedWeights:
         return self._average is not None
 
     def _parameters(self) -> list[Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
+        """Return what is averaged; quantised weights are integers, and stay as they are."""
+        parameters = (p for group in self._optimizer.param_groups for p in group["params"])
+        return [p for p in parameters if p.is_floating_point() or p.is_complex()]
 
     def _weights(self) -> list[Tensor]:
         return [_local(p) for p in self._parameters()]
 
-    def _buffers(self) -> list[Tensor]:
+    def _float_buffers(self) -> list[Tensor]:
         buffers = [] if self._model is None else self._model.buffers()
-        return [_local(b) for b in buffers if b.is_floating_point()]
+        return [b for b in buffers if b.is_floating_point()]
+
+    def _buffers(self) -> list[Tensor]:
+        return [_local(b) for b in self._float_buffers()]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -118,32 +124,97 @@ class AveragedWeights:
         """
         kept = self._average or [w.to(_wide(w.dtype)) for w in self._weights()]
         entries = zip(self._parameters(), kept, strict=True)
+        kept_buffers = self._kept_buffers or self._buffers()
+        buffers = zip(self._float_buffers(), kept_buffers, strict=True)
         return {
             "exists": self.exists,
             "weights": {str(k): _like(p, a.clone()) for k, (p, a) in enumerate(entries)},
-            "buffers": {
-                str(k): b.clone() for k, b in enumerate(self._kept_buffers or self._buffers())
-            },
+            "buffers": {str(k): _like(b, kept.clone()) for k, (b, kept) in enumerate(buffers)},
         }
 
-    def fits(self, state: dict[str, Any]) -> bool:
-        """Return whether `state` is of tensors of these shapes, sharded alike."""
-        pairs = ((self._weights(), state["weights"]), (self._buffers(), state["buffers"]))
-        return all(
-            {str(k): t.shape for k, t in enumerate(mine)}
-            == {k: _local(t).shape for k, t in saved.items()}
-            for mine, saved in pairs
-        )
+    def parsed(self, entries: Entries) -> "AveragedWeights":
+        """Return an average that a state holds, copied; nothing here changes.
+
+        Raises:
+            ValueError: if the state is damaged, or of another model or other shards.
+        """
+        exists = entries.boolean("exists")
+        mine = self._parameters()
+        wide = [_wide(p.dtype) for p in mine]
+        weights = self._tensors(entries, "weights", mine, wide, exists)
+        mine = self._float_buffers()
+        buffers = self._tensors(entries, "buffers", mine, [b.dtype for b in mine], exists)
+        fresh = AveragedWeights(self._optimizer, self._model)
+        if exists:
+            fresh._average, fresh._kept_buffers = weights, buffers
+        return fresh
+
+    def assign(self, parsed: "AveragedWeights") -> None:
+        """Go on from what `parsed` returned."""
+        vars(self).update(vars(parsed))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, which fits."""
-        self._average, self._kept_buffers = None, []
-        if state["exists"]:
-            buffers = enumerate(self._buffers())
-            self._kept_buffers = [state["buffers"][str(k)].to(b, copy=True) for k, b in buffers]
-            saved = (_local(state["weights"][str(k)]) for k in range(len(state["weights"])))
-            pairs = zip(saved, self._weights(), strict=True)
-            self._average = [t.to(w.device, _wide(w.dtype), copy=True) for t, w in pairs]
+        """Go on from `state`; one that does not fit is refused, and changes nothing."""
+        self.assign(self.parsed(Entries(state, "Explorer")))
+
+    @staticmethod
+    def _tensors(
+        entries: Entries,
+        key: str,
+        mine: Sequence[Tensor],
+        dtypes: Sequence[torch.dtype],
+        exists: bool,
+    ) -> list[Tensor]:
+        """Return copies of this process's parts of saved tensors.
+
+        Args:
+            entries: of the averaged weights.
+            key: "weights" or "buffers".
+            mine: what they belong to.
+            dtypes: of the copies.
+            exists: whether they are ever used; if not, their values do not matter.
+        """
+        saved = entries.entries(key)
+        if sorted(saved.keys()) != sorted(map(str, range(len(mine)))):
+            entries.refuse(
+                key,
+                f"{len(saved.keys())} tensors",
+                f"must be of this model, which has {len(mine)}",
+                "build model and optimizer as they were when the state was saved",
+            )
+        pairs = enumerate(zip(mine, dtypes, strict=True))
+        return [_part(saved, str(k), own, dtype, exists) for k, (own, dtype) in pairs]
+
+
+def _part(saved: Entries, key: str, mine: Tensor, dtype: torch.dtype, exists: bool) -> Tensor:
+    """Return a copy of this process's part of the saved tensor that belongs to `mine`."""
+    given, own = saved.raw(key), _local(mine)
+    if isinstance(given, Tensor) and _layout(given) != _layout(mine):
+        saved.refuse(
+            key,
+            f"a tensor with {_layout(given) or 'no shards'}",
+            f"must be sharded as the model is, with {_layout(mine) or 'no shards'}",
+            "build the model as it was when the state was saved; to change the sharding, save "
+            "and load with torch.distributed.checkpoint",
+        )
+    local = _local(given) if isinstance(given, Tensor) else given
+    # Only a complex tensor may be read from a complex one.
+    exact = own.dtype if own.is_complex() else None
+    local = saved.check_tensor(key, local, own.shape, exact, finite=False)
+    copied = local.to(own.device, dtype, copy=True)
+    # A buffer may hold infinities for good, such as a mask; then the model has them too.
+    odd = ~copied.isfinite()
+    same = torch.isclose(copied[odd], own[odd].to(copied.dtype), equal_nan=True)
+    if exists and not bool(same.all()):
+        saved.refuse(key, f"a tensor of shape {tuple(copied.shape)}", "must be finite")
+    return copied
+
+
+def _layout(tensor: Tensor) -> str:
+    """Return how a tensor is sharded, in words; nothing for a plain one."""
+    if not isinstance(tensor, DTensor):
+        return ""
+    return f"{list(tensor.placements)} of {tuple(tensor.shape)}"
 
 
 def _like(parameter: Tensor, local: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Source: HDET (arXiv 2604.24708), equation (4), for each parameter group on its o
 from collections.abc import Sequence
 from typing import Any
 
+from ..state import Entries
 from .controller import Controller, softmax_weights
 
 
@@ -65,10 +66,23 @@ class BaseRates:
             "acted_at": self.acted_at,
         }
 
+    def parsed(self, entries: Entries) -> "BaseRates":
+        """Return rates that stand where a state says; nothing here changes.
+
+        Raises:
+            ValueError: if the state is damaged, or of another number of groups.
+        """
+        groups = len(self.velocities)
+        fresh = BaseRates(groups)
+        fresh.values = entries.optional("base_lrs", entries.numbers, length=groups, low=0.0)
+        fresh.velocities = entries.numbers("velocities", groups)
+        fresh.acted_at = entries.integer("acted_at")
+        return fresh
+
+    def assign(self, parsed: "BaseRates") -> None:
+        """Go on from what `parsed` returned."""
+        vars(self).update(vars(parsed))
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, which has been checked."""
-        bases = state["base_lrs"]
-        self.values = None if bases is None else [float(b) for b in bases]
-        self.velocities = [float(v) for v in state["velocities"]]
-        self.acted_at = int(state["acted_at"])
-        self.last_act = {}
+        """Go on from `state`; one that does not fit is refused, and changes nothing."""
+        self.assign(self.parsed(Entries(state, "OneCycleAutoLR")))

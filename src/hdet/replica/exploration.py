@@ -16,21 +16,21 @@ group or a tensor. At each sync
 Source: HDET (arXiv 2604.24708), equations (1) and (7).
 """
 
+import copy
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..state import Entries
 from .attribution import Slopes, evidence, slopes, without_outliers
 from .dimensions import Dimension
-from .rate_search import CLIMB_WIDTH, HOLD_GAIN, START, RateSearch
+from .rate_search import CLIMB_WIDTH, HOLD_GAIN, LARGEST, START, RateSearch
 from .spread import permutation
 
 # Of downward moves of a rate without a probe: what measured best in the method's notes.
 _DAMPED = 0.3
-# A loss beyond it is as good as infinite, and its square would be.
-_LARGEST = 1e100
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Exploration:
             losses: on the common probe batch, or the interval's own. NaN for a replica that
                 gave none or is broken.
         """
-        losses = [loss if abs(loss) < _LARGEST else math.inf for loss in losses]
+        losses = [loss if abs(loss) < LARGEST else math.inf for loss in losses]
         columns, place = self._columns(self.offsets())
         found = slopes(without_outliers(losses), columns)
         spread = Slopes(
@@ -183,12 +183,50 @@ class Exploration:
             "rates": self.rates.state_dict(),
         }
 
+    def parsed(self, entries: Entries) -> "Exploration":
+        """Return an exploration that stands where a state says; nothing here changes.
+
+        Raises:
+            ValueError: if the state is damaged, or of other hyperparameters or bounds.
+        """
+        names = [d.name for d in self.dimensions]
+        places = entries.entries("places")
+        if sorted(places.keys()) != sorted(names):
+            entries.refuse(
+                "places",
+                places.keys(),
+                f"must be of the hyperparameters explored here, {names}",
+                "give `explore` as it was when the state was saved",
+            )
+        fresh = copy.copy(self)
+        fresh.syncs = entries.integer("syncs")
+        fresh._seed = entries.integer("seed", -(2**64), 2**64)
+        fresh.places = [self._place(places, d) for d in self.dimensions]
+        fresh.rates = RateSearch.parsed(entries.entries("rates"))
+        if fresh.rates.climbing and not self._rates():
+            entries.refuse("rates.climbing", True, "must be False where no rate is explored")
+        return fresh
+
+    def assign(self, parsed: "Exploration") -> None:
+        """Go on from what `parsed` returned."""
+        vars(self).update(vars(parsed))
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, which has the same dimensions."""
-        self.syncs = int(state["syncs"])
-        self._seed = int(state["seed"])
-        self.places = [float(state["places"][d.name]) for d in self.dimensions]
-        self.rates = RateSearch.from_state(state["rates"])
+        """Go on from `state`; one that does not fit is refused, and changes nothing."""
+        self.assign(self.parsed(Entries(state, "Explorer")))
+
+    @staticmethod
+    def _place(places: Entries, dimension: Dimension) -> float:
+        place = places.number(dimension.name)
+        # Another machine's logarithm of the bounds may differ in the last bit.
+        if abs(place - dimension.clamp(place)) > 1e-9:
+            places.refuse(
+                dimension.name,
+                place,
+                f"must stand within its bounds, {list(dimension.bounds)}",
+                "give `explore` the bounds that it had when the state was saved",
+            )
+        return dimension.clamp(place)
 
     def _rates(self) -> list[int]:
         return [j for j, d in enumerate(self.dimensions) if d.is_rate]

@@ -29,10 +29,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..state import Entries
+
 START = 0.05  # share of the schedule at which the search begins
 CLIMB_WIDTH = math.log(2)  # spread of the log rates while climbing; also the largest move
 HOLD_GAIN = 0.1  # largest move of a log value at a sync while holding
 EXPLOSION = math.log(3)  # the fall of the log rate when the loss has exploded
+LARGEST = 1e100  # a loss beyond it is as good as infinite, and its square would be
 _MEMORY = 0.6  # of the smoothed evidence
 _TURNED = -0.3  # smoothed evidence at which the climb ends
 _SEEN = 0.5  # smoothed evidence that shows the rates can be told apart at all
@@ -88,6 +91,29 @@ class LossTracker:
             self.smoothed += 0.2 * (loss - self.smoothed)
         self.previous = loss
         self.best = min(self.best, self.smoothed)
+
+    @classmethod
+    def parsed(cls, entries: Entries) -> "LossTracker":
+        """Return the tracker that a state describes.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        count = entries.integer("count")
+
+        def loss(key: str) -> float:
+            return entries.number(key, -LARGEST, LARGEST)
+
+        return cls(
+            count=count,
+            first=loss("first"),
+            previous=loss("previous"),
+            smoothed=loss("smoothed"),
+            # Before the first loss there is no best one.
+            best=loss("best") if count else entries.number("best", math.inf, finite=False),
+            noise=entries.number("noise", 0.0, 4 * LARGEST**2),
+            weight=entries.number("weight", 0.0, 1.0),
+        )
 
     @property
     def rising(self) -> bool:
@@ -165,7 +191,7 @@ class RateSearch:
         Returns:
             The move.
         """
-        loss = loss if abs(loss) < 1e100 else math.inf
+        loss = loss if abs(loss) < LARGEST else math.inf
         exploded = not math.isfinite(loss) or self.tracker.exploded(loss, lowest)
         self.momentum = _MEMORY * self.momentum + (1 - _MEMORY) * clear
         if math.isfinite(loss):
@@ -195,9 +221,20 @@ class RateSearch:
         return {**vars(self), "tracker": dict(vars(self.tracker))}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "RateSearch":
-        """Return the search that `state_dict` described."""
-        return cls(**{**state, "tracker": LossTracker(**state["tracker"])})
+    def parsed(cls, entries: Entries) -> "RateSearch":
+        """Return the search that a state describes.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        return cls(
+            climbing=entries.boolean("climbing"),
+            momentum=entries.number("momentum", -1.0, 1.0),
+            seen=entries.boolean("seen"),
+            tracker=LossTracker.parsed(entries.entries("tracker")),
+            explosions=entries.integer("explosions"),
+            cliffs=entries.integer("cliffs"),
+        )
 
 
 def _range_of_noise(losses: Sequence[float], deviation: float) -> float:
