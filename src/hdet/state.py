@@ -190,8 +190,13 @@ class Entries:
 
     def rows(self, key: str, length: int | None = None) -> "Iterator[Entries]":
         """Yield the items of an entry that is a list of dictionaries."""
-        for i, value in enumerate(self.items(key, length)):
-            yield self._inside(f"{key}.{i}", value)
+        inside = self.listed(key, length)
+        for item in inside._state:
+            yield inside.entries(item)
+
+    def listed(self, key: str, length: int | None = None) -> "Entries":
+        """Return the items of a list or tuple as entries of their own: "0", "1" and so on."""
+        return self._inside(key, {str(i): v for i, v in enumerate(self.items(key, length))})
 
     def tensor(
         self,

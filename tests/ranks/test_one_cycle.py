@@ -178,9 +178,11 @@ def _other_world(state):
 def test_a_state_loads_on_another_number_of_replicas(size):
     state = run_ranks(_saved_state, 4)[0]
     for before, after in run_ranks(_other_world, size, state):
-        assert before["base_lr"] == state["base_lrs"]
-        assert before["velocity"] == state["velocities"]
-        for row, base in zip(before["replica_lr"], state["base_lrs"], strict=True):
+        assert before["base_lr"] == state["controller"]["base_lrs"]
+        assert before["velocity"] == state["controller"]["velocities"]
+        for row, base in zip(
+            before["replica_lr"], state["controller"]["base_lrs"], strict=True
+        ):
             assert sum(row) == pytest.approx(size * base)
         assert after["step"] == STEPS
         assert len(after["losses"]) == size

@@ -12,8 +12,12 @@ from tests.helpers import loss_at, small_model, two_groups, weights
 STEPS = 20
 
 
+def adamw():
+    return torch.optim.AdamW(two_groups(small_model()), lr=1e-3)
+
+
 def make(total_steps=STEPS, optimizer=None, **settings):
-    optimizer = optimizer or torch.optim.AdamW(two_groups(small_model()), lr=1e-3)
+    optimizer = optimizer or adamw()
     return hdet.OneCycleAutoLR(optimizer, 0.1, total_steps, **settings)
 
 
@@ -201,15 +205,41 @@ def test_state_is_plain_and_resumes_a_single_process_exactly(tmp_path):
 
 
 DAMAGED = {
-    "other length": (lambda s: s | {"total_steps": 99}, "99 steps.*has 20"),
-    "other groups": (lambda s: s | {"velocities": [0.0]}, "1 parameter groups.*has 2"),
-    "truncated": (lambda s: {"last_epoch": 3}, r"without \['total_steps'"),
+    "other length": (
+        lambda s: s | {"total_steps": 99},
+        "`total_steps` = 99, which must be 20.*: make the scheduler with total_steps=99",
+    ),
+    "beyond the end": (lambda s: s | {"last_epoch": 21}, r"last_epoch` = 21.*in \[0, 20\]"),
+    "other groups": (
+        lambda s: s | {"controller": s["controller"] | {"velocities": [0.0]}},
+        "controller.velocities.* must have 2 items, and has 1",
+    ),
+    "truncated": (lambda s: {"last_epoch": 3}, "a state without `total_steps`"),
     "truncated inside": (
         lambda s: s | {"ensemble": s["ensemble"] | {"interval": {"place": [0]}}},
-        r"without \['ensemble.interval.shape'",
+        r"without `ensemble\.interval\.shape`",
     ),
-    "nothing at all": (lambda s: None, "without"),
-    "torch's own": (lambda s: {"last_epoch": 3, "_last_lr": [0.1]}, "of another"),
+    "nothing at all": (lambda s: None, "None, which must be a dictionary"),
+    "another scheduler's own": (
+        lambda s: {"last_epoch": 3, "_last_lr": [0.1]},
+        "without `total_steps`: it is damaged, or of something else",
+    ),
+    "no such phase": (
+        lambda s: s | {"_schedule_phases": [{**p, "end_lr": 1} for p in s["_schedule_phases"]]},
+        r"_schedule_phases\.0\.end_lr` = 1, which must be text",
+    ),
+    "phases of another run": (
+        lambda s: s | {"_schedule_phases": s["_schedule_phases"][:1] * 2},
+        "must be 2 or 3 phases that end with the last step",
+    ),
+    "no such annealing": (
+        lambda s: s | {"_anneal_func_type": "log"},
+        "must be one of cos, linear",
+    ),
+    "a rate of a trillion": (
+        lambda s: s | {"controller": s["controller"] | {"base_lrs": [1e12, 0.1]}},
+        "controller.base_lrs.0` = 1000000000000.0",
+    ),
 }
 
 
@@ -221,6 +251,70 @@ def test_a_state_that_does_not_fit_changes_nothing(name):
     with pytest.raises(ValueError, match=change[1]):
         scheduler.load_state_dict(change[0](before))
     assert scheduler.state_dict() == before
+
+
+def plain(steps=STEPS, **settings):
+    return OneCycleLR(adamw(), [0.1, 0.2], steps, **settings)
+
+
+SHAPES = {
+    "other phases": {"pct_start": 0.8, "anneal_strategy": "linear"},
+    "three phases": {"three_phase": True},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("source", ["OneCycleLR", "OneCycleAutoLR"])
+def test_the_schedules_shape_is_that_of_the_state(source, shape):
+    saved = (
+        plain() if source == "OneCycleLR" else hdet.OneCycleAutoLR(adamw(), [0.1, 0.2], STEPS)
+    )
+    rates(saved, 5)
+    resumed = hdet.OneCycleAutoLR(adamw(), [0.1, 0.2], STEPS, **SHAPES[shape])
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.last_epoch == 5
+    assert resumed.get_last_lr() == saved.get_last_lr()
+    assert rates(resumed, STEPS - 5) == rates(saved, STEPS - 5)
+
+
+def test_one_cycle_lr_takes_over_a_state_of_this_one():
+    saved = hdet.OneCycleAutoLR(adamw(), [0.1, 0.2], STEPS, pct_start=0.5)
+    rates(saved, 5)
+    resumed = plain()
+    resumed.load_state_dict(saved.state_dict())
+    # Like every scheduler of torch it leaves the optimizer's rates as they are until its step.
+    assert rates(resumed, STEPS - 6)[1:] == rates(saved, STEPS - 6)[1:]
+
+
+def test_a_state_of_the_first_format_loads_with_the_constructors_shape():
+    saved = make(pct_start=0.4)
+    rates(saved, 7)
+    state = saved.state_dict()
+    first = {
+        "format": 1,
+        **{key: state[key] for key in ("last_epoch", "total_steps", "seed", "ensemble")},
+        **state["controller"],
+    }
+    resumed = make(pct_start=0.4)
+    resumed.load_state_dict(first)
+    assert rates(resumed, STEPS - 7) == rates(saved, STEPS - 7)
+
+
+def test_cycled_momenta_need_a_scheduler_that_was_made_with_them():
+    saved, resumed = plain(), make(cycle_momentum=False)
+    for group in resumed.optimizer.param_groups:
+        group.pop("max_momentum", None)
+    with pytest.raises(ValueError, match="make the scheduler with cycle_momentum=True"):
+        resumed.load_state_dict(saved.state_dict())
+
+
+def test_an_epoch_is_refused_in_words():
+    scheduler = make()
+    with pytest.raises(
+        ValueError, match=r"OneCycleAutoLR.step\(epoch=3\)` cannot be set.*leave"
+    ):
+        scheduler.step(epoch=3)  # pyright: ignore[reportArgumentType]
+    assert scheduler.last_epoch == 0
 
 
 def test_it_warns_of_nothing_in_a_plain_loop():

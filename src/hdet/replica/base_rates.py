@@ -8,6 +8,7 @@ from typing import Any
 
 from ..state import Entries
 from .controller import Controller, softmax_weights
+from .group_values import LARGEST_RATE
 
 
 class BaseRates:
@@ -74,8 +75,10 @@ class BaseRates:
         """
         groups = len(self.velocities)
         fresh = BaseRates(groups)
-        fresh.values = entries.optional("base_lrs", entries.numbers, length=groups, low=0.0)
-        fresh.velocities = entries.numbers("velocities", groups)
+        fresh.values = entries.optional(
+            "base_lrs", entries.numbers, length=groups, above=0.0, high=LARGEST_RATE
+        )
+        fresh.velocities = entries.numbers("velocities", groups, -LARGEST_RATE, LARGEST_RATE)
         fresh.acted_at = entries.integer("acted_at")
         return fresh
 

@@ -90,7 +90,7 @@ class RateCell:
         self.written = value
 
     def lend(self, value: float) -> None:
-        """Put the unscaled rate into place, as a number: a tensor would have to be read back."""
+        """Put the unscaled rate into place, as a number: it is read back without waiting."""
         rate = self._group["lr"]
         self._tensor = rate if isinstance(rate, Tensor) else None
         self._group["lr"] = value

@@ -37,6 +37,10 @@ class Converging(ABC):
     def _apply(self) -> None:
         """Set this replica's values."""
 
+    @abstractmethod
+    def _agree(self) -> None:
+        """Make the same what replicas may have rounded differently. Collective if need be."""
+
     def observe(self, loss: Tensor | float) -> None:
         """Add the loss of one micro-batch to this interval's mean, without a step. Local.
 
@@ -66,6 +70,7 @@ class Converging(ABC):
             self._ensemble.require_connection()
             found = self._ensemble.sync(self._steps_done, call="`converge`")
             self._ensemble.record(found)
+            self._agree()
 
     @contextmanager
     def converged(self, restore: bool = False) -> Iterator[None]:
@@ -95,6 +100,7 @@ class Converging(ABC):
             yield
             return
         with self._ensemble.converged(self._steps_done, restore):
+            self._agree()
             self._apply_base()
             try:
                 yield

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import where
+from ..state import MOST, Entries
+from .agreement import Facts, digest, refuse_difference
 from .averaging import Averaging, check_health
 from .groups import Replicas
 from .meshes import reshard
@@ -77,6 +79,7 @@ class Ensemble:
         name: the public name to put into errors.
         average_state: whether all optimizer state differs between replicas, and is averaged;
             else only what depends on the weights.
+        facts: returns what has to be the same on every replica; see `agreement`.
     """
 
     def __init__(
@@ -86,13 +89,15 @@ class Ensemble:
         replicas: Replicas,
         name: str,
         average_state: bool = False,
+        facts: Callable[[], Facts] = dict,
     ) -> None:
         self.replicas = replicas
         self.meter = LossMeter()
         self._optimizer = optimizer
         self._model = model
         self._name = name
-        self._average_state = average_state
+        self.average_state = average_state
+        self._facts = facts
         self.stepping = Stepping(optimizer, name)
         self._roll_call = RollCall(replicas, name)
         self._gathered_sums: list | None = None
@@ -171,9 +176,11 @@ class Ensemble:
         self._roll_call.assemble(f"{call} at step {step}", device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
-        row = torch.cat([averaging.health(), self.meter.row(device), probed, one, step * one])
+        same = [step * one, digest(self._facts()) * one]
+        row = torch.cat([averaging.health(), self.meter.row(device), probed, one, *same])
         rows = self.replicas.gather(self.replicas.sum_inner_(row))
         self._refuse_other_steps([row[8] / row[7] for row in rows])
+        self._refuse_difference([row[9] / row[7] for row in rows], f"{call} at step {step}")
         rescued = rescue is not None and all(row[0] > 0 for row in rows)
         broken = tuple(range(len(rows))) if rescued else check_health(rows)
         means = interval_means([row[2:6] for row in rows])
@@ -211,6 +218,36 @@ class Ensemble:
             rescued=rescued,
         )
         return found
+
+    def introduce(self, step: int) -> None:
+        """Compare what has to be the same on every replica. Collective.
+
+        Args:
+            step: that is about to be counted.
+
+        Raises:
+            ValueError: on every rank, if there is a difference.
+            RuntimeError: if a process does not come.
+        """
+        device = self.device
+        self._roll_call.assemble(f"step {step}, the first since it was made or loaded", device)
+        mine = torch.tensor([digest(self._facts()), 1.0], dtype=torch.float64, device=device)
+        rows = self.replicas.gather(self.replicas.sum_inner_(mine))
+        self._refuse_difference([row[0] / row[1] for row in rows], f"step {step}")
+
+    def _refuse_difference(self, digests: list[float], moment: str) -> None:
+        if len(set(digests)) > 1:
+            refuse_difference(self.replicas, self._name, self._facts(), moment)
+
+    def gather(self, numbers: list[float]) -> list[list[float]]:
+        """Return the numbers of every replica, in rank order. Collective."""
+        row = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        return self.replicas.gather(row)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and so where the collectives run."""
+        return next((t.device for t in self._tensors()), torch.device("cpu"))
 
     def _refuse_other_steps(self, steps: list[float]) -> None:
         if len(set(steps)) > 1:
@@ -265,24 +302,47 @@ class Ensemble:
             },
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; another rank's losses, or another world's, are dropped."""
-        self._syncs = int(state["syncs"])
-        self._ever_given = bool(state["ever_given"])
-        self._masked_total = [int(count) for count in state["masked_total"]]
-        self._last = {}
+    def parsed(self, entries: Entries) -> dict[str, Any]:
+        """Return what `assign` takes, from what `state_dict` returned. Changes nothing.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        interval = entries.entries("interval")
+        shape = interval.integers("shape", low=1)
+        place = interval.integers("place")
+        if place and (len(place) != len(shape) or not all(map(int.__lt__, place, shape))):
+            interval.refuse("place", place, f"must lie within {shape}")
+        sums = _nested(interval, "sums", [] if place else shape)
+        mine, here = list(self.replicas.shape), list(self.replicas.place)
+        if shape != mine or place not in ([], here):
+            sums = None  # Another rank's losses, or another world's, are dropped.
+        elif not place:
+            for index in here:
+                sums = sums[index]
+        masked = entries.integers("masked_total")
+        return {
+            "syncs": entries.integer("syncs"),
+            "ever_given": entries.boolean("ever_given"),
+            "masked": masked if len(masked) == mine[0] else [0] * mine[0],
+            "sums": sums,
+        }
+
+    def assign(self, parsed: dict[str, Any]) -> None:
+        """Go on from what `parsed` returned."""
+        self.restart()
+        self._syncs, self._ever_given = parsed["syncs"], parsed["ever_given"]
+        self._masked_total = parsed["masked"]
+        if parsed["sums"] is not None:
+            total, count = parsed["sums"]
+            self.meter.load_state_dict({"sum": total, "count": int(count)})
+
+    def restart(self) -> None:
+        """Begin anew, as if nothing had been seen yet."""
+        self._syncs, self._ever_given = 0, False
+        self._masked_total, self._last = [0] * self.replicas.size, {}
         self.meter.reset()
         self.stepping.forget()
-        interval = state["interval"]
-        sums, place = interval["sums"], list(self.replicas.place)
-        if interval["shape"] == list(self.replicas.shape):
-            if interval["place"] == []:
-                for index in place:
-                    sums = sums[index]
-            if interval["place"] in ([], place):
-                self.meter.load_state_dict({"sum": sums[0], "count": int(sums[1])})
-        if len(self._masked_total) != self.replicas.size:
-            self._masked_total = [0] * self.replicas.size
 
     @contextmanager
     def converged(self, step: int, restore: bool) -> Iterator[None]:
@@ -301,8 +361,7 @@ class Ensemble:
         found = self.sync(step, call="`converged`")
         if not restore:
             self.record(found)
-        device = next(self._tensors()).device
-        self._gathered_sums = self.replicas.gather_processes(self._sums(), device)
+        self._gathered_sums = self.replicas.gather_processes(self._sums(), self.device)
         try:
             yield
         finally:
@@ -322,7 +381,19 @@ class Ensemble:
             yield from group["params"]
         if self._model is not None:
             yield from self._model.buffers()
-        if self._average_state:
+        if self.average_state:
             yield from all_state(self._optimizer)
         else:
             yield from weight_dependent_state(self._optimizer)
+
+
+def _nested(entries: Entries, key: str, shape: list[int]) -> Any:
+    """Return [sum, count], or such pairs in lists of a shape, once they have been checked."""
+    if shape:
+        rows = entries.listed(key, shape[0])
+        return [_nested(rows, row, shape[1:]) for row in map(str, range(shape[0]))]
+    pair = entries.listed(key, 2)
+    total = pair.raw("0")
+    # NaN is a good sum: the interval had such a loss.
+    total = total if isinstance(total, float) else pair.number("0")
+    return [total, int(pair.number("1", 0, MOST))]

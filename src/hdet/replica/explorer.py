@@ -51,7 +51,7 @@ from .hyperparameters import lr
 from .meshes import find_replicas
 from .probe import Mode, Probe, evaluate
 from .replica_values import ReplicaValues
-from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
+from .setup_checks import refuse_epoch, refuse_lr_free, refuse_sharded_optimizer
 from .signals import interval_means
 from .wrapped_schedule import Schedule, WrappedSchedule
 
@@ -130,7 +130,7 @@ class Explorer(Converging, LRScheduler):
         probe_mode: Mode = "eval",
         shared_gradients: bool = True,
     ) -> None:
-        check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode)
+        check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode, seed)
         dimensions = collect([lr()] if explore is None else explore, optimizer)
         parameters = []
         if any(d.is_rate for d in dimensions):
@@ -155,9 +155,7 @@ class Explorer(Converging, LRScheduler):
         self._step = 0
         self._synced = self._introduced = self._found = False
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
-        self._ensemble = Ensemble(
-            optimizer, model, replicas, _NAME, average_state, self._facts
-        )
+        self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state, self._facts)
         self._averaged = AveragedWeights(optimizer, model)
         self._search = search
         searches = warmup_steps == 0 and probe is not None if search is None else search
@@ -206,14 +204,7 @@ class Explorer(Converging, LRScheduler):
             RuntimeError: if a rank does not come to a sync; on every rank, if there is
                 neither loss nor probe at a sync, or nothing finite and nothing to return to.
         """
-        require(
-            epoch is None,
-            f"{_NAME}.step",
-            "epoch",
-            epoch,
-            "cannot be set, since a schedule that jumps would leave the search behind",
-            "leave it out; to go on from a checkpoint use load_state_dict",
-        )
+        refuse_epoch(_NAME, epoch)
         if self._exploring and not self._ensemble.counts(skipped):
             return
         if loss is not None:
@@ -379,8 +370,8 @@ class Explorer(Converging, LRScheduler):
 
     def _refuse_to_jump(self) -> NoReturn:
         raise RuntimeError(
-            f"{where()}`{_NAME}` cannot be a part of another schedule, as of SequentialLR, which "
-            f"sets its steps back. Wrap the whole schedule: Explorer(optimizer, "
+            f"{where()}`{_NAME}` cannot be a part of SequentialLR, which sets its steps "
+            f"back. Wrap the whole schedule: Explorer(optimizer, "
             f"SequentialLR(optimizer, ...))."
         )
 
@@ -461,6 +452,7 @@ class Explorer(Converging, LRScheduler):
             return
         for name in self._values.agree(self._ensemble.gather(self._values.shared())):
             warnings.warn(overwritten_message(name), stacklevel=6)
+        self._apply()
 
     def _sync(self) -> None:
         """Probe, converge, and move the values."""

@@ -26,6 +26,7 @@ def check_arguments(
     warmup_steps: int,
     probe: object,
     probe_mode: str,
+    seed: object,
 ) -> None:
     """Raise for an argument that breaks its rule; see `Explorer`.
 
@@ -84,6 +85,9 @@ def check_arguments(
         probe,
         "must be a callable without arguments",
         "make one with hdet.probe(model, loader, loss)",
+    )
+    require(
+        isinstance(seed, int), _CALL, "seed", seed, "must be a whole number", "leave it out"
     )
     require(
         probe_mode in ("eval", "train"),
@@ -216,8 +220,8 @@ def warn_of_few_syncs(
         return
     syncs = max(length - warmup_steps, 0) // sync_every
     warnings.warn(
-        f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {needed} syncs: the schedule "
-        f"of {length} steps leaves room for {syncs}, which finds next to nothing. Use "
+        f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {needed} syncs: the "
+        f"schedule of {length} steps leaves room for {syncs}, which finds next to nothing. Use "
         f"sync_every={max(length // 100, 1)}, about 1 % of the run.",
         stacklevel=3,
     )

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..state import Entries
-
-# No learning rate lies above it: a larger one in a checkpoint is damage.
-LARGEST_RATE = 1e6
+from .group_values import LARGEST_RATE
 
 
 @dataclass

@@ -29,19 +29,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..errors import where
+from ..state import MOST, Entries
+from .agreement import Facts
 from .base_rates import BaseRates
 from .controller import Controller, decay_per_sync
 from .converging import Converging
 from .ensemble import Ensemble
-from .group_values import on_load, set_rates
+from .group_values import on_load, own_rates, set_rates
 from .meshes import find_replicas
 from .one_cycle_checks import (
     check_arguments,
-    check_state,
     no_finite_loss_message,
     no_loss_message,
+    parsed_phases,
+    parsed_step,
+    warn_of_few_intervals,
 )
-from .setup_checks import refuse_lr_free, refuse_sharded_optimizer
+from .setup_checks import refuse_epoch, refuse_lr_free, refuse_sharded_optimizer
 from .spread import group_multipliers
 
 _NAME = "OneCycleAutoLR"
@@ -152,21 +156,27 @@ class OneCycleAutoLR(Converging, OneCycleLR):
             loss_scale=loss_scale,
             lr_of_lr=lr_of_lr,
             momentum=momentum_of_lr,
+            seed=seed,
+            max_lr=max_lr,
             rank=rank,
             world_size=world_size,
         )
         parameters = []
         if ensemble_lr_spread_ratio > 0:
+            own_rates(optimizer)
             refuse_lr_free(optimizer, _NAME)
             refuse_sharded_optimizer(optimizer, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group, rank, world_size)
-        self._ensemble = Ensemble(optimizer, model, replicas, _NAME, not shared_gradients)
+        self._ensemble = Ensemble(
+            optimizer, model, replicas, _NAME, not shared_gradients, self._facts
+        )
         self._spread = ensemble_lr_spread_ratio
         self._interval = model_sync_interval
         self._warmup = auto_lr_warmup_steps
         self._auto = enable_auto_lr
         self._seed = seed
+        self._introduced = False
         self._base = BaseRates(len(optimizer.param_groups))
         if isinstance(max_lr, (list, tuple)):
             peak = [float(rate) for rate in max_lr]
@@ -193,6 +203,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         if self._auto:
             intervals = (self.total_steps - self._warmup) / self._interval
             decay = decay_per_sync(div_factor, final_div_factor, intervals)
+            if self._exploring:
+                warn_of_few_intervals(self.total_steps, self._warmup, self._interval)
         self._controller = Controller(loss_scale, lr_of_lr, momentum_of_lr, decay)
         self._constructed = True
         on_load(optimizer, self._reapply)
@@ -200,7 +212,11 @@ class OneCycleAutoLR(Converging, OneCycleLR):
     # --- what users call
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, loss: Tensor | float | None = None, *, skipped: bool | None = None
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        skipped: bool | None = None,
+        epoch: None = None,
     ) -> None:
         """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
 
@@ -216,14 +232,16 @@ class OneCycleAutoLR(Converging, OneCycleLR):
             skipped: whether the optimizer's step was skipped; None, the default, goes by
                 the optimizer's calls. To be given where those are not seen, as in a captured
                 CUDA graph.
+            epoch: only for torch's signature; steps are counted here.
 
         Raises:
-            ValueError: past `total_steps`, where OneCycleLR raises too; or if a parameter
-                group was added.
+            ValueError: past `total_steps`, where OneCycleLR raises too; if a parameter group
+                was added, or `epoch` is given; on every rank, if the replicas' settings differ.
             RuntimeError: if a rank does not come to a sync; on every rank, if auto-LR was
                 never given a loss, if all replicas are non-finite, or if replicas were
                 promised and no process group is there.
         """
+        refuse_epoch(_NAME, epoch)
         if self._constructed and self._exploring and not self._ensemble.counts(skipped):
             return
         if loss is not None:
@@ -277,10 +295,16 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         the last bit.
         """
         return {
-            "format": 1,
+            "format": 2,
+            # Under OneCycleLR's own names: it loads this state as far as it goes.
             "last_epoch": self.last_epoch,
             "total_steps": self.total_steps,
-            **self._base.state_dict(),
+            "cycle_momentum": self.cycle_momentum,
+            "_schedule_phases": [dict(phase) for phase in self._schedule_phases],
+            "_anneal_func_type": self._anneal_func_type,
+            "_step_count": self.last_epoch + 1,
+            "_last_lr": list(self._base_now),
+            "controller": self._base.state_dict(),
             "seed": self._seed,
             "ensemble": self._ensemble.state_dict(),
         }
@@ -289,21 +313,41 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         """Go on from `state_dict`, and set the optimizer's rates to this replica's. Local.
 
         Loads on another number of replicas: the spread is laid anew over them. Losses of an
-        unfinished interval are taken up only by the rank that saved them.
+        unfinished interval are taken up only by the rank that saved them. The state of a plain
+        OneCycleLR is taken over too: the schedule goes on at the same rate. As with OneCycleLR,
+        the phases of the schedule are those of the state, whatever the constructor was given.
 
         Args:
-            state_dict: from `state_dict()` of a scheduler with the same number of steps and
-                parameter groups.
+            state_dict: from `state_dict()` of a scheduler, this one's or OneCycleLR's, with
+                the same number of steps and parameter groups.
 
         Raises:
             ValueError: if it does not fit; then nothing has changed.
         """
-        check_state(state_dict, self.total_steps, len(self._base.velocities))
-        self._base.load_state_dict(state_dict)
-        self._seed = int(state_dict["seed"])
-        self._ensemble.load_state_dict(state_dict["ensemble"])
-        self.last_epoch = int(state_dict["last_epoch"])
-        self._step_count = self.last_epoch + 1
+        entries = Entries(state_dict, _NAME)
+        plain = not entries.has("format") and not entries.has("ensemble")
+        version = 0 if plain else entries.format(1, 2)
+        last_epoch = parsed_step(entries, self.total_steps)
+        # The first format has no phases: they are the constructor's.
+        phases = parsed_phases(entries, self) if version != 1 else {}
+        fresh = BaseRates(len(self._base.velocities))
+        base, seed, ensemble = fresh, self._seed, None
+        if not plain:
+            controller = entries if version == 1 else entries.entries("controller")
+            base = self._base.parsed(controller)
+            seed = entries.integer("seed", -MOST, MOST)
+            ensemble = self._ensemble.parsed(entries.entries("ensemble"))
+        # Nothing can fail any more.
+        vars(self).update(phases)
+        self._base.assign(base)
+        self._seed = seed
+        if ensemble is None:
+            self._ensemble.restart()
+        else:
+            self._ensemble.assign(ensemble)
+        self.last_epoch = last_epoch
+        self._step_count = last_epoch + 1
+        self._introduced = False
         self._apply()
 
     # --- internals
@@ -316,6 +360,32 @@ class OneCycleAutoLR(Converging, OneCycleLR):
     @property
     def _steps_done(self) -> int:
         return self.last_epoch
+
+    def _facts(self) -> Facts:
+        """Return what has to be the same on every replica."""
+        controller = self._controller
+        return {
+            "class": _NAME,
+            "ensemble_lr_spread_ratio": self._spread,
+            "model_sync_interval": self._interval,
+            "auto_lr_warmup_steps": self._warmup,
+            "enable_auto_lr": self._auto,
+            "loss_scale": controller.loss_scale,
+            "lr_of_lr": controller.lr_of_lr,
+            "momentum_of_lr": controller.momentum,
+            "seed": self._seed,
+            "shared_gradients and what is averaged": self._ensemble.average_state,
+            "optimizer": type(self.optimizer).__name__,
+            "schedule": [self.total_steps, self._anneal_func_type, self._schedule_phases],
+            "rates of the schedule": [
+                [group[key] for key in ("initial_lr", "max_lr", "min_lr")]
+                for group in self.optimizer.param_groups
+            ],
+            "state of the controller": self._base.state_dict(),
+        }
+
+    def _agree(self) -> None:
+        """Nothing: OneCycleLR sets its rates itself, whatever others have done."""
 
     def _rhos(self) -> list[list[float]]:
         """Return the multiplier in effect for each parameter group and replica."""
@@ -342,6 +412,9 @@ class OneCycleAutoLR(Converging, OneCycleLR):
                 f"{where()}`{_NAME}` was made for {made} parameter groups and the optimizer "
                 f"now has {groups}: add groups before making the scheduler."
             )
+        if self._exploring and not self._introduced:
+            self._ensemble.introduce(step)
+            self._introduced = True
         if self._exploring and step % self._interval == 0:
             self._sync(step)
 

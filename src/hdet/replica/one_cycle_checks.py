@@ -4,24 +4,20 @@ Each message names the argument, the rule, the value and the remedy. The checks 
 what is the same on every rank, so that an error on one is an error on all.
 """
 
+import math
+import warnings
 from typing import Any
 
+from torch.optim.lr_scheduler import OneCycleLR
+
 from ..errors import require, where
-from .state_checks import ENSEMBLE, require_entries
+from ..state import Entries
 
 _NAME = "OneCycleAutoLR"
-
-
-# What a state must hold; a dictionary stands for one inside it.
-_STATE: dict[str, Any] = {
-    "last_epoch": None,
-    "total_steps": None,
-    "base_lrs": None,
-    "velocities": None,
-    "acted_at": None,
-    "seed": None,
-    "ensemble": ENSEMBLE,
-}
+_RATES = ("initial_lr", "max_lr", "min_lr")
+_MOMENTA = ("max_momentum", "base_momentum")
+# Acts of the controller; with fewer, the decay takes over a quarter of the rate at each.
+_FEW = 20
 
 
 def check_arguments(
@@ -34,6 +30,8 @@ def check_arguments(
     loss_scale: float,
     lr_of_lr: float,
     momentum: float,
+    seed: int,
+    max_lr: Any,
     rank: int,
     world_size: int,
 ) -> None:
@@ -50,17 +48,17 @@ def check_arguments(
         "the paper uses 1/9; use 0 for plain OneCycleLR",
     )
     rule(
-        isinstance(interval, int) and interval >= 1,
+        isinstance(interval, int) and not isinstance(interval, bool) and interval >= 1,
         "model_sync_interval",
         interval,
         "must be a whole number of at least 1",
         "count optimizer steps; to train without averaging, use ensemble_lr_spread_ratio=0",
     )
     rule(
-        loss_scale > 0,
+        0 < loss_scale < math.inf,
         "loss_scale",
         loss_scale,
-        "must be above 0",
+        "must be above 0 and finite",
         "start from the spread of the replicas' losses, `metrics()['losses']`",
     )
     rule(
@@ -71,11 +69,26 @@ def check_arguments(
         "the paper uses 0.9; use 0 for no memory",
     )
     rule(
-        lr_of_lr >= 0,
+        0 <= lr_of_lr < math.inf,
         "lr_of_lr",
         lr_of_lr,
-        "must be at least 0, or the rate would move towards the worse replicas",
+        "must be at least 0 and finite, or the rate would move towards the worse replicas",
         "the paper uses 0.5",
+    )
+    rates = max_lr if isinstance(max_lr, (list, tuple)) else [max_lr]
+    rule(
+        all(0 <= float(rate) < math.inf for rate in rates),
+        "max_lr",
+        max_lr,
+        "must be finite and at least 0",
+        "give the peak of the schedule, one number or one per parameter group",
+    )
+    rule(
+        isinstance(seed, int),
+        "seed",
+        seed,
+        "must be a whole number",
+        "leave it out for 0",
     )
     rule(
         warmup >= 0,
@@ -115,20 +128,68 @@ def check_arguments(
     )
 
 
-def check_state(state: Any, total_steps: int, groups: int) -> None:
-    """Raise a `ValueError` if a checkpoint is not of this kind of run."""
-    require_entries(state, _STATE, _NAME)
-    if state["total_steps"] != total_steps:
-        raise ValueError(
-            f"{where()}`{_NAME}.load_state_dict` got the state of a run of "
-            f"{state['total_steps']} steps, and this one has {total_steps}: make the "
-            f"scheduler with total_steps={state['total_steps']}."
+def parsed_step(entries: Entries, total_steps: int) -> int:
+    """Return the steps that a state has behind it, of a run of as many steps as this one.
+
+    Raises:
+        ValueError: if an entry is damaged, or of a run of another length.
+    """
+    saved = entries.integer("total_steps", low=1)
+    if saved != total_steps:
+        entries.refuse(
+            "total_steps",
+            saved,
+            f"must be {total_steps}, the number of steps of this run",
+            f"make the scheduler with total_steps={saved}",
         )
-    if len(state["velocities"]) != groups:
-        raise ValueError(
-            f"{where()}`{_NAME}.load_state_dict` got the state of "
-            f"{len(state['velocities'])} parameter groups, and the optimizer has {groups}: "
-            f"build the optimizer with the same groups."
+    return entries.integer("last_epoch", 0, total_steps)
+
+
+def parsed_phases(entries: Entries, scheduler: OneCycleLR) -> dict[str, Any]:
+    """Return the attributes that hold the schedule's shape in a state, as OneCycleLR does.
+
+    Raises:
+        ValueError: if an entry is damaged, or the optimizer lacks what it needs.
+    """
+    cycle = entries.boolean("cycle_momentum")
+    if cycle and not all("max_momentum" in group for group in scheduler.optimizer.param_groups):
+        entries.refuse(
+            "cycle_momentum",
+            True,
+            "needs momenta that this scheduler was made without",
+            "make the scheduler with cycle_momentum=True",
+        )
+    phases = []
+    previous = -1.0
+    for phase in entries.rows("_schedule_phases"):
+        end = phase.number("end_step", previous, scheduler.total_steps)
+        rates = {key: phase.text(key, _RATES) for key in ("start_lr", "end_lr")}
+        momenta = {key: phase.text(key, _MOMENTA) for key in ("start_momentum", "end_momentum")}
+        phases.append({"end_step": end, **rates, **momenta})
+        previous = end
+    if len(phases) not in (2, 3) or previous != scheduler.total_steps - 1:
+        entries.refuse(
+            "_schedule_phases",
+            phases,
+            "must be 2 or 3 phases that end with the last step",
+        )
+    return {
+        "cycle_momentum": cycle,
+        "_schedule_phases": phases,
+        "_anneal_func_type": entries.text("_anneal_func_type", ("cos", "linear")),
+    }
+
+
+def warn_of_few_intervals(total_steps: int, warmup: int, interval: int) -> None:
+    """Warn where the controller acts too seldom to find anything before the rate is gone."""
+    acts = (total_steps - warmup) // interval
+    if acts < _FEW:
+        warnings.warn(
+            f"{where()}`{_NAME}(enable_auto_lr=True)` acts at only {acts} syncs in this run, "
+            f"fewer than {_FEW}: the built-in decay takes much of the rate at each, and "
+            f"the losses say little. Use "
+            f"model_sync_interval={max((total_steps - warmup) // 100, 1)}, or a longer run.",
+            stacklevel=3,
         )
 
 

@@ -59,7 +59,7 @@ class ReplicaValues:
             for d in exploration.dimensions
         ]
         self.taken_over = False
-        # For each dimension, in how many steps in a row others have changed it; and since `agree`.
+        # For each dimension, in how many steps in a row others have changed it.
         self._row = [0] * len(self._cells)
         self._steps = 0
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..state import MOST, Entries
-from .held_schedule import LARGEST_RATE
+from .group_values import LARGEST_RATE
 
 _TRIED = 4  # steps: enough to meet a rule that goes by the step's parity or by the last rate
 _LARGEST = 1e300  # what is beyond it, as NaN is, is damage
@@ -101,7 +101,7 @@ def _require_number(entries: Entries, key: str, value: Any) -> None:
     if name in _COUNTS and not (isinstance(value, int) and -1 <= value <= MOST):
         entries.refuse(key, value, "must be a count of steps")
     infinite = isinstance(value, float) and math.isinf(value) and name in _MAY_BE_INFINITE
-    if not (infinite or abs(value) < _LARGEST):
+    if not (infinite or -_LARGEST < value < _LARGEST):  # pyright: ignore[reportOperatorIssue]
         entries.refuse(key, value, "must be finite")
 
 

@@ -6,7 +6,7 @@ every rank looks at the same thing, and before any collective.
 
 from torch.optim import Optimizer
 
-from ..errors import where
+from ..errors import require, where
 
 SHARDED = (
     "Each rank updates its own shard, so a rate per rank would be a rate per shard. Use "
@@ -26,6 +26,18 @@ def refuse_sharded_optimizer(optimizer: Optimizer, call: str) -> None:
     for cls in type(optimizer).__mro__:
         if cls.__name__.startswith(_SHARDED):
             raise ValueError(f"{where()}`{call}` does not work with {cls.__name__}. {SHARDED}")
+
+
+def refuse_epoch(call: str, epoch: object) -> None:
+    """Raise a `ValueError` where a scheduler is told to jump to a step."""
+    require(
+        epoch is None,
+        f"{call}.step",
+        "epoch",
+        epoch,
+        "cannot be set: the replicas meet by the number of steps taken",
+        "leave it out; to go on from a checkpoint use load_state_dict",
+    )
 
 
 def refuse_lr_free(optimizer: Optimizer, call: str, without: str = "spread 0") -> None:

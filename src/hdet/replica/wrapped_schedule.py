@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..state import Entries
-from .group_values import set_rates
-from .held_schedule import LARGEST_RATE, HeldSchedule
+from .group_values import LARGEST_RATE, set_rates
+from .held_schedule import HeldSchedule
 from .scheduler_state import parsed_scheduler_state
 
 Schedule = LRScheduler | ReduceLROnPlateau | Callable[[int], float]
@@ -143,14 +143,6 @@ class WrappedSchedule:
         Raises:
             ValueError: if it is damaged, or of another scheduler.
         """
-        saved = entries.text("scheduler")
-        if saved != self.name:
-            entries.refuse(
-                "scheduler",
-                saved,
-                f"must be {self.name}, the scheduler wrapped here",
-                "wrap the scheduler that was wrapped when the state was saved",
-            )
         found = entries.items("groups")
         if len(found) != len(self.groups):
             entries.refuse(
@@ -158,6 +150,14 @@ class WrappedSchedule:
                 f"{len(found)} parameter groups",
                 f"must be of {len(self.groups)} parameter groups",
                 "make the optimizer as it was when the state was saved",
+            )
+        saved = entries.text("scheduler")
+        if saved != self.name:
+            entries.refuse(
+                "scheduler",
+                saved,
+                f"must be {self.name}, the scheduler wrapped here",
+                "wrap the scheduler that was wrapped when the state was saved",
             )
         groups = [HeldSchedule.parsed(row) for row in entries.rows("groups")]
         wrapped = entries.raw("wrapped")
