@@ -136,6 +136,24 @@ class Ensemble:
                 f"the script with torchrun."
             )
 
+    def appear(self) -> None:
+        """Let the other processes see from now on whether this one has ended. Local."""
+        if self.replicas.connected and self.replicas.size > 1:
+            self._roll_call.appear()
+
+    def assemble(self, call: str, step: int) -> None:
+        """Wait until every process has come, ahead of anything collective.
+
+        Args:
+            call: what makes the replicas meet.
+            step: optimizer steps so far.
+
+        Raises:
+            RuntimeError: if a process does not come, or for something else.
+        """
+        self.require_connection()
+        self._roll_call.assemble(call, step, self._device())
+
     @torch.no_grad()
     def sync(
         self,
@@ -166,13 +184,14 @@ class Ensemble:
                 no replica is finite and there is no `rescue`.
         """
         start = time.perf_counter()
+        self.assemble(call, step)
         averaging = Averaging(self._tensors(), self.replicas)
         device = averaging.device
-        self._roll_call.assemble(f"{call} at step {step}", device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
         row = torch.cat([averaging.health(), self.meter.row(device), probed, one, step * one])
-        rows = self.replicas.gather(self.replicas.sum_inner_(row))
+        with self._roll_call.explained(call, step):
+            rows = self.replicas.gather(self.replicas.sum_inner_(row))
         self._refuse_other_steps([row[8] / row[7] for row in rows])
         rescued = rescue is not None and all(row[0] > 0 for row in rows)
         broken = tuple(range(len(rows))) if rescued else check_health(rows)
@@ -191,8 +210,9 @@ class Ensemble:
                 everything = [*self._tensors(), *all_state(self._optimizer)]
                 averaging = Averaging(everything, self.replicas)
             left_out = sorted({*broken, *fallen})
-            squares = self.replicas.sum_inner_(averaging.run(left_out, measure=True))
-            pairs = self.replicas.gather(squares)
+            with self._roll_call.explained(call, step):
+                squares = self.replicas.sum_inner_(averaging.run(left_out, measure=True))
+                pairs = self.replicas.gather(squares)
             divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
         reshard(self._model)
         found = Sync(
@@ -301,8 +321,7 @@ class Ensemble:
         found = self.sync(step, call="`converged`")
         if not restore:
             self.record(found)
-        device = next(self._tensors()).device
-        self._gathered_sums = self.replicas.gather_processes(self._sums(), device)
+        self._gathered_sums = self.replicas.gather_processes(self._sums(), self._device())
         try:
             yield
         finally:
@@ -316,6 +335,10 @@ class Ensemble:
     def _sums(self) -> list[float]:
         state = self.meter.state_dict()
         return [state["sum"], state["count"]]
+
+    def _device(self) -> torch.device:
+        """Return where the collectives run."""
+        return next((t.device for t in self._tensors()), torch.device("cpu"))
 
     def _tensors(self) -> Iterator[Tensor]:
         for group in self._optimizer.param_groups:
