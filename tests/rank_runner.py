@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-_context = mp.get_context("forkserver")
-_context.set_forkserver_preload(
+context = mp.get_context("forkserver")
+context.set_forkserver_preload(
     ["torch._dynamo", "torch.distributed.fsdp", "torch.testing", "hdet"]
 )
 
@@ -46,7 +46,7 @@ def run_ranks(fn: Callable, world_size: int, *args: object) -> list:
     """Return `fn(*args)` of every rank, or raise the error that came first."""
     with tempfile.TemporaryDirectory() as folder:
         ranks = [
-            _context.Process(target=_rank, args=(r, world_size, folder, fn, args))
+            context.Process(target=_rank, args=(r, world_size, folder, fn, args))
             for r in range(world_size)
         ]
         for process in ranks:

@@ -67,7 +67,6 @@ class Converging(ABC):
                 non-finite.
         """
         if self._exploring:
-            self._ensemble.require_connection()
             found = self._ensemble.sync(self._steps_done, call="`converge`")
             self._ensemble.record(found)
             self._agree()

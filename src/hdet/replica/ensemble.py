@@ -141,6 +141,24 @@ class Ensemble:
                 f"the script with torchrun."
             )
 
+    def appear(self) -> None:
+        """Let the other processes see from now on whether this one has ended. Local."""
+        if self.replicas.connected and self.replicas.size > 1:
+            self._roll_call.appear()
+
+    def assemble(self, call: str, step: int) -> None:
+        """Wait until every process has come, ahead of anything collective.
+
+        Args:
+            call: what makes the replicas meet.
+            step: optimizer steps so far.
+
+        Raises:
+            RuntimeError: if a process does not come, or for something else.
+        """
+        self.require_connection()
+        self._roll_call.assemble(call, step, self._device())
+
     @torch.no_grad()
     def sync(
         self,
@@ -171,14 +189,15 @@ class Ensemble:
                 no replica is finite and there is no `rescue`.
         """
         start = time.perf_counter()
+        self.assemble(call, step)
         averaging = Averaging(self._tensors(), self.replicas)
         device = averaging.device
-        self._roll_call.assemble(f"{call} at step {step}", device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
         same = [step * one, digest(self._facts()) * one]
         row = torch.cat([averaging.health(), self.meter.row(device), probed, one, *same])
-        rows = self.replicas.gather(self.replicas.sum_inner_(row))
+        with self._roll_call.explained(call, step):
+            rows = self.replicas.gather(self.replicas.sum_inner_(row))
         self._refuse_other_steps([row[8] / row[7] for row in rows])
         self._refuse_difference([row[9] / row[7] for row in rows], f"{call} at step {step}")
         rescued = rescue is not None and all(row[0] > 0 for row in rows)
@@ -198,8 +217,9 @@ class Ensemble:
                 everything = [*self._tensors(), *all_state(self._optimizer)]
                 averaging = Averaging(everything, self.replicas)
             left_out = sorted({*broken, *fallen})
-            squares = self.replicas.sum_inner_(averaging.run(left_out, measure=True))
-            pairs = self.replicas.gather(squares)
+            with self._roll_call.explained(call, step):
+                squares = self.replicas.sum_inner_(averaging.run(left_out, measure=True))
+                pairs = self.replicas.gather(squares)
             divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
         reshard(self._model)
         found = Sync(
@@ -229,10 +249,11 @@ class Ensemble:
             ValueError: on every rank, if there is a difference.
             RuntimeError: if a process does not come.
         """
-        device = self.device
-        self._roll_call.assemble(f"step {step}, the first since it was made or loaded", device)
-        mine = torch.tensor([digest(self._facts()), 1.0], dtype=torch.float64, device=device)
-        rows = self.replicas.gather(self.replicas.sum_inner_(mine))
+        call = "the first step since it was made or loaded,"
+        self.assemble(call, step)
+        mine = torch.tensor([digest(self._facts()), 1.0], dtype=torch.float64)
+        with self._roll_call.explained(call, step):
+            rows = self.replicas.gather(self.replicas.sum_inner_(mine.to(self._device())))
         self._refuse_difference([row[0] / row[1] for row in rows], f"step {step}")
 
     def _refuse_difference(self, digests: list[float], moment: str) -> None:
@@ -241,13 +262,8 @@ class Ensemble:
 
     def gather(self, numbers: list[float]) -> list[list[float]]:
         """Return the numbers of every replica, in rank order. Collective."""
-        row = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        row = torch.tensor(numbers, dtype=torch.float64, device=self._device())
         return self.replicas.gather(row)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are, and so where the collectives run."""
-        return next((t.device for t in self._tensors()), torch.device("cpu"))
 
     def _refuse_other_steps(self, steps: list[float]) -> None:
         if len(set(steps)) > 1:
@@ -361,7 +377,7 @@ class Ensemble:
         found = self.sync(step, call="`converged`")
         if not restore:
             self.record(found)
-        self._gathered_sums = self.replicas.gather_processes(self._sums(), self.device)
+        self._gathered_sums = self.replicas.gather_processes(self._sums(), self._device())
         try:
             yield
         finally:
@@ -375,6 +391,10 @@ class Ensemble:
     def _sums(self) -> list[float]:
         state = self.meter.state_dict()
         return [state["sum"], state["count"]]
+
+    def _device(self) -> torch.device:
+        """Return where the collectives run."""
+        return next((t.device for t in self._tensors()), torch.device("cpu"))
 
     def _tensors(self) -> Iterator[Tensor]:
         for group in self._optimizer.param_groups:

@@ -172,6 +172,8 @@ class Explorer(Converging, LRScheduler):
         self._last: dict[str, Any] = {}
         on_load(optimizer, self._apply)
         self._apply()
+        if self._exploring:
+            self._ensemble.appear()
 
     # --- what users call
 
@@ -456,6 +458,8 @@ class Explorer(Converging, LRScheduler):
 
     def _sync(self) -> None:
         """Probe, converge, and move the values."""
+        if self._probe is not None:
+            self._ensemble.assemble("the probe", self._step)
         scored, milliseconds = self._score()
         climbed = self._exploration.rates.climbing
         rescue = self._averaged.restore if self._averaged.exists else None

@@ -208,6 +208,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         self._controller = Controller(loss_scale, lr_of_lr, momentum_of_lr, decay)
         self._constructed = True
         on_load(optimizer, self._reapply)
+        if self._exploring:
+            self._ensemble.appear()
 
     # --- what users call
 

@@ -68,13 +68,25 @@ def probe(
     def score() -> Tensor:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         connected = dist.is_available() and dist.is_initialized()
-        first = not connected or dist.get_rank(process_group) == 0
-        box = [_move(next_batch(), torch.device("cpu")) if first else None]
+        box, failed = [None, ""], None
+        if not connected or dist.get_rank(process_group) == 0:
+            # What goes wrong here is sent too: the others wait for the batch.
+            try:
+                box[0] = _move(next_batch(), torch.device("cpu"))
+            except Exception as error:
+                failed, box[1] = error, f"{type(error).__name__}: {error}"
         if connected and dist.get_world_size(process_group) > 1:
             dist.broadcast_object_list(
                 box, group=process_group, group_src=0, device=_wire(process_group, device)
             )
-        require(box[0] is not None, "probe", "loader", loader, "gave no batch", "give it data")
+        if failed is not None:
+            raise failed
+        if box[1]:
+            raise RuntimeError(
+                f"{where()}`probe(loader=...)` failed on its first process: {box[1]}"
+            )
+        kind = type(loader).__name__
+        require(box[0] is not None, "probe", "loader", kind, "gave no batch", "give it data")
         return loss(model, _move(box[0], device))
 
     return score

@@ -3,25 +3,33 @@
 A process that never comes to a sync, because its loop lacks a call that the others' have,
 would leave them waiting inside a collective, or pair that up with another one of its own.
 So each process first signs in at the store through which the process group was set up, and
-goes on when all have. Who is missing when the group's own timeout is nearly over is named.
+goes on when all have. A process that has ended is named within seconds (`liveness`); one that
+is only late is waited for, and named when the group's own timeout is nearly over. Those that
+come for different things, such as a sync and `converge`, learn it here too.
 
-The store's work is the same for any number of steps: one counter for each group of
+The store's work is the same for any number of steps: three counters for each group of
 processes, and one line for each process, written over at every sync.
 """
 
+import os
 import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from ..errors import where
 from .groups import Replicas
+from .liveness import appear
 
 # Of the group's timeout: before the others' collectives run out of time and hide the cause.
 _PATIENCE = 0.9
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
+_LOOK = 1.0  # seconds between two looks at whether the missing have ended
 
 # How many roll calls there are over the same processes; begun anew with each process group.
 _world: object = None
@@ -51,59 +59,183 @@ class RollCall:
         self._name = name
         self._world: object = None
         self._times = 0
+        # What all have come for at the even and at the odd calls, added up.
+        self._purposes = [0, 0]
         self._keys: list[tuple[tuple[int, ...], str]] = []
 
-    def assemble(self, moment: str, device: torch.device) -> None:
-        """Wait until every process has come to `moment`.
+    def appear(self) -> None:
+        """Let the others see from now on whether this process has ended. Local."""
+        store = _store()
+        if store is not None:
+            appear(store)
+
+    def assemble(self, purpose: str, step: int, device: torch.device) -> None:
+        """Wait until every process has come for `purpose`.
 
         Args:
-            moment: what they come to, as in "the sync at step 100".
+            purpose: what they come to, as in "the sync".
+            step: when, as this process counts; not compared here.
             device: on which the collectives run; its group's timeout holds.
 
         Raises:
-            RuntimeError: naming the missing ranks, before the group's timeout is over.
+            RuntimeError: naming the ranks that have ended, at once; those that came for
+                something else; or those that are missing, before the group's timeout is over.
         """
         store = _store()
         if store is None:
             return
         if self._world is not dist.group.WORLD:
-            self._world, self._times = dist.group.WORLD, 0
+            self._world, self._times, self._purposes = dist.group.WORLD, 0, [0, 0]
             rosters = self._replicas.rosters
             self._keys = [(r, f"hdet/{'.'.join(map(str, r))}/{_number(r)}") for r in rosters]
         self._times += 1
         patience = _PATIENCE * _timeout(self._replicas.group, device)
         deadline = time.monotonic() + patience
-        me = dist.get_rank()
-        for roster, key in self._keys:
-            try:
-                store.set(f"{key}/{me}", f"{self._times}|{moment}")
-                here, due, pause = store.add(key, 1), self._times * len(roster), _FIRST_PAUSE
-                while here < due and time.monotonic() < deadline:
-                    time.sleep(pause)
-                    pause = min(1.5 * pause, _LONGEST_PAUSE)
-                    here = store.add(key, 0)
-                if here >= due:
-                    continue
-                missing = [self._absent(store, f"{key}/{r}", r) for r in roster]
-            except dist.DistError as error:
-                raise RuntimeError(
-                    f"{where()}`{self._name}` lost touch with the other processes at "
-                    f"{moment}: one of them has ended. Its own error has the cause; restart "
-                    f"from the last checkpoint."
-                ) from error
+        moment = f"{purpose} at step {step}"
+        number = zlib.crc32(f"{self._name} {purpose}".encode()) % 2**20
+        self._purposes[self._times % 2] += number
+        try:
+            for roster, key in self._keys:
+                store.set(f"{key}/{dist.get_rank()}", f"{self._times}|{self._name}|{moment}")
+                # Read once all are here; nobody adds to it again before everybody has.
+                sums = f"{key}/purpose{self._times % 2}"
+                store.add(sums, number)
+                self._wait(store, roster, key, moment, deadline, patience)
+                self._compare(store, roster, key, store.add(sums, 0))
+        except dist.DistError as error:
             raise RuntimeError(
-                f"{where()}`{self._name}` waited {patience:.0f} s at {moment}, and these did "
-                f"not come: {', '.join(filter(None, missing))}. Every rank has to call "
-                f"`step` once per optimizer step, and `converge` and `converged` together: "
-                f"look for a condition on the rank, or an early end of its data."
+                f"{where()}`{self._name}` lost touch with the other processes at {moment}: "
+                f"{_keeper(store)}. Its own error has the cause; restart from the last "
+                f"checkpoint."
+            ) from error
+
+    @contextmanager
+    def explained(self, purpose: str, step: int) -> Iterator[None]:
+        """Name who has ended where a collective in the block fails.
+
+        Raises:
+            RuntimeError: in place of the backend's own, which knows sockets and no ranks.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            ended = self._ended()
+            if not ended:
+                raise
+            said = ", ".join(f"rank {rank}" for rank in ended)
+            raise RuntimeError(
+                f"{where()}`{self._name}` lost {said} within {purpose} at step {step}: the "
+                f"process has ended. Its own output has the cause; restart from the last "
+                f"checkpoint."
+            ) from error
+
+    def _ended(self) -> list[int]:
+        """Return all ranks that are known to have ended, as far as can be told."""
+        store = _store()
+        ranks = sorted({rank for roster, _ in self._keys for rank in roster})
+        try:
+            # The system needs a moment to close what a process has left.
+            for _ in range(3):
+                found = appear(store).ended(ranks) if store is not None else []
+                if found:
+                    return found
+                time.sleep(_LOOK / 10)
+        except dist.DistError:
+            pass
+        return []
+
+    def _wait(
+        self,
+        store: Store,
+        roster: tuple[int, ...],
+        key: str,
+        moment: str,
+        deadline: float,
+        patience: float,
+    ) -> None:
+        """Wait until all of a roster have signed in."""
+        here, due, pause = store.add(key, 1), self._times * len(roster), _FIRST_PAUSE
+        look = time.monotonic() + _LOOK
+        while here < due and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
+            here = store.add(key, 0)
+            if here < due and time.monotonic() > look:
+                self._refuse_ended(store, roster, key, moment)
+                look = time.monotonic() + _LOOK
+        if self._times == 1:
+            # In a ring, so that each is seen by one other, also from another machine.
+            place = roster.index(dist.get_rank())
+            appear(store).watch(roster[(place + 1) % len(roster)], only_afar=True)
+        if here >= due:
+            return
+        missing = ", ".join(self._missing(store, roster, key).values())
+        _linger()
+        raise RuntimeError(
+            f"{where()}`{self._name}` waited {patience:.0f} s at {moment}, and these did not "
+            f"come: {missing}. Every rank has to call `step` once per optimizer step, and "
+            f"`converge` and `converged` together: look for a condition on the rank, or an "
+            f"early end of its data."
+        )
+
+    def _refuse_ended(
+        self, store: Store, roster: tuple[int, ...], key: str, moment: str
+    ) -> None:
+        """Raise if one of those that are missing has ended, and so will never come."""
+        missing = self._missing(store, roster, key)
+        ended = appear(store).ended(missing)
+        if ended:
+            said = ", ".join(missing[rank] for rank in ended)
+            _linger()
+            raise RuntimeError(
+                f"{where()}`{self._name}` waits at {moment} for processes that have ended: "
+                f"{said}. Their own output has the cause, an error, a kill or an early end of "
+                f"the data; restart from the last checkpoint."
             )
 
-    def _absent(self, store: Store, key: str, rank: int) -> str:
-        """Return where a rank was last seen; an empty string if it has come."""
-        if not store.check([key]):
-            return f"rank {rank} (never seen)"
-        times, moment = store.get(key).decode().split("|")
-        return "" if int(times) >= self._times else f"rank {rank} (last seen at {moment})"
+    def _missing(self, store: Store, roster: tuple[int, ...], key: str) -> dict[int, str]:
+        """Return where the ranks were last seen that have not come."""
+        found = {}
+        for rank in roster:
+            if not store.check([f"{key}/{rank}"]):
+                found[rank] = f"rank {rank} (never seen)"
+                continue
+            times, _, moment = store.get(f"{key}/{rank}").decode().split("|")
+            if int(times) < self._times:
+                found[rank] = f"rank {rank} (last seen at {moment})"
+        return found
+
+    def _compare(self, store: Store, roster: tuple[int, ...], key: str, told: int) -> None:
+        """Raise on every rank if they have come for different things."""
+        if told == self._purposes[self._times % 2] * len(roster):
+            return
+        said = []
+        for rank in roster:
+            _, name, moment = store.get(f"{key}/{rank}").decode().split("|")
+            said.append(f"rank {rank} for {moment} of `{name}`")
+        _linger()
+        raise RuntimeError(
+            f"{where()}`{self._name}`: the ranks have come for different things: "
+            f"{', '.join(said)}. Make the same schedulers with the same arguments on every "
+            f"rank, a probe on all or on none, and call the same methods."
+        )
+
+
+def _linger() -> None:
+    """Keep the store, which most often is rank 0's, until the others know the cause too."""
+    if dist.get_rank() == 0:
+        time.sleep(1.5 * _LOOK)
+
+
+def _keeper(store: Store) -> str:
+    """Say which process keeps the store that has gone."""
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    if not isinstance(store, TCPStore):
+        return "one of them has ended"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return "the launcher, which keeps their store, has ended"
+    return "rank 0, which keeps their store, has ended"
 
 
 def _store() -> Store | None:
