@@ -279,8 +279,8 @@ def _damaged(kind, damage):
     [
         ("truncated", "zip archive"),
         ("cut", "damaged"),
-        ("other schedule", "of another scheduler"),
-        ("other groups", "group|explored here"),
+        ("other schedule", "of something else"),
+        ("other groups", "must have 2 items|of 2 parameter groups"),
     ],
 )
 def test_a_bad_checkpoint_is_an_error_on_every_rank_and_changes_nothing(kind, damage, words):

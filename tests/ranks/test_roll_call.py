@@ -25,6 +25,7 @@ from tests.ranks.common import squared_error
 
 pytestmark = pytest.mark.ranks
 
+FIRST = "the first step since it was made or loaded, at step 1"
 PATIENCE = 2  # seconds, in place of the half hour that torch allows
 
 
@@ -73,19 +74,19 @@ def _train(kind, fault):
 
 @pytest.mark.parametrize("kind", ["explorer", "one cycle"])
 @pytest.mark.parametrize(
-    ("fault", "step", "last"),
+    ("fault", "moment", "last"),
     [
-        ("never steps", 4, "rank 1 (never seen)"),
-        ("stops", 8, "rank 1 (last seen at the sync at step 4)"),
+        ("never steps", FIRST, "rank 1 (never seen)"),
+        ("stops", "the sync at step 8", "rank 1 (last seen at the sync at step 4)"),
     ],
 )
-def test_a_rank_that_does_not_step_is_named_by_all_others(kind, fault, step, last):
+def test_a_rank_that_does_not_step_is_named_by_all_others(kind, fault, moment, last):
     ranks = run_ranks(_train, 3, kind, fault)
     assert ranks[1] is None
     for rank in (0, 2):
         said, seconds = ranks[rank]
         assert said.startswith(f"[rank {rank} of 3] ")
-        assert f"at the sync at step {step}, and these did not come: {last}." in said
+        assert f"at {moment}, and these did not come: {last}." in said
         assert "Every rank has to call `step` once per optimizer step" in said
         # Rank 0 stays a moment longer, for the others to learn the cause from its store.
         assert seconds < PATIENCE + 2
@@ -129,7 +130,7 @@ def _under_ddp():
 def test_under_ddp_the_error_with_the_name_comes_first():
     ranks = run_ranks(_under_ddp, 3)
     for rank in (0, 2):
-        assert "did not come: rank 1 (never seen)" in ranks[rank]
+        assert f"did not come: rank 1 (last seen at {FIRST})" in ranks[rank]
     # Rank 1 waits for the others' gradients meanwhile, and knows nothing of the cause.
     assert ranks[1] is not None
 
@@ -224,7 +225,7 @@ def _survivors(folder, *args):
 def test_a_rank_that_was_killed_is_named_long_before_the_timeout(tmp_path, probed, at):
     # The group's timeout is torch's own, half an hour: the test's is two minutes.
     said = _survivors(str(tmp_path), "file", 2, probed, at)
-    seen = "never seen" if at == 2 else "last seen at the sync at step 4"
+    seen = f"last seen at {FIRST if at == 2 else 'the sync at step 4'}"
     for rank in (0, 1):
         what = "the probe" if probed else "the sync"
         moment = f"{what} at step {4 if at == 2 else 8}"
@@ -366,7 +367,7 @@ def test_a_child_of_a_process_does_not_stand_in_for_it():
 def test_the_message_reads_well():
     said = run_ranks(_train, 2, "explorer", "never steps")[0][0]
     assert re.fullmatch(
-        r"\[rank 0 of 2\] `Explorer` waited 2 s at the sync at step 4, and these did not come: "
-        r"rank 1 \(never seen\)\. Every rank has to call .* early end of its data\.",
+        r"\[rank 0 of 2\] `Explorer` waited 2 s at the first step since it was made or loaded, at "
+        r"step 1, and these did not come: rank 1 \(never seen\)\. Every rank has to call .* early end of its data\.",
         said,
     )

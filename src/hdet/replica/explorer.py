@@ -170,6 +170,7 @@ class Explorer(Converging, LRScheduler):
         self._reading: Reading | None = None
         self._rescues = 0
         self._last: dict[str, Any] = {}
+        self._told: set[str] = set()  # what has been warned of
         on_load(optimizer, self._apply)
         self._apply()
         if self._exploring:
@@ -452,8 +453,10 @@ class Explorer(Converging, LRScheduler):
         """Make what others have changed the same on every replica. Collective if they have."""
         if not self._values.taken_over:
             return
-        for name in self._values.agree(self._ensemble.gather(self._values.shared())):
+        overwritten = self._values.agree(self._ensemble.gather(self._values.shared()))
+        for name in sorted(set(overwritten) - self._told):
             warnings.warn(overwritten_message(name), stacklevel=6)
+        self._told.update(overwritten)
         self._apply()
 
     def _sync(self) -> None:

@@ -178,7 +178,11 @@ class ReplicaValues:
         if entries is None:
             return False, [d.value for d in self.dimensions]
         values = entries.entries("values")
-        others = [d.value if d.is_rate else values.number(d.name) for d in self.dimensions]
+        limits = {"log": (0.0, math.inf), "linear": (-math.inf, math.inf)}
+        others = [
+            d.value if d.is_rate else values.number(d.name, *limits.get(d.scale, d.bounds))
+            for d in self.dimensions
+        ]
         return entries.boolean("taken_over"), others
 
     def assign(self, parsed: tuple[bool, list[float]], groups: list[HeldSchedule]) -> None:

@@ -55,7 +55,9 @@ def parsed_scheduler_state(
         # What other versions of torch lack, or have besides, is private.
         if key in state or not key.startswith("_"):
             _require_alike(entries, key, entries.raw(key), own[key])
-    state = copy.deepcopy(dict(state))
+    # torch's own make all their attributes at once; others may have some that come later.
+    torchs = type(scheduler).__module__.startswith("torch.")
+    state = copy.deepcopy({k: v for k, v in state.items() if k in own or not torchs})
     with warnings.catch_warnings():
         # Of a scheduler that is stepped without its optimizer.
         warnings.simplefilter("ignore")
@@ -70,7 +72,7 @@ def _require_alike(entries: Entries, key: str, value: Any, own: Any) -> None:
         # A number or a function's own state may stand there, as in LambdaLR's list.
         alike = value is None or isinstance(value, (bool, str, numbers.Real, Mapping))
     elif isinstance(own, (Tensor, numbers.Real)) and not isinstance(own, bool):
-        _require_number(entries, key, value)
+        _require_number(entries, key, value, own)
     elif isinstance(own, (list, tuple)):
         alike = isinstance(value, (list, tuple)) and len(value) == len(own)
         if alike:
@@ -89,17 +91,22 @@ def _require_alike(entries: Entries, key: str, value: Any, own: Any) -> None:
         entries.refuse(key, value, f"must be like the scheduler's own, {own!r:.60}")
 
 
-def _require_number(entries: Entries, key: str, value: Any) -> None:
-    """Raise unless a value is a number of its name's range; a tensor holds one or more."""
+def _require_number(entries: Entries, key: str, value: Any, own: Any) -> None:
+    """Raise unless a value is a number of its name's range and its own's sign, or tensors."""
     name = key.split(".")[-1]
     if isinstance(value, Tensor):
-        if value.is_meta or value.is_sparse or value.is_complex() or not value.numel():
+        odd = value.is_meta or value.is_sparse or value.is_complex()
+        if odd or value.numel() != (own.numel() if isinstance(own, Tensor) else 1):
             entries.refuse(key, value, "must be a number, as the scheduler's own")
-        value = float(value.abs().max())
+        value = float(value.min())
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         entries.refuse(key, value, "must be a number, as the scheduler's own")
     if name in _COUNTS and not (isinstance(value, int) and -1 <= value <= MOST):
         entries.refuse(key, value, "must be a count of steps")
+    if isinstance(own, Tensor):
+        own = float(own.min())
+    if own >= 0 > value and name not in (*_COUNTS, *_MAY_BE_INFINITE):
+        entries.refuse(key, value, "must not be negative, as the scheduler's own is not")
     infinite = isinstance(value, float) and math.isinf(value) and name in _MAY_BE_INFINITE
     if not (infinite or -_LARGEST < value < _LARGEST):  # pyright: ignore[reportOperatorIssue]
         entries.refuse(key, value, "must be finite")
