@@ -367,7 +367,8 @@ def test_a_child_of_a_process_does_not_stand_in_for_it():
 def test_the_message_reads_well():
     said = run_ranks(_train, 2, "explorer", "never steps")[0][0]
     assert re.fullmatch(
-        r"\[rank 0 of 2\] `Explorer` waited 2 s at the first step since it was made or loaded, at "
-        r"step 1, and these did not come: rank 1 \(never seen\)\. Every rank has to call .* early end of its data\.",
+        r"\[rank 0 of 2\] `Explorer` waited 2 s at the first step since it was made or loaded, "
+        r"at step 1, and these did not come: rank 1 \(never seen\)\. Every rank has to call .* "
+        r"early end of its data\.",
         said,
     )

@@ -62,6 +62,8 @@ def refuse_difference(replicas: Replicas, name: str, facts: Facts, moment: str) 
 
 def public_numbers(state: Any) -> Any:
     """Return what a scheduler's state says of its settings and its place, without its rates."""
+    if isinstance(state, list):
+        return [public_numbers(inner) for inner in state]
     if isinstance(state, Mapping):
         kept = ("_schedulers", "_milestones", "_schedule_phases")
         return {

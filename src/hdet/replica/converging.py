@@ -8,9 +8,11 @@ and writes a chimera. `converged` is the remedy.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, SupportsIndex
 
 from torch import Tensor
 
+from ..errors import where
 from .ensemble import Ensemble
 
 
@@ -40,6 +42,23 @@ class Converging(ABC):
     @abstractmethod
     def _agree(self) -> None:
         """Make the same what replicas may have rounded differently. Collective if need be."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
+        """Refuse to be copied or pickled while replicas differ.
+
+        A copy would set the values of the original's optimizer and modules, and would not see
+        that optimizer's steps.
+
+        Raises:
+            TypeError: if the replicas ever differ.
+        """
+        if self._exploring:
+            raise TypeError(
+                f"{where()}`{type(self).__name__}` cannot be copied or pickled: it belongs to "
+                f"this process's optimizer and process group. Save `state_dict()`, make a new "
+                f"one and load it."
+            )
+        return super().__reduce_ex__(protocol)
 
     def observe(self, loss: Tensor | float) -> None:
         """Add the loss of one micro-batch to this interval's mean, without a step. Local.

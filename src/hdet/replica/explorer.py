@@ -20,14 +20,13 @@ move is ours, and measured in the documentation.
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import require, where
 from ..state import Entries
@@ -49,6 +48,7 @@ from .explorer_checks import (
 from .group_values import on_load, own_rates, set_initial_rates
 from .hyperparameters import lr
 from .meshes import find_replicas
+from .outer_scheduler import OuterScheduler
 from .probe import Mode, Probe, evaluate
 from .replica_values import ReplicaValues
 from .setup_checks import refuse_epoch, refuse_lr_free, refuse_sharded_optimizer
@@ -59,7 +59,7 @@ _NAME = "Explorer"
 _RESCUES = 3  # returns to the averaged weights in a row that are one too many
 
 
-class Explorer(Converging, LRScheduler):
+class Explorer(Converging, OuterScheduler):
     """Tunes learning rates, and any other scalars, while the model trains.
 
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
@@ -339,44 +339,6 @@ class Explorer(Converging, LRScheduler):
         self._introduced, self._last, self._rescues = False, {}, 0
         self._found = self._exploration.syncs > 0
         self._apply()
-
-    # --- what torch expects of a scheduler
-
-    @property
-    def last_epoch(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The wrapped scheduler's count of steps; this one's own where it has none."""
-        own = self._schedule.last_epoch
-        return self._step if own is None else own
-
-    @last_epoch.setter
-    def last_epoch(self, _: int) -> None:
-        self._refuse_to_jump()
-
-    @property
-    def base_lrs(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The rates that the schedule started from."""
-        return self._schedule.base_lrs
-
-    @property
-    def _last_lr(self) -> list[float | Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.get_last_lr()
-
-    def get_lr(self) -> list[float | Tensor]:
-        """Return this replica's rates, as `get_last_lr` does."""
-        return self.get_last_lr()
-
-    def _initial_step(self) -> None:
-        self._refuse_to_jump()
-
-    def _update_lr(self, epoch: int | None = None) -> None:
-        self._refuse_to_jump()
-
-    def _refuse_to_jump(self) -> NoReturn:
-        raise RuntimeError(
-            f"{where()}`{_NAME}` cannot be a part of SequentialLR, which sets its steps "
-            f"back. Wrap the whole schedule: Explorer(optimizer, "
-            f"SequentialLR(optimizer, ...))."
-        )
 
     # --- internals
 

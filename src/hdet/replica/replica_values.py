@@ -32,8 +32,6 @@ from .held_schedule import HeldSchedule
 
 # Beyond what rounding makes of one factor in many steps; far below any spread.
 _ROUNDING = 1e-4
-# Steps after which a value that is set again and again is no single intervention.
-_SET_IN_A_ROW = 3
 
 
 class ReplicaValues:
@@ -59,9 +57,8 @@ class ReplicaValues:
             for d in exploration.dimensions
         ]
         self.taken_over = False
-        # For each dimension, in how many steps in a row others have changed it.
-        self._row = [0] * len(self._cells)
-        self._steps = 0
+        # For each dimension, how often in a row the replicas have not agreed.
+        self._disagreed = [0] * len(self._cells)
 
     @property
     def dimensions(self) -> list[Dimension]:
@@ -108,11 +105,9 @@ class ReplicaValues:
     # --- what others change
 
     def take_over(self) -> None:
-        """Take over what others have changed since `apply`; to be called once a step."""
-        self._steps += 1
+        """Take over what others have changed since `apply`."""
         for j, (dimension, cell) in enumerate(zip(self.dimensions, self._cells, strict=True)):
             found = cell.others_wrote()
-            self._row[j] = 0 if found is None else self._row[j] + 1
             if found is not None:
                 self.taken_over = True
                 self._set(j, _without(dimension, found, cell.written, self._unscaled(j)))
@@ -142,7 +137,7 @@ class ReplicaValues:
             rows: `shared` of every replica.
 
         Returns:
-            The names of what others have set at every step, over the replicas' own values.
+            The names of what others go on setting, over the replicas' own values.
         """
         columns = [list(column) for column in zip(*rows, strict=True)]
         for held, column in zip(self._groups, columns[len(self._cells) :], strict=True):
@@ -152,13 +147,14 @@ class ReplicaValues:
             low, high = min(column), max(column)
             if high - low <= _ROUNDING * max(abs(low), abs(high)):
                 self._set(j, column[0])
+                self._disagreed[j] = 0
                 continue
             logarithmic = dimension.scale == "log" and low > 0
             mean = statistics.geometric_mean if logarithmic else statistics.fmean
             self._set(j, mean(column))
-            if self._row[j] >= max(self._steps, _SET_IN_A_ROW):
+            self._disagreed[j] += 1
+            if self._disagreed[j] > 1:
                 overwritten.append(dimension.name)
-        self._steps = 0
         return overwritten
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,7 +185,7 @@ class ReplicaValues:
         """Go on from what `parsed` returned. `apply` has to follow."""
         self.taken_over, self._others = parsed
         self._groups = groups
-        self._row, self._steps = [0] * len(self._cells), 0
+        self._disagreed = [0] * len(self._cells)
 
     def _unscaled(self, j: int) -> float:
         group = self.dimensions[j].group
