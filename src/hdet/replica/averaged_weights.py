@@ -62,7 +62,9 @@ class AveragedWeights:
         return self._average is not None
 
     def _parameters(self) -> list[Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
+        held = [p for group in self._optimizer.param_groups for p in group["params"]]
+        # Quantised weights, integers or 8-bit floats, have no arithmetic and do not move.
+        return [p for p in held if p.is_floating_point() and p.itemsize > 1]
 
     def _weights(self) -> list[Tensor]:
         return [_local(p) for p in self._parameters()]
