@@ -11,6 +11,7 @@ from torch import nn
 import hdet
 from hdet.replica import averaging
 from hdet.seeding import generator
+from tests.helpers import small_model
 from tests.rank_runner import run_ranks
 
 pytestmark = pytest.mark.ranks
@@ -251,3 +252,24 @@ def test_extra_memory_is_two_buckets_however_many_there_are():
     for taken in run_ranks(_memory, 2):
         assert len(taken) == 2
         assert max(taken) <= KIB
+
+
+def _outside():
+    rank = dist.get_rank()
+    group: Any = dist.new_group([0, 1])
+    tensor = torch.full((2,), float(rank))
+    masked = hdet.average_([tensor], group)
+    try:
+        optimizer = torch.optim.SGD(small_model().parameters(), 0.1)
+        hdet.Explorer(optimizer, process_group=group)
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    return masked, tensor.tolist(), said
+
+
+def test_a_rank_outside_the_group_is_left_alone_and_makes_no_scheduler():
+    ranks = run_ranks(_outside, 3)
+    assert ranks[:2] == [((), [0.5, 0.5], "")] * 2
+    assert ranks[2][:2] == ((), [2.0, 2.0])
+    assert "[rank 2 of 3] `Explorer(process_group=...)` was given a group" in ranks[2][2]

@@ -159,3 +159,50 @@ def test_replicas_of_several_processes_are_alone_between_syncs(wrap):
     assert ranks[0][1] == ranks[1][1] != ranks[2][1]
     assert all(losses == ranks[0][2] for _, _, losses in ranks)
     assert len(ranks[0][2]) == 2
+
+
+# --- nothing explored: the run to compare with
+
+
+def _control(kind):
+    rank, size = dist.get_rank(), dist.get_world_size()
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    if kind == "explorer":
+        scheduler = hdet.Explorer(
+            optimizer, explore=[], sync_every=2, model=model, shared_gradients=False
+        )
+    else:
+        scheduler = hdet.OneCycleAutoLR(
+            optimizer,
+            0.5,
+            10,
+            model_sync_interval=2,
+            model=model,
+            shared_gradients=False,
+            div_factor=1.0,
+            pct_start=0.9999,
+            cycle_momentum=False,
+        )
+    seen = []
+    for _ in range(3):
+        # The gradient is the rank: replica r loses r / 2 at every step.
+        model.weight.grad = torch.full_like(model.weight, float(rank))
+        optimizer.step()
+        scheduler.step(float(rank))
+        seen.append(model.weight.item())
+    with scheduler.converged():
+        inside = model.weight.item()
+    return size, seen, inside, scheduler.metrics()
+
+
+@pytest.mark.parametrize("kind", ["explorer", "one cycle"])
+def test_without_a_spread_local_replicas_are_averaged_all_the_same(kind):
+    for rank, (_, seen, inside, metrics) in enumerate(run_ranks(_control, 2, kind)):
+        # 1 and 1 - 2 / 2 make 0.5; one more step of 0 and 0.5 makes 0.25.
+        assert seen == [1 - rank / 2, 0.5, 0.5 - rank / 2]
+        assert inside == 0.25
+        assert metrics["syncs"] == 2
+        assert metrics["losses"] == [0.0, 1.0]

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -56,3 +58,13 @@ def test_parameters_draw_apart_and_half_precision_is_kept():
 def test_negative_noise_is_refused():
     with pytest.raises(ValueError, match=r"`add_noise_\(nu=-0.1\)` must be at least 0"):
         hdet.add_noise_(small_model(), -0.1)
+
+
+def test_a_mask_among_the_parameters_stays_as_it_is():
+    model = torch.nn.Linear(2, 2)
+    mask = torch.full((3, 3), -math.inf).triu(1)
+    model.mask = torch.nn.Parameter(mask.clone(), requires_grad=False)
+    before = model.weight.detach().clone()
+    hdet.add_noise_(model)
+    assert torch.equal(model.mask, mask)
+    assert not torch.equal(model.weight, before)

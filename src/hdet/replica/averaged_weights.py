@@ -63,9 +63,9 @@ class AveragedWeights:
         return self._average is not None
 
     def _parameters(self) -> list[Tensor]:
-        """Return what is averaged; quantised weights are integers, and stay as they are."""
-        parameters = (p for group in self._optimizer.param_groups for p in group["params"])
-        return [p for p in parameters if p.is_floating_point() or p.is_complex()]
+        """Return what is averaged; quantised weights, which have no arithmetic, stay put."""
+        held = (p for group in self._optimizer.param_groups for p in group["params"])
+        return [p for p in held if p.is_complex() or (p.is_floating_point() and p.itemsize > 1)]
 
     def _weights(self) -> list[Tensor]:
         return [_local(p) for p in self._parameters()]

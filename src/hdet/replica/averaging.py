@@ -7,24 +7,25 @@ memory: `data_ptr`, strides and memory format stay, which CUDA graphs and compil
 on. A tensor is written only after its bucket has arrived, so a failing collective leaves no
 half-summed weights.
 
-Before the first bucket leaves, the replicas tell each other whether they hold the same
-layout and only finite values. One that does not is left out of the mean as a whole and
-healed by it.
+Before the first bucket leaves, the replicas tell each other whether they hold the same layout
+and only finite values, and what of the rest differs (`outsiders`). One that does not is left
+out of the mean as a whole and healed by it.
 
 Source: HDET (arXiv 2604.24708), equation (3): theta_r <- mean over the replicas of theta.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from ..errors import require, where
-from .groups import Replicas
+from .contents import layout_of, local_floats
+from .groups import Replicas, is_member
 from .meshes import find_replicas, reshard
+from .outsiders import Outsiders, View
 
 # DDP's own bucket size: large enough to hide the latency of a collective.
 BUCKET_BYTES = 25 * 2**20
@@ -55,13 +56,15 @@ def average_(
             by shard over their mesh's replicate axis.
         process_group: the replicas; default the mesh's replicate axis, else all ranks. Or a
             mesh whose first axis are the replicas, the others the processes of one replica.
-        model: its floating-point buffers, such as batch-norm statistics, are averaged too.
+        model: its floating-point buffers, such as batch-norm statistics, are averaged too
+            where they differ; constants, such as a mask of minus infinity, are left alone.
             To be given under FSDP2, which otherwise may go on with gathered older weights.
         bucket_bytes: size of a bucket in bytes, at least 1024; default 25 MiB, as in DDP.
 
     Returns:
         The replicas that were left out for being non-finite, ascending; the same on every
-        rank. With one replica, or no process group, nothing is sent and nothing changes.
+        rank. With one replica, no process group, or one that this rank is not in, nothing is
+        sent and nothing changes.
 
     Raises:
         ValueError: on every rank and before anything changes, if an argument is out of
@@ -79,42 +82,27 @@ def average_(
         "must be at least 1024",
         "leave it out for 25 MiB",
     )
+    if not is_member(process_group):
+        return ()
     tensors = list(tensors)
-    if model is not None:
-        tensors += model.buffers()
-    replicas = find_replicas(tensors, "average_", process_group)
+    buffers = [] if model is None else list(model.named_buffers())
+    replicas = find_replicas([*tensors, *(b for _, b in buffers)], "average_", process_group)
     if not replicas.connected or replicas.size == 1:
         return ()
     averaging = Averaging(tensors, replicas, bucket_bytes)
-    rows = replicas.gather(replicas.sum_inner_(averaging.health()))
-    masked = check_health(rows)
+    view = Outsiders(lambda: ((name, b, True) for name, b in buffers)).look(averaging.device)
+    rows = replicas.gather(replicas.sum_inner_(averaging.health(view)))
+    check_layout(rows)
+    differing, broken = view.settle([row[2] for row in rows], replicas, averaging.device)
+    masked = check_health(rows, broken)
     averaging.run(masked)
+    Averaging(differing, replicas, bucket_bytes).run(masked)
     reshard(model)
     return masked
 
 
-def local_floats(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Return what is to be averaged: each tensor's local part, once, if it has floats.
-
-    Complex tensors are seen as real ones; integers, booleans and empty tensors drop out.
-    """
-    floats = []
-    for tensor in {id(t): t for t in tensors}.values():
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        if local.is_complex():
-            local = torch.view_as_real(local)
-        if local.is_floating_point() and local.numel():
-            floats.append(local)
-    return floats
-
-
-def check_health(rows: Sequence[Sequence[float]]) -> tuple[int, ...]:
-    """Return which replicas are non-finite, from everyone's `Averaging.health`.
-
-    Raises:
-        ValueError: if the layouts differ.
-        RuntimeError: if no replica is finite.
-    """
+def check_layout(rows: Sequence[Sequence[float]]) -> None:
+    """Raise a `ValueError` if the layouts in everyone's `Averaging.health` differ."""
     odd = [r for r, row in enumerate(rows) if row[1] != rows[0][1]]
     if odd:
         raise ValueError(
@@ -122,7 +110,21 @@ def check_health(rows: Sequence[Sequence[float]]) -> tuple[int, ...]:
             f"order on every replica, and replicas {odd} differ from replica 0: build the "
             f"same model with the same memory format everywhere."
         )
-    masked = tuple(r for r, row in enumerate(rows) if row[0] > 0)
+
+
+def check_health(
+    rows: Sequence[Sequence[float]], broken: Collection[int] = ()
+) -> tuple[int, ...]:
+    """Return which replicas are non-finite, from everyone's `Averaging.health`.
+
+    Args:
+        rows: what `health` gave on every replica.
+        broken: the replicas that are known to be by something else.
+
+    Raises:
+        RuntimeError: if no replica is finite.
+    """
+    masked = tuple(r for r, row in enumerate(rows) if row[0] > 0 or r in broken)
     if len(masked) == len(rows):
         raise RuntimeError(
             f"{where()}All {len(rows)} replicas hold NaN or infinite values, so there is "
@@ -140,6 +142,7 @@ class Averaging:
         tensors: what is to be averaged; see `average_`.
         replicas: who takes part.
         bucket_bytes: size of a bucket.
+        device: where the collectives run; default where the tensors are.
     """
 
     def __init__(
@@ -147,19 +150,17 @@ class Averaging:
         tensors: Iterable[Tensor],
         replicas: Replicas,
         bucket_bytes: int = BUCKET_BYTES,
+        device: torch.device | None = None,
     ) -> None:
         self._tensors = local_floats(tensors)
+        own = self._tensors[0].device if self._tensors else torch.device("cpu")
+        self.device = device or own
         self._replicas = replicas
         self._buckets = [_Bucket(p) for p in _plan(self._tensors, bucket_bytes)]
         self._storages = [_take(b.device, b.nbytes) for b in self._buckets[:2]]
         # Packed now, since checking one packed buffer is quicker than many small tensors.
         for index in range(len(self._storages)):
             self._pack(index)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors are, and so where the collectives run."""
-        return self._tensors[0].device if self._tensors else torch.device("cpu")
 
     def _pack(self, index: int) -> None:
         """Pack bucket `index` into the buffer that bucket `index - 2` has left."""
@@ -168,18 +169,26 @@ class Averaging:
             storage = self._storages[index % 2] = _take(bucket.device, bucket.nbytes)
         bucket.pack(storage)
 
-    def health(self) -> Tensor:
-        """Return [non-finite, layout], float64: what the replicas check of each other."""
-        finite = True
+    def health(self, beside: View | None = None) -> Tensor:
+        """Return [non-finite, layout, digest]: what the replicas check of each other.
+
+        Args:
+            beside: what else may have to be averaged; the digest is its own.
+
+        Returns:
+            The row, float64 on `device`.
+        """
+        finite = beside is None or not beside.turned
         if self._buckets:
             # A sum is the quickest pass there is, and NaN and infinity come through it. So
             # does the overflow of finite numbers; then every value is looked at.
             sums = torch.stack([b.sum().to(self.device).double() for b in self._buckets])
             if not bool(sums.isfinite().all()):
-                finite = all(bool(bucket.finite()) for bucket in self._buckets)
-        layout = hash(tuple((t.shape, t.stride(), t.itemsize) for t in self._tensors))
+                finite &= all(bool(bucket.finite()) for bucket in self._buckets)
+        others = [] if beside is None else beside.tensors
+        layout = hash((len(others), *map(layout_of, [*self._tensors, *others])))
         # 32 bits of a hash pass unharmed through a float64, and through sums over shards.
-        row = [float(not finite), float(layout & 0xFFFFFFFF)]
+        row = [float(not finite), float(layout & 0xFFFFFFFF), beside.total if beside else 0.0]
         return torch.tensor(row, dtype=torch.float64, device=self.device)
 
     def run(self, masked: Sequence[int] = (), measure: bool = False) -> Tensor:

@@ -79,7 +79,7 @@ class Converging(ABC):
 
         Collective: every rank calls it at the same step. Values and the losses of the
         interval stay as they are, and the replicas part again from the common weights.
-        Nothing happens if nothing is spread or there is one replica.
+        Nothing happens with one replica, or if nothing is spread under shared gradients.
 
         Raises:
             RuntimeError: if a rank does not call it; on every rank, if all replicas are
@@ -108,7 +108,8 @@ class Converging(ABC):
                 happened, for one more copy of them meanwhile: for evaluating.
 
         Yields:
-            Nothing. If nothing is spread or there is one replica the block runs as it is.
+            Nothing. With one replica, or if nothing is spread under shared gradients, the block
+            runs as it is.
 
         Raises:
             RuntimeError: if a rank does not enter; on every rank, if all replicas are

@@ -2,15 +2,16 @@
 
 A sync begins with a roll call, so that a process that does not come is an error and not a
 silence. Then follows a fixed sequence of collectives: one small gather (losses, whether the
-weights are finite, their layout), the averaging, one small gather of what the averaging
-measured. When it happens is decided by the caller from step counts alone, so that every rank
-does the same.
+weights are finite, their layout), one more where tensors differ that no optimizer steps, the
+averaging, one small gather of what the averaging measured. When it happens is decided by the
+caller from step counts alone, so that every rank does the same.
 
 Source: HDET (arXiv 2604.24708), equations (3) and (4).
 """
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from torch.optim import Optimizer
 from ..errors import where
 from ..state import MOST, Entries
 from .agreement import Facts, digest, refuse_difference
-from .averaging import Averaging, check_health
+from .averaging import Averaging, check_health, check_layout
 from .groups import Replicas
 from .meshes import reshard
 from .optimizer_state import all_state, weight_dependent_state
+from .outsiders import Named, Outsiders, model_outsiders
 from .roll_call import RollCall
 from .signals import LossMeter, interval_means
 from .stepping import Stepping
@@ -73,8 +75,9 @@ class Ensemble:
 
     Args:
         optimizer: its parameters, and the state that depends on them, are averaged.
-        model: its floating-point buffers are averaged too, and FSDP2's gathered copies of
-            what has changed are dropped.
+        model: its floating-point buffers, and parameters that are not the optimizer's, are
+            averaged too where they differ; FSDP2's gathered copies of what has changed are
+            dropped.
         replicas: who they are.
         name: the public name to put into errors.
         average_state: whether all optimizer state differs between replicas, and is averaged;
@@ -100,6 +103,7 @@ class Ensemble:
         self._facts = facts
         self.stepping = Stepping(optimizer, name)
         self._roll_call = RollCall(replicas, name)
+        self._outsiders = Outsiders(self._named_outsiders)
         self._gathered_sums: list | None = None
         self._syncs = 0
         self._ever_given = False
@@ -142,7 +146,8 @@ class Ensemble:
             )
 
     def appear(self) -> None:
-        """Let the other processes see from now on whether this one has ended. Local."""
+        """Take part from now on: the others see whether this process has ended. Local."""
+        _met.add(self)
         if self.replicas.connected and self.replicas.size > 1:
             self._roll_call.appear()
 
@@ -167,6 +172,7 @@ class Ensemble:
         judge: Callable[[list[float], list[float]], list[int]] | None = None,
         rescue: Callable[[], None] | None = None,
         call: str = "the sync",
+        kept: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Sync:
         """Average weights and the state that follows them, and gather losses. Collective.
 
@@ -179,6 +185,7 @@ class Ensemble:
                 gathered numbers alone; the average is written to them like to the others.
             rescue: called on every rank instead of raising where no replica is finite.
             call: what makes the replicas meet.
+            kept: takes up each tensor that is averaged, with a copy of what it was.
 
         Returns:
             What was found.
@@ -190,45 +197,57 @@ class Ensemble:
         """
         start = time.perf_counter()
         self.assemble(call, step)
-        averaging = Averaging(self._tensors(), self.replicas)
-        device = averaging.device
+        device = self._device()
+        view = self._outsiders.look(device)
+        averaging = Averaging(self._insiders(), self.replicas, device=device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
         same = [step * one, digest(self._facts()) * one]
-        row = torch.cat([averaging.health(), self.meter.row(device), probed, one, *same])
+        parts = averaging.health(view), self.meter.row(device), probed, one, *same
         with self._roll_call.explained(call, step):
-            rows = self.replicas.gather(self.replicas.sum_inner_(row))
-        self._refuse_other_steps([row[8] / row[7] for row in rows])
-        self._refuse_difference([row[9] / row[7] for row in rows], f"{call} at step {step}")
-        rescued = rescue is not None and all(row[0] > 0 for row in rows)
-        broken = tuple(range(len(rows))) if rescued else check_health(rows)
-        means = interval_means([row[2:6] for row in rows])
+            rows = self.replicas.gather(self.replicas.sum_inner_(torch.cat(parts)))
+            check_layout(rows)
+            self._refuse_other_steps([row[9] / row[8] for row in rows])
+            digests = [row[10] / row[8] for row in rows]
+            self._refuse_difference(digests, f"{call} at step {step}")
+            totals = [row[2] for row in rows]
+            differing, odd = view.settle(totals, self.replicas, device)
+        rescued = rescue is not None and all(
+            row[0] > 0 or r in odd for r, row in enumerate(rows)
+        )
+        broken = tuple(range(len(rows))) if rescued else check_health(rows, odd)
+        means = interval_means([row[3:7] for row in rows])
         losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
         # A replica is several processes where the model is sharded; each gave its share.
-        probes = [math.nan if r in broken else row[6] / row[7] for r, row in enumerate(rows)]
+        probes = [math.nan if r in broken else row[7] / row[8] for r, row in enumerate(rows)]
         fallen: list[int] = []
         divergence = [math.nan] * len(rows)
         if rescued and rescue is not None:
             rescue()
         else:
             fallen = judge(losses, probes) if judge is not None else []
+            tensors = list(self._insiders())
             if broken:
                 # A broken replica's own moments are in doubt too, whatever they depend on.
-                everything = [*self._tensors(), *all_state(self._optimizer)]
-                averaging = Averaging(everything, self.replicas)
+                tensors = [*tensors, *all_state(self._optimizer)]
+                averaging = Averaging(tensors, self.replicas, device=device)
+            if kept is not None:
+                kept += [(t, t.detach().clone()) for t in (*tensors, *differing)]
             left_out = sorted({*broken, *fallen})
+            beside = Averaging(differing, self.replicas, device=device)
             with self._roll_call.explained(call, step):
-                squares = self.replicas.sum_inner_(averaging.run(left_out, measure=True))
-                pairs = self.replicas.gather(squares)
+                squares = averaging.run(left_out, measure=True)
+                squares += beside.run(left_out, measure=True)
+                pairs = self.replicas.gather(self.replicas.sum_inner_(squares))
             divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
         reshard(self._model)
         found = Sync(
             losses=losses,
-            given=any(row[3] > 0 for row in rows),
+            given=any(row[4] > 0 for row in rows),
             masked=[
                 r
                 for r, (row, loss) in enumerate(zip(rows, losses, strict=True))
-                if r in broken or (row[3] > 0 and not math.isfinite(loss))
+                if r in broken or (row[4] > 0 and not math.isfinite(loss))
             ],
             divergence=divergence,
             milliseconds=1000 * (time.perf_counter() - start),
@@ -372,9 +391,8 @@ class Ensemble:
                 they go on from the common ones. After a sync that healed a broken replica
                 nothing is put back: what was broken is not worth it.
         """
-        self.require_connection()
-        kept = [(t, t.detach().clone()) for t in self._tensors()] if restore else []
-        found = self.sync(step, call="`converged`")
+        kept: list[tuple[Tensor, Tensor]] = []
+        found = self.sync(step, call="`converged`", kept=kept if restore else None)
         if not restore:
             self.record(found)
         self._gathered_sums = self.replicas.gather_processes(self._sums(), self._device())
@@ -394,17 +412,33 @@ class Ensemble:
 
     def _device(self) -> torch.device:
         """Return where the collectives run."""
-        return next((t.device for t in self._tensors()), torch.device("cpu"))
+        return next((p.device for p in self._parameters()), torch.device("cpu"))
 
-    def _tensors(self) -> Iterator[Tensor]:
-        for group in self._optimizer.param_groups:
-            yield from group["params"]
-        if self._model is not None:
-            yield from self._model.buffers()
+    def _insiders(self) -> Iterator[Tensor]:
+        """Return what is always averaged: the weights that are trained, and their state."""
+        yield from (p for p in self._parameters() if p.requires_grad)
         if self.average_state:
             yield from all_state(self._optimizer)
         else:
             yield from weight_dependent_state(self._optimizer)
+
+    def _named_outsiders(self) -> Iterator[Named]:
+        """Return what is averaged where it differs between the replicas."""
+        held = self._parameters()
+        for index, parameter in enumerate(held):
+            if not parameter.requires_grad:
+                yield f"optimizer's {index}", parameter, True
+        if self._model is not None:
+            others = {id(p) for e in _met if e is not self for p in e._parameters()}
+            own = set(map(id, held))
+            yield from model_outsiders(self._model, own, others - own)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+
+# Those whose replicas part and meet, so that each leaves the others' weights to them.
+_met: "weakref.WeakSet[Ensemble]" = weakref.WeakSet()
 
 
 def _nested(entries: Entries, key: str, shape: list[int]) -> Any:

@@ -69,8 +69,8 @@ class Explorer(Converging, OuterScheduler):
 
     Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
     reading are local; `step` is collective at its first call and once every `sync_every`
-    steps, and `converge` always. With one replica, or nothing to explore, both do the wrapped
-    scheduler's work and nothing else, bit for bit.
+    steps, and `converge` always. With one replica, or nothing to explore under shared
+    gradients, both do the wrapped scheduler's work and nothing else, bit for bit.
 
     It is an `LRScheduler`, and may stand beside others: what they, or the training loop, change
     between two steps is taken over as a factor on the rate, or on whatever else is explored.
@@ -84,7 +84,7 @@ class Explorer(Converging, OuterScheduler):
             all replicas: its patience counts syncs.
         explore: what to explore: `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()`,
             `hdet.attribute(...)`. Default the learning rate of every parameter group. An
-            empty list leaves the wrapped scheduler alone.
+            empty list leaves the wrapped scheduler alone, bit for bit.
         sync_every: T >= 1, optimizer steps between two syncs. The search takes 15 to 30
             syncs: 1 % of the run or less is a good interval.
         warmup_steps: optimizer steps of plain training before exploration begins; then the
@@ -104,7 +104,8 @@ class Explorer(Converging, OuterScheduler):
         probe_mode: "eval" or "train", the model's mode while the probe runs. What acts in
             train mode only, such as dropout, is seen only by a probe in train mode.
         shared_gradients: False where each replica steps on its own gradient (local SGD):
-            all optimizer state then differs, and is averaged too.
+            all optimizer state then differs, and is averaged too; and with `explore=[]` the
+            replicas are still averaged at every sync, which is the run to compare with.
 
     Raises:
         ValueError: on every rank, naming argument, rule, value and remedy.
@@ -135,7 +136,7 @@ class Explorer(Converging, OuterScheduler):
         parameters = []
         if any(d.is_rate for d in dimensions):
             refuse_lr_free(optimizer, _NAME, "explore=[]")
-        if dimensions:
+        if dimensions or not shared_gradients:
             refuse_sharded_optimizer(optimizer, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group)
@@ -154,6 +155,7 @@ class Explorer(Converging, OuterScheduler):
         self._interval, self._warmup, self._seed = sync_every, warmup_steps, seed
         self._step = 0
         self._synced = self._introduced = self._found = False
+        self._shared_gradients = shared_gradients
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state, self._facts)
         self._averaged = AveragedWeights(optimizer, model)
@@ -344,13 +346,18 @@ class Explorer(Converging, OuterScheduler):
 
     @property
     def _exploring(self) -> bool:
-        """Whether the replicas ever differ."""
-        return bool(self._exploration.dimensions) and self._ensemble.replicas.size > 1
+        """Whether the replicas ever differ, by their values or by their gradients."""
+        apart = bool(self._exploration.dimensions) or not self._shared_gradients
+        return apart and self._ensemble.replicas.size > 1
 
     @property
     def _active(self) -> bool:
-        """Whether they differ by now."""
-        return self._exploring and self._step >= self._warmup
+        """Whether their values differ by now."""
+        return (
+            self._exploring
+            and bool(self._exploration.dimensions)
+            and self._step >= self._warmup
+        )
 
     @property
     def _scaled(self) -> bool:
@@ -422,7 +429,11 @@ class Explorer(Converging, OuterScheduler):
         self._apply()
 
     def _sync(self) -> None:
-        """Probe, converge, and move the values."""
+        """Probe, converge, and move the values; without any, converge."""
+        if not self._exploration.dimensions:
+            self._ensemble.record(self._ensemble.sync(self._step))
+            self._ensemble.meter.reset()
+            return
         if self._probe is not None:
             self._ensemble.assemble("the probe", self._step)
         scored, milliseconds = self._score()

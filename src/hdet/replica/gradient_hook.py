@@ -15,6 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
+from ..errors import where
+from .groups import require_membership
+
 
 def finite_mean_hook(
     process_group: dist.ProcessGroup | None,
@@ -34,10 +37,19 @@ def finite_mean_hook(
 
     Returns:
         A future of the mean, as DDP asks for.
+
+    Raises:
+        ValueError: if the gradient is sparse, or this rank is not in the group.
     """
+    require_membership(process_group, "finite_mean_hook")
     group = process_group if process_group is not None else dist.group.WORLD
     assert group is not None
     gradient = bucket.buffer()
+    if gradient.is_sparse:
+        raise ValueError(
+            f"{where()}`finite_mean_hook` does not work with sparse gradients: make the "
+            f"embedding with `sparse=False`, or train without the hook."
+        )
     finite = gradient.isfinite().all()
     live = finite.to(torch.float32)
     # Scaled before the sum and by the inverse, as DDP does: so it rounds alike.

@@ -11,6 +11,29 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from ..errors import where
+
+
+def is_member(group: object) -> bool:
+    """Return whether this process belongs to a process group or mesh. Local."""
+    if isinstance(group, DeviceMesh):
+        return group.get_coordinate() is not None
+    if group is None or not (dist.is_available() and dist.is_initialized()):
+        return True
+    # What `new_group` returns to those whom it leaves out is no group at all.
+    return isinstance(group, dist.ProcessGroup) and dist.get_rank(group) >= 0
+
+
+def require_membership(group: object, call: str) -> None:
+    """Raise a `ValueError` unless this process belongs to `group`. Local."""
+    if not is_member(group):
+        raise ValueError(
+            f"{where()}`{call}(process_group=...)` was given a group that this rank is not "
+            f"in: call it on the group's members only, or give each rank the group that it "
+            f"belongs to."
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate
 
 from ..errors import where
-from .groups import Replicas
+from .groups import Replicas, require_membership
 from .setup_checks import SHARDED
 
 # What people call the axis of replicas, where only its name can tell.
@@ -45,8 +45,9 @@ def find_replicas(
 
     Raises:
         ValueError: if a tensor is sharded and no mesh axis replicates all of them, if one
-            is sharded over the group given, or by FSDP1.
+            is sharded over the group given, or by FSDP1; or if this process is not in it.
     """
+    require_membership(process_group, call)
     tensors = list(tensors)
     # The mark that FSDP1 puts on flat parameters, and on the views of `use_orig_params`.
     if any(hasattr(t, "_fsdp_flattened") for t in tensors):

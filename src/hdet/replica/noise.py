@@ -25,7 +25,7 @@ def add_noise_(
 
     Args:
         model: its floating-point parameters are changed; buffers are not. A parameter that
-            is all zero stays so.
+            is all zero stays so, and so does one that is not finite, as a mask.
         nu: size of the noise relative to the parameter's own, at least 0; the paper's
             value is 0.01.
         generator: draws the noise, on the generator's device; the caller then sees to its
@@ -41,9 +41,16 @@ def add_noise_(
     require(nu >= 0, "add_noise_", "nu", nu, "must be at least 0", "the paper uses 0.01")
     replica = find_replicas(model.parameters(), "add_noise_").rank
     for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point() or not parameter.numel():
+        # The 8-bit floats of quantised weights have no arithmetic.
+        if (
+            not parameter.is_floating_point()
+            or parameter.itemsize == 1
+            or not parameter.numel()
+        ):
             continue
         local, norm = _local_and_norm(parameter)
+        if not bool(norm.isfinite()):
+            continue
         # Processes that hold the same part of one replica must draw the same noise.
         draws = generator or seeding.generator(
             0, "noise", replica, name, *_shard_index(parameter)

@@ -60,8 +60,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
 
     Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
     reading are local. `step` is collective once every `model_sync_interval` steps, and
-    `converge` always; both do nothing but OneCycleLR's work, bit for bit, if the spread is 0
-    or there is one replica.
+    `converge` always; both do nothing but OneCycleLR's work, bit for bit, if there is one
+    replica, or the spread is 0 under shared gradients.
 
     Args:
         optimizer: any torch optimizer whose update is scaled by `lr`. Under DDP a plain one;
@@ -100,7 +100,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         seed: of the permutations; the same on every rank. The global random state is never
             touched.
         shared_gradients: False where each replica steps on its own gradient (local SGD):
-            all optimizer state then differs, and is averaged too.
+            all optimizer state then differs, and is averaged too; and with a spread of 0 the
+            replicas are still averaged at every sync, which is the run to compare with.
 
     Raises:
         ValueError: on every rank, naming argument, rule, value and remedy.
@@ -165,13 +166,14 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         if ensemble_lr_spread_ratio > 0:
             own_rates(optimizer)
             refuse_lr_free(optimizer, _NAME)
+        if ensemble_lr_spread_ratio > 0 or not shared_gradients:
             refuse_sharded_optimizer(optimizer, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group, rank, world_size)
         self._ensemble = Ensemble(
             optimizer, model, replicas, _NAME, not shared_gradients, self._facts
         )
-        self._spread = ensemble_lr_spread_ratio
+        self._spread, self._shared_gradients = ensemble_lr_spread_ratio, shared_gradients
         self._interval = model_sync_interval
         self._warmup = auto_lr_warmup_steps
         self._auto = enable_auto_lr
@@ -223,9 +225,9 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
 
         Collective at every `model_sync_interval`-th step if there is a spread over several
-        replicas; local otherwise. It never waits for the device between syncs, but for a
-        GradScaler with a fused optimizer. Where a GradScaler has skipped the optimizer's
-        step, neither step nor loss is counted.
+        replicas, or they do not share gradients; local otherwise. It never waits for the
+        device between syncs, but for a GradScaler with a fused optimizer. Where a GradScaler
+        has skipped the optimizer's step, neither step nor loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a
@@ -282,7 +284,7 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         finally:
             self.last_epoch = asked
         self._base_now = [float(lr) for lr in (self._base.values or schedule)]
-        if not self._exploring:
+        if not (self._exploring and self._spread > 0):
             return schedule
         rank = self._ensemble.replicas.rank
         rows = zip(self._base_now, self._rhos(), strict=True)
@@ -356,8 +358,9 @@ class OneCycleAutoLR(Converging, OneCycleLR):
 
     @property
     def _exploring(self) -> bool:
-        """Whether anything differs from OneCycleLR."""
-        return self._spread > 0 and self._ensemble.replicas.size > 1
+        """Whether the replicas ever differ, by their rates or by their gradients."""
+        apart = self._spread > 0 or not self._shared_gradients
+        return apart and self._ensemble.replicas.size > 1
 
     @property
     def _steps_done(self) -> int:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import require, where
 from ..seeding import generator
+from .groups import require_membership
 from .meshes import reshard
 
 Probe = Callable[[], Tensor | float]
@@ -68,6 +69,7 @@ def probe(
     def score() -> Tensor:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         connected = dist.is_available() and dist.is_initialized()
+        require_membership(process_group, "probe")
         box, failed = [None, ""], None
         if not connected or dist.get_rank(process_group) == 0:
             # What goes wrong here is sent too: the others wait for the batch.

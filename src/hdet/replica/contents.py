@@ -1,0 +1,48 @@
+"""What is in a tensor, as far as averaging is concerned: its floats, and a digest of them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+def local_floats(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return what is to be averaged: each tensor's local part, once, if it has floats.
+
+    Complex tensors are seen as real ones; integers, booleans and empty tensors drop out, and
+    so do the 8-bit floats of quantised weights, which have no arithmetic.
+    """
+    floats = []
+    for tensor in {id(t): t for t in tensors}.values():
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if local.is_complex():
+            local = torch.view_as_real(local)
+        if local.is_floating_point() and local.itemsize > 1 and local.numel():
+            floats.append(local)
+    return floats
+
+
+def layout_of(tensor: Tensor) -> tuple:
+    """Return what has to be the same on every replica."""
+    return tensor.shape, tensor.stride(), tensor.itemsize
+
+
+def digest(tensor: Tensor) -> Tensor:
+    """Return a number that is the same for the same bits, and hardly for others: an int64.
+
+    Args:
+        tensor: strided, real floating-point.
+    """
+    flat = tensor.detach().contiguous().view(-1)
+    if flat.data_ptr() % 8:
+        flat = flat.clone()
+    # Two or four elements at a time: as quick as any sum, and exact in any order.
+    step = max(8 // flat.itemsize, 1)
+    whole = flat.numel() // step * step
+    small = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.itemsize]
+    found = flat[whole:].view(small).sum(dtype=torch.int64)
+    if whole:
+        found = found + flat[:whole].view(torch.int64).sum()
+    # Folded to 32 bits, which pass unharmed through float64.
+    return (found ^ (found >> 32)) & 0xFFFFFFFF
