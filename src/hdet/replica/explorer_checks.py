@@ -11,6 +11,7 @@ from ..errors import require, where
 from .dimensions import Dimension, Request
 from .held_schedule import HeldSchedule
 from .rate_search import LossTracker, RateSearch
+from .setup_checks import unwrapped
 from .state_checks import ENSEMBLE, require_entries
 
 _CALL = "Explorer"
@@ -55,7 +56,7 @@ def check_arguments(
         raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
     if isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
         require(
-            scheduler.optimizer is optimizer,
+            unwrapped(scheduler.optimizer, _CALL) is optimizer,
             _CALL,
             "scheduler",
             type(scheduler).__name__,
