@@ -12,7 +12,7 @@ Source: HDET (arXiv 2604.24708), equations (3) and (4).
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,7 @@ from .groups import Replicas
 from .meshes import reshard
 from .optimizer_state import all_state, weight_dependent_state
 from .outsiders import Named, Outsiders, model_outsiders
+from .rate_effect import RateEffect
 from .roll_call import RollCall
 from .signals import LossMeter, interval_means
 from .stepping import Stepping
@@ -104,6 +105,7 @@ class Ensemble:
         self.stepping = Stepping(optimizer, name)
         self._roll_call = RollCall(replicas, name)
         self._outsiders = Outsiders(self._named_outsiders)
+        self._effect = RateEffect(optimizer, name)
         self._gathered_sums: list | None = None
         self._syncs = 0
         self._ever_given = False
@@ -131,6 +133,7 @@ class Ensemble:
                 f"{where()}`{self._name}.step` was called inside a `converged()` block, where "
                 f"all replicas are one: leave the block before training goes on."
             )
+        self._effect.begin()
         took_place = self.stepping.took_place(skipped)
         if not took_place:
             self.meter.drop()
@@ -173,6 +176,7 @@ class Ensemble:
         rescue: Callable[[], None] | None = None,
         call: str = "the sync",
         kept: list[tuple[Tensor, Tensor]] | None = None,
+        apart: Sequence[int] = (),
     ) -> Sync:
         """Average weights and the state that follows them, and gather losses. Collective.
 
@@ -186,6 +190,8 @@ class Ensemble:
             rescue: called on every rank instead of raising where no replica is finite.
             call: what makes the replicas meet.
             kept: takes up each tensor that is averaged, with a copy of what it was.
+            apart: the parameter groups whose rates differed between the replicas, the same
+                on every rank.
 
         Returns:
             What was found.
@@ -193,7 +199,7 @@ class Ensemble:
         Raises:
             ValueError: on every rank, if the replicas' tensors differ in layout.
             RuntimeError: if a process does not come or is at another step; on every rank, if
-                no replica is finite and there is no `rescue`.
+                no replica is finite and there is no `rescue`, or the rates had no effect.
         """
         start = time.perf_counter()
         self.assemble(call, step)
@@ -202,8 +208,12 @@ class Ensemble:
         averaging = Averaging(self._insiders(), self.replicas, device=device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
-        same = [step * one, digest(self._facts()) * one]
-        parts = averaging.health(view), self.meter.row(device), probed, one, *same
+        parts = (
+            averaging.health(view),
+            self.meter.row(device),
+            *(probed, one, step * one, digest(self._facts()) * one),
+            self._effect.row(apart, device),
+        )
         with self._roll_call.explained(call, step):
             rows = self.replicas.gather(self.replicas.sum_inner_(torch.cat(parts)))
             check_layout(rows)
@@ -212,6 +222,8 @@ class Ensemble:
             self._refuse_difference(digests, f"{call} at step {step}")
             totals = [row[2] for row in rows]
             differing, odd = view.settle(totals, self.replicas, device)
+            tails = [row[11:] for row in rows]
+            self._effect.refuse_none(apart, tails, self.replicas, device)
         rescued = rescue is not None and all(
             row[0] > 0 or r in odd for r, row in enumerate(rows)
         )
@@ -240,6 +252,7 @@ class Ensemble:
                 squares += beside.run(left_out, measure=True)
                 pairs = self.replicas.gather(self.replicas.sum_inner_(squares))
             divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
+        self._effect.mark()
         reshard(self._model)
         found = Sync(
             losses=losses,

@@ -50,8 +50,16 @@ from .hyperparameters import lr
 from .meshes import find_replicas
 from .outer_scheduler import OuterScheduler
 from .probe import Mode, Probe, evaluate
+from .rate_effect import differing
 from .replica_values import ReplicaValues
-from .setup_checks import refuse_epoch, refuse_lr_free, refuse_sharded_optimizer
+from .setup_checks import (
+    refuse_epoch,
+    refuse_lr_free,
+    refuse_unfit,
+    require_rates,
+    unwrapped,
+    unwrapped_schedule,
+)
 from .signals import interval_means
 from .wrapped_schedule import Schedule, WrappedSchedule
 
@@ -131,13 +139,16 @@ class Explorer(Converging, OuterScheduler):
         probe_mode: Mode = "eval",
         shared_gradients: bool = True,
     ) -> None:
+        given, optimizer = optimizer, unwrapped(optimizer, _NAME)
+        scheduler = unwrapped_schedule(scheduler)
+        require_rates(optimizer, _NAME)
         check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode, seed)
         dimensions = collect([lr()] if explore is None else explore, optimizer)
         parameters = []
         if any(d.is_rate for d in dimensions):
             refuse_lr_free(optimizer, _NAME, "explore=[]")
         if dimensions or not shared_gradients:
-            refuse_sharded_optimizer(optimizer, _NAME)
+            refuse_unfit(given, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group)
         require(
@@ -439,7 +450,9 @@ class Explorer(Converging, OuterScheduler):
         scored, milliseconds = self._score()
         climbed = self._exploration.rates.climbing
         rescue = self._averaged.restore if self._averaged.exists else None
-        found = self._ensemble.sync(self._step, scored, self._judge, rescue)
+        # Rates that others have set are the same on all replicas, and said to be so elsewhere.
+        apart = sorted({*differing(self._values.rates())} - self._values.touched_groups)
+        found = self._ensemble.sync(self._step, scored, self._judge, rescue, apart=apart)
         self._agree()
         self._ensemble.record(found)
         self._ensemble.meter.reset()

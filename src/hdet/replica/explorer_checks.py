@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import (
 
 from ..errors import require, where
 from .dimensions import Dimension, Request
+from .setup_checks import unwrapped
 
 _CALL = "Explorer"
 
@@ -38,7 +39,7 @@ def check_arguments(
         raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
     if isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
         require(
-            scheduler.optimizer is optimizer,
+            unwrapped(scheduler.optimizer, _CALL) is optimizer,
             _CALL,
             "scheduler",
             type(scheduler).__name__,

@@ -45,7 +45,14 @@ from .one_cycle_checks import (
     parsed_step,
     warn_of_few_intervals,
 )
-from .setup_checks import refuse_epoch, refuse_lr_free, refuse_sharded_optimizer
+from .rate_effect import differing
+from .setup_checks import (
+    refuse_epoch,
+    refuse_lr_free,
+    refuse_unfit,
+    require_rates,
+    unwrapped,
+)
 from .spread import group_multipliers
 
 _NAME = "OneCycleAutoLR"
@@ -146,8 +153,7 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         seed: int = 0,
         shared_gradients: bool = True,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        given, optimizer = optimizer, unwrapped(optimizer, _NAME)
         check_arguments(
             total_steps=total_steps or (epochs or 0) * (steps_per_epoch or 0),
             spread=ensemble_lr_spread_ratio,
@@ -166,8 +172,9 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         if ensemble_lr_spread_ratio > 0:
             own_rates(optimizer)
             refuse_lr_free(optimizer, _NAME)
+            require_rates(optimizer, _NAME)
         if ensemble_lr_spread_ratio > 0 or not shared_gradients:
-            refuse_sharded_optimizer(optimizer, _NAME)
+            refuse_unfit(given, _NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
         replicas = find_replicas(parameters, _NAME, process_group, rank, world_size)
         self._ensemble = Ensemble(
@@ -425,7 +432,7 @@ class OneCycleAutoLR(Converging, OneCycleLR):
 
     def _sync(self, step: int) -> None:
         """Converge, and let the controller act if its time has come."""
-        found = self._ensemble.sync(step)
+        found = self._ensemble.sync(step, apart=differing(self._replica_lrs()))
         self._ensemble.record(found)
         self._ensemble.meter.reset()
         acts = self._auto and step >= self._warmup

@@ -57,6 +57,7 @@ class ReplicaValues:
             for d in exploration.dimensions
         ]
         self.taken_over = False
+        self._touched: set[int] = set()  # what others have changed since `agree`
         # For each dimension, how often in a row the replicas have not agreed.
         self._disagreed = [0] * len(self._cells)
 
@@ -110,6 +111,7 @@ class ReplicaValues:
             found = cell.others_wrote()
             if found is not None:
                 self.taken_over = True
+                self._touched.add(j)
                 self._set(j, _without(dimension, found, cell.written, self._unscaled(j)))
 
     def lend(self) -> None:
@@ -125,6 +127,12 @@ class ReplicaValues:
     def unscaled(self) -> list[float]:
         """Return, for each dimension, its value without what was found and spread."""
         return [self._unscaled(j) for j in range(len(self._cells))]
+
+    @property
+    def touched_groups(self) -> set[int]:
+        """The parameter groups whose rates others have changed since the last sync."""
+        groups = {self.dimensions[j].group for j in self._touched}
+        return {group for group in groups if group is not None}
 
     def shared(self) -> list[float]:
         """Return what `agree` takes of this replica: `unscaled`, and the highest rates."""
@@ -155,6 +163,7 @@ class ReplicaValues:
             self._disagreed[j] += 1
             if self._disagreed[j] > 1:
                 overwritten.append(dimension.name)
+        self._touched.clear()
         return overwritten
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,6 +195,7 @@ class ReplicaValues:
         self.taken_over, self._others = parsed
         self._groups = groups
         self._disagreed = [0] * len(self._cells)
+        self._touched.clear()
 
     def _unscaled(self, j: int) -> float:
         group = self.dimensions[j].group
