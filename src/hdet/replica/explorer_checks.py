@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ..errors import require, where
 from .dimensions import Dimension, Request
 from .held_schedule import HeldSchedule
-from .rate_search import LossTracker, RateSearch
+from .loss_tracker import LossTracker
 from .state_checks import ENSEMBLE, require_entries
 
 _CALL = "Explorer"
@@ -30,7 +30,7 @@ _STATE: dict[str, Any] = {
         "syncs": None,
         "seed": None,
         "places": None,
-        "rates": _entries(RateSearch) | {"tracker": _entries(LossTracker)},
+        "rates": {"tracker": _entries(LossTracker)},
     },
     "averaged": {"exists": None, "weights": None, "buffers": None},
     "ensemble": ENSEMBLE,
@@ -214,4 +214,12 @@ def never_finite_message(times: int) -> str:
         f"{where()}`{_CALL}`: no replica was finite at {times} syncs in a row, each time after "
         f"a return to the averaged weights. Look for bad data, clip gradients, or load the "
         f"last checkpoint and lower the learning rate."
+    )
+
+
+def new_level_message(note: str) -> str:
+    """Return what to say where a new level of the loss was accepted for the first time."""
+    return (
+        f"{where()}`{_CALL}`: {note}, and training goes on from there. Nothing is to be done "
+        f"where the data or the loss have changed; else load a checkpoint from before."
     )

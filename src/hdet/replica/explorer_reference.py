@@ -121,18 +121,19 @@ def train(
         reading = state.read(scored)
         follow = weight_dependent_state if shares_state else all_state
         average_replicas(models, optimizers, reading.fallen, follow)
-        finite = [x for x in L if math.isfinite(x)]
-        mean = math.fsum(finite) / len(finite) if finite else math.nan
         shares = [_ratio(x, h) ** 4 for x, h in zip(schedule[t], highest, strict=True)]
         trust = [1.0 if d.group is None else shares[d.group] for d in dimensions[0]]
         climbed = state.rates.climbing
-        if state.update(reading, mean, trust) and average is not None:
+        move = state.update(reading, L, trust)
+        if move.exploded and average is not None:
             trace.explosions += 1
             _restore(models, optimizers, average, buffers)
         average = _take_in(average, models[0])
         buffers = [b.clone() for b in models[0].buffers()]
         if climbed and not state.rates.climbing:
             ended_at = highest = list(schedule[t])
+        elif state.rates.climbing and not climbed:
+            ended_at = None
         trace.values.append(state.base_values())
     return trace
 

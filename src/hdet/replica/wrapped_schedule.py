@@ -96,6 +96,11 @@ class WrappedSchedule:
         for held in self.groups:
             held.end_search()
 
+    def resume_search(self) -> None:
+        """Follow the schedule as it is again."""
+        for held in self.groups:
+            held.resume_search()
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, and the wrapped scheduler's own state."""
         save = getattr(self._scheduler, "state_dict", None)
