@@ -292,7 +292,7 @@ ILL_FITTING = {
     "fewer dimensions": (lambda s: explorer(explore=[]).state_dict(), r"places` = \[\]"),
     "a broken search": (
         lambda s: s | {"exploration": s["exploration"] | {"rates": {"climbing": True}}},
-        r"without \['exploration.rates.momentum'",
+        r"without `exploration.rates.momentum`",
     ),
     "other shapes": (
         lambda s: (

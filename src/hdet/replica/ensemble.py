@@ -24,7 +24,7 @@ from ..errors import where
 from .averaging import Averaging, check_health
 from .groups import Replicas
 from .meshes import reshard
-from .optimizer_state import all_state, weight_dependent_state
+from .optimizer_state import all_state, overflows, weight_dependent_state
 from .roll_call import RollCall
 from .signals import LossMeter, interval_means
 from .stepping import Stepping
@@ -43,7 +43,7 @@ class Sync:
         milliseconds: this process's time for the whole sync.
         probes: the probe's loss on every replica; NaN without a probe.
         fallen: the replicas that `judge` left out of the average; healed too.
-        broken: the replicas whose weights were not finite.
+        broken: the replicas whose weights were not finite, or whose optimizer state overflows.
         rescued: whether no replica was finite and `rescue` was called.
     """
 
@@ -171,7 +171,10 @@ class Ensemble:
         self._roll_call.assemble(f"{call} at step {step}", device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
-        row = torch.cat([averaging.health(), self.meter.row(device), probed, one, step * one])
+        health = averaging.health()
+        if rescue is not None and overflows(self._optimizer):
+            health[0] += 1
+        row = torch.cat([health, self.meter.row(device), probed, one, step * one])
         rows = self.replicas.gather(self.replicas.sum_inner_(row))
         self._refuse_other_steps([row[8] / row[7] for row in rows])
         rescued = rescue is not None and all(row[0] > 0 for row in rows)

@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ..errors import require, where
 from .dimensions import Dimension, Request
 from .held_schedule import HeldSchedule
-from .loss_tracker import LossTracker
 from .state_checks import ENSEMBLE, require_entries
 
 _CALL = "Explorer"
@@ -26,13 +25,8 @@ _STATE: dict[str, Any] = {
     "format": None,
     "step": None,
     "schedule": {"scheduler": None, "groups": None, "wrapped": None},
-    "exploration": {
-        "syncs": None,
-        "seed": None,
-        "places": None,
-        "rates": {"tracker": _entries(LossTracker)},
-    },
-    "averaged": {"exists": None, "weights": None, "buffers": None},
+    "exploration": None,
+    "averaged": None,
     "ensemble": ENSEMBLE,
 }
 

@@ -92,6 +92,7 @@ def train(
     ended_at: list[float] | None = None
     highest = list(schedule[0])
     average: list[Tensor] | None = None
+    refused = 0
     buffers: list[Tensor] = []
     trace = ExplorerTrace(models=models)
     interval: list[list[float]] = []
@@ -128,8 +129,10 @@ def train(
         if move.exploded and average is not None:
             trace.explosions += 1
             _restore(models, optimizers, average, buffers)
-        average = _take_in(average, models[0])
-        buffers = [b.clone() for b in models[0].buffers()]
+        refused = refused + 1 if average is not None and _far(average, models[0]) else 0
+        if not 0 < refused <= 3:
+            average = _take_in(average, models[0])
+            buffers = [b.clone() for b in models[0].buffers()]
         if climbed and not state.rates.climbing:
             ended_at = highest = list(schedule[t])
         elif state.rates.climbing and not climbed:
@@ -188,6 +191,15 @@ def _restore(
             if buffer.is_floating_point():
                 buffer.copy_(kept)
         reset_state(optimizer)
+
+
+@torch.no_grad()
+def _far(average: list[Tensor], model: nn.Module) -> bool:
+    """Return whether the weights are far out of all proportion to their average."""
+    pairs = zip(model.parameters(), average, strict=True)
+    gap = math.fsum(float((w - a).norm()) ** 2 for w, a in pairs) ** 0.5
+    size = math.fsum(float(a.norm()) ** 2 for a in average) ** 0.5
+    return not (gap <= 10 * size or (size == 0 and math.isfinite(gap)))
 
 
 @torch.no_grad()

@@ -1,0 +1,162 @@
+"""When to return to the averaged weights, and when it is the world that has changed.
+
+A loss that leaps up has two possible causes. The weights were lost: back at the averaged ones
+it is low again. Or the loss itself has changed (harder data, another term, another scale):
+then it is as high there, and no return will ever help. So what follows a return is measured:
+
+- the loss is normal again: the return has helped, or what happened is over;
+- it is as high as before the return: no further one. The new level is on trial, with a fresh
+  `LossTracker`, until its noise is known. If the loss has stayed up by then, the level is
+  accepted: the rate gets back what the returns took, a climb goes on, and from then on twice
+  as much has to be lost before the next return. If it has become normal, the old tracker is;
+- it is elsewhere, or not finite: another return, at most `MOST` in a row.
+
+A return lowers the rate to a third, unless the rate already stands well below one that was
+blamed before: what happens at a third of a rate is not the rate's fault. So however often
+something goes wrong, the rate stays within three falls of the one first blamed.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..state import Entries
+from .loss_tracker import LARGEST, LossTracker
+
+EXPLOSION = math.log(3)  # the fall of the log rate at a return
+MOST = 3  # returns in a row
+_NEAR = math.log(1.5)  # so near to a rate that was blamed, it is blamed again
+_LOWEST = (MOST + 0.5) * EXPLOSION  # below the one blamed: no return lowers it further
+_DOUBLINGS = 10  # of the patience
+
+Verdict = Literal["calm", "return", "new level"]
+
+
+@dataclass
+class Returns:
+    """The returns in a row so far, and what may become of a new level.
+
+    Attributes:
+        row: returns in a row; 0 when all is well.
+        loss: at the last of them, or of the level on trial; infinite if it was not finite.
+        lowered: by how much they have lowered the log rate.
+        climbing: whether the search climbed before them.
+        blamed: the log rate that was last blamed; None if none was.
+        blamed_before: the same before them.
+        before: the losses up to the level that is on trial; None where none is.
+        accepted: new levels so far.
+    """
+
+    row: int = 0
+    loss: float = 0.0
+    lowered: float = 0.0
+    climbing: bool = False
+    blamed: float | None = None
+    blamed_before: float | None = None
+    before: LossTracker | None = None
+    accepted: int = 0
+
+    @property
+    def patience(self) -> float:
+        """How many times more than usual has to be lost for a return."""
+        return 2.0 ** min(self.accepted, _DOUBLINGS)
+
+    def measure(self, tracker: LossTracker, loss: float, lowest: float) -> LossTracker:
+        """Return what an interval's loss is to be measured by: the old level, or the new.
+
+        Args:
+            tracker: in use so far.
+            loss: of the interval; not finite if it has none.
+            lowest: as for `RateSearch.update`.
+        """
+        if self.before is None:
+            return tracker
+        old_again = math.isfinite(loss) and not self._exploded(self.before, loss, lowest)
+        if old_again or not math.isfinite(loss) or self._exploded(tracker, loss, lowest):
+            tracker, self.before = self.before, None
+        return tracker
+
+    def judge(self, tracker: LossTracker, loss: float, lowest: float) -> Verdict:
+        """Say what an interval's loss asks for; the arguments are those of `measure`."""
+        if math.isfinite(loss):
+            if not self._exploded(tracker, loss, lowest):
+                if self.before is None:
+                    self.row = 0
+                return "calm"
+            if self.row and (self.row >= MOST or self._as_high(tracker, loss)):
+                return "new level"
+        return "return" if self.row < MOST else "calm"
+
+    def _exploded(self, tracker: LossTracker, loss: float, lowest: float) -> bool:
+        return tracker.exploded(loss, lowest, self.patience)
+
+    def _as_high(self, tracker: LossTracker, loss: float) -> bool:
+        height = self.loss - tracker.best
+        return 0.5 * height <= loss - tracker.best <= 2 * height
+
+    def lower(self, loss: float, place: float, climbing: bool) -> float:
+        """Count a return, and say by how much it lowers the log rate.
+
+        Args:
+            loss: of the interval.
+            place: the log rate.
+            climbing: whether the search has climbed up to now.
+        """
+        if self.row == 0:
+            self.climbing, self.blamed_before, self.lowered = climbing, self.blamed, 0.0
+        self.row += 1
+        self.loss = loss
+        if self.blamed is None or place > self.blamed - _NEAR:
+            self.blamed = place if self.blamed is None else max(place, self.blamed)
+            fall = EXPLOSION
+        elif self.row == 1:
+            fall = 0.0
+        else:
+            fall = min(max(place - (self.blamed - _LOWEST), 0.0), EXPLOSION)
+        self.lowered += fall
+        return fall
+
+    def put_on_trial(self, tracker: LossTracker, loss: float) -> LossTracker:
+        """Begin to measure by a new level, which `loss` is; return its tracker."""
+        self.before, self.loss = tracker, loss
+        return LossTracker()
+
+    def settle(self, tracker: LossTracker) -> bool:
+        """End the trial once the noise is known; return whether the level is accepted."""
+        if self.before is None or not tracker.settled:
+            return False
+        best = self.before.best
+        stayed = tracker.best - best >= 0.5 * (self.loss - best)
+        self.before, self.row = None, 0
+        if stayed:
+            self.accepted += 1
+            self.blamed = self.blamed_before
+        return stayed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        before = None if self.before is None else dict(vars(self.before))
+        return {**vars(self), "before": before}
+
+    @classmethod
+    def parsed(cls, entries: Entries) -> "Returns":
+        """Return what a state describes.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        return cls(
+            row=entries.integer("row", 0, MOST),
+            loss=entries.number("loss", -LARGEST, finite=False),
+            # The sum of three falls may round up.
+            lowered=entries.number("lowered", 0.0, (MOST + 1e-9) * EXPLOSION),
+            climbing=entries.boolean("climbing"),
+            blamed=entries.optional("blamed", entries.number),
+            blamed_before=entries.optional("blamed_before", entries.number),
+            before=(
+                None
+                if entries.raw("before") is None
+                else LossTracker.parsed(entries.entries("before"))
+            ),
+            accepted=entries.integer("accepted"),
+        )
