@@ -174,11 +174,11 @@ class Exploration:
         for j, dimension in enumerate(self.dimensions):
             step = HOLD_GAIN * signs[j]
             if dimension.is_rate:
-                if climbed or move.exploded or move.accepted:
+                if climbed or move.exploded or move.restored:
                     step = move.step
                 else:
                     step *= trust[j] * (1.0 if self._paired or step > 0 else _DAMPED)
-                if cliff and not (move.exploded or move.accepted):
+                if cliff and not (move.exploded or move.restored):
                     width = CLIMB_WIDTH if climbed else dimension.width
                     step = min(step, width * rows[j][best])
             self.places[j] = dimension.clamp(self.places[j] + step)

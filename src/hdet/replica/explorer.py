@@ -346,7 +346,7 @@ class Explorer(Converging):
             self._schedule.end_search()
         elif climbs and not climbed:
             self._schedule.resume_search()
-        self._report(move, before)
+        self._report(move, found.rescued, before)
         self._record(found, reading, milliseconds)
 
     def _factors(self) -> str:
@@ -356,15 +356,18 @@ class Explorer(Converging):
         low, high = f"{min(factors, default=1):.3g}", f"{max(factors, default=1):.3g}"
         return low if low == high else f"{low} to {high}"
 
-    def _report(self, move: Move, before: str) -> None:
+    def _report(self, move: Move, rescued: bool, before: str) -> None:
         """Log what a sync did to the run as a whole, once, on the first replica."""
-        if not move.note:
+        note = move.note
+        if not note:
             return
+        if rescued:
+            note = "no replica's weights, buffers and optimizer state are finite"
         done = "; back to the averaged weights" if move.exploded else ""
-        if move.exploded or move.accepted:
+        if move.exploded or move.restored:
             done += f", lr factor {before} -> {self._factors()}"
         if self._ensemble.replicas.rank == 0:
-            _log.warning("step %d: %s%s", self._step, move.note, done)
+            _log.warning("step %d: %s%s", self._step, note, done)
         if move.accepted and self._exploration.rates.returns.accepted == 1:
             warnings.warn(new_level_message(move.note), stacklevel=4)
 

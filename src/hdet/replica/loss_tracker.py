@@ -63,24 +63,26 @@ class LossTracker:
 
     def update(self, loss: float) -> None:
         """Take in one interval's loss."""
+        ceiling = self.ceiling
         self.count += 1
         if self.count == 1:
             self.first = self.smoothed = loss
         else:
             square = (loss - self.previous) ** 2 / 2
-            ceiling = self._ceiling()
             # A jump is no noise: taken as such, it would hide the jumps that follow.
-            known = self.count >= _SETTLED
-            if square < 36 * self.deviation**2 if known else loss <= ceiling:
+            if square < 36 * self.deviation**2 if self.settled else loss <= ceiling:
                 self.noise = 0.9 * self.noise + 0.1 * square
                 self.weight = 0.9 * self.weight + 0.1
             self.smoothed += 0.2 * (min(loss, ceiling) - self.smoothed)
         self.previous = loss
         self.best = min(self.best, self.smoothed)
 
-    def _ceiling(self) -> float:
-        """Return the highest loss that is taken in as it is."""
-        if self.count > _SETTLED:
+    @property
+    def ceiling(self) -> float:
+        """The highest loss that is in proportion to those seen so far."""
+        if not self.count:
+            return math.inf
+        if self.settled:
             return self.smoothed + _FAR * max(self.gain, NOISE * self.deviation)
         return self.best + self._absurd()
 
@@ -134,19 +136,22 @@ class LossTracker:
         else:
             past = self.smoothed if self.count else 0.0
             middle = min(finite, key=lambda loss: abs(loss - past))
+        noise = NOISE * math.sqrt(len(live)) * self.deviation if self.weight else 0.0
+        known = max(self.gain, noise)
         if self.settled:
-            known = max(self.gain, NOISE * math.sqrt(len(live)) * self.deviation)
-            allowed = _FAR * max(known, spread, _ROUNDING * abs(middle))
+            above = below = _FAR * max(known, spread, _ROUNDING * abs(middle))
         else:
-            # Of two replicas alone it is hard to tell.
+            # Of two replicas alone it is hard to tell; and by itself none falls far.
             share = _FAR if len(live) > 2 else _ABSURD
-            allowed = max(share * max(abs(middle), self.gain), _FAR**2 * spread)
-        return [
-            r
-            for r in live
-            if abs(losses[r] - middle) > allowed
-            and not (self.count and abs(losses[r] - self.smoothed) <= allowed)
-        ]
+            above = max(share * max(abs(middle), known), _FAR**2 * spread)
+            below = max(share / 3 * abs(middle), known, _FAR * spread)
+        return [r for r in live if self._is_far(losses[r], middle, below, above)]
+
+    def _is_far(self, loss: float, middle: float, below: float, above: float) -> bool:
+        """Return whether a loss is far from a middle, and from the losses so far."""
+        if middle - below <= loss <= middle + above:
+            return False
+        return not (self.count and self.smoothed - below <= loss <= self.smoothed + above)
 
     @classmethod
     def parsed(cls, entries: Entries) -> "LossTracker":

@@ -30,7 +30,7 @@ from typing import Any
 
 from ..state import Entries
 from .loss_tracker import LARGEST, NOISE, LossTracker, range_of_noise
-from .returns import Returns, Verdict
+from .returns import Returns, Settled, Verdict
 
 START = 0.05  # share of the schedule at which the search begins
 CLIMB_WIDTH = math.log(2)  # spread of the log rates while climbing; also the largest move
@@ -110,7 +110,7 @@ class RateSearch:
         loss = loss if abs(loss) < LARGEST else math.inf
         self.tracker = self.returns.measure(self.tracker, loss, lowest)
         verdict = self.returns.judge(self.tracker, loss, lowest)
-        exploded = verdict == "return"
+        exploded, wild = verdict == "return", loss > self.tracker.ceiling
         note = self._note(verdict, loss)
         if verdict == "new level":
             self.tracker = self.returns.put_on_trial(self.tracker, loss)
@@ -135,17 +135,14 @@ class RateSearch:
             self.explosions += 1
             self.momentum = 0.0
             self.tracker.smoothed = min(self.tracker.smoothed, self.tracker.best)
-            step = -self.returns.lower(loss, place, climbed)
-        old = self.returns.before
-        accepted = self.returns.settle(self.tracker)
-        if accepted and old is not None:
-            note = (
-                f"the loss stays at {self.tracker.best:.3g} from the averaged weights too, "
-                f"where its best was {old.best:.3g}: a new level"
-            )
+            step = -self.returns.lower(loss, place, climbed, wild)
+        settled = self.returns.settle(self.tracker, verdict == "calm" and not cliff)
+        restored = settled != "no"
+        if restored:
+            note = self._restored_note(settled)
             self.climbing |= self.returns.climbing
-            step = self.returns.lowered
-        return Move(step, stopped, exploded, accepted, note)
+            step = self.returns.taken(place)
+        return Move(step, stopped, exploded, restored, settled == "new level", note)
 
     def _note(self, verdict: Verdict, loss: float) -> str:
         """Say what has happened, in words for a log; nothing where all is well."""
@@ -159,6 +156,11 @@ class RateSearch:
             f"loss spike ({loss - self.tracker.best:.3g} above the best smoothed loss "
             f"{self.tracker.best:.3g}, gain {self.tracker.gain:.3g})"
         )
+
+    def _restored_note(self, settled: Settled) -> str:
+        if settled == "new level":
+            return f"the loss stays at {self.tracker.smoothed:.3g}, a new level"
+        return "all is calm since the return, and the rate is tried again"
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -197,9 +199,10 @@ class Move:
 
     Attributes:
         step: added to the log rate; while holding only a fall after an explosion, or what
-            falls have taken from it where they were not due.
+            such falls took.
         stopped: whether the climb has just ended.
         exploded: whether the averaged weights are to be restored.
+        restored: whether the rate gets back what falls took.
         accepted: whether a new level of the loss was accepted.
         note: what has happened, in words for a log; nothing where all is well.
     """
@@ -207,5 +210,6 @@ class Move:
     step: float
     stopped: bool
     exploded: bool
+    restored: bool
     accepted: bool
     note: str
