@@ -410,6 +410,10 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
         ("rates.tracker.first", 1e300, "tracker.first` = 1e"),
         ("rates.tracker.noise", -1.0, "tracker.noise` = -1.0"),
         ("rates.tracker.weight", 1.5, r"tracker.weight` = 1.5, which must lie in \[0, 1\]"),
+        ("rates.returns.row", 4, r"returns.row` = 4, which must lie in \[0, 3\]"),
+        ("rates.returns.loss", math.nan, "returns.loss` = nan"),
+        ("rates.returns.lowered", -0.5, "returns.lowered` = -0.5"),
+        ("rates.returns.before", {"count": 1}, "without `rates.returns.before.first`"),
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
@@ -425,3 +429,15 @@ def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
     with pytest.raises(ValueError, match=words):
         exploration.load_state_dict(damaged)
     assert exploration.state_dict() == before
+
+
+def test_a_state_of_before_there_were_new_levels_loads():
+    exploration = explore(["lr"])
+    calm(exploration, 7)
+    state = exploration.state_dict()
+    del state["rates"]["returns"]
+    again = explore(["lr"], seed=3)
+    again.load_state_dict(state)
+    loaded = again.state_dict()
+    assert loaded["rates"].pop("returns") == explore(["lr"]).state_dict()["rates"]["returns"]
+    assert loaded == state

@@ -109,6 +109,13 @@ class Exploration:
         """Return the base value of each dimension."""
         return [d.from_scale(p) for d, p in zip(self.dimensions, self.places, strict=True)]
 
+    def factors_in_words(self) -> str:
+        """Return the factors on the learning rates, or their range, for a log."""
+        pairs = zip(self.dimensions, self.base_values(), strict=True)
+        factors = [value for d, value in pairs if d.is_rate] or [1.0]
+        low, high = f"{min(factors):.3g}", f"{max(factors):.3g}"
+        return low if low == high else f"{low} to {high}"
+
     def read(self, losses: Sequence[float]) -> Reading:
         """Return what the replicas' losses say; nothing changes.
 

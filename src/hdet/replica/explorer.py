@@ -336,7 +336,7 @@ class Explorer(Converging):
             1.0 if d.group is None else self._schedule.groups[d.group].trust
             for d in self._exploration.dimensions
         ]
-        before = self._factors()
+        before = self._exploration.factors_in_words()
         move = self._exploration.update(reading, found.losses, trust)
         if move.exploded and not found.rescued:
             self._averaged.restore()
@@ -349,13 +349,6 @@ class Explorer(Converging):
         self._report(move, found.rescued, before)
         self._record(found, reading, milliseconds)
 
-    def _factors(self) -> str:
-        """Return the learned factors on the rates, in words."""
-        pairs = zip(self._exploration.dimensions, self._exploration.base_values(), strict=True)
-        factors = [value for d, value in pairs if d.is_rate]
-        low, high = f"{min(factors, default=1):.3g}", f"{max(factors, default=1):.3g}"
-        return low if low == high else f"{low} to {high}"
-
     def _report(self, move: Move, rescued: bool, before: str) -> None:
         """Log what a sync did to the run as a whole, once, on the first replica."""
         note = move.note
@@ -365,7 +358,7 @@ class Explorer(Converging):
             note = "no replica's weights, buffers and optimizer state are finite"
         done = "; back to the averaged weights" if move.exploded else ""
         if move.exploded or move.restored:
-            done += f", lr factor {before} -> {self._factors()}"
+            done += f", lr factor {before} -> {self._exploration.factors_in_words()}"
         if self._ensemble.replicas.rank == 0:
             _log.warning("step %d: %s%s", self._step, note, done)
         if move.accepted and self._exploration.rates.returns.accepted == 1:

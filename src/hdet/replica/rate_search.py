@@ -136,7 +136,8 @@ class RateSearch:
             self.momentum = 0.0
             self.tracker.smoothed = min(self.tracker.smoothed, self.tracker.best)
             step = -self.returns.lower(loss, place, climbed, wild)
-        settled = self.returns.settle(self.tracker, verdict == "calm" and not cliff)
+        calm = verdict == "calm" and math.isfinite(loss) and not cliff
+        settled = self.returns.settle(self.tracker, calm)
         restored = settled != "no"
         if restored:
             note = self._restored_note(settled)

@@ -199,7 +199,7 @@ class Returns:
             unsettled=entries.integer("unsettled", 0, _CALM),
             loss=entries.number("loss", -LARGEST, finite=False),
             start=entries.number("start"),
-            lowered=entries.number("lowered", 0.0, (_LOWEST + EXPLOSION) * MOST),
+            lowered=entries.number("lowered", 0.0),
             climbing=entries.boolean("climbing"),
             steady=entries.integer("steady", 0, _LONG),
             wild=entries.boolean("wild"),
