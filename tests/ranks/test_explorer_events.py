@@ -10,11 +10,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import hdet
+from hdet.replica import explorer_reference
 from hdet.seeding import generator
-from tests.helpers import WIDTH, small_model
+from tests.helpers import WIDTH, loss_at, small_model
 from tests.rank_runner import run_ranks
+from tests.ranks.test_explorer import probe_at
 
 pytestmark = pytest.mark.ranks
 
@@ -225,3 +228,55 @@ def test_a_gradient_of_1e30_costs_one_return(found, name):
 def test_one_ranks_outliers_beside_a_probe_change_nothing(found):
     same = ["held", "factor", "returns", "levels", "said", "warned"]
     assert [found[0]["outliers"][k] for k in same] == [found[0]["none"][k] for k in same]
+
+
+def _raised(model, step, rank):
+    """Return the loss of a step, on another level from step 26 on, amid the climb."""
+    return loss_at(model, step, rank) + (10.0 if step >= 26 else 0.0)
+
+
+def _raised_probe(model, sync):
+    return probe_at(model, sync) + (10.0 if sync >= 8 else 0.0)
+
+
+def _on_ranks():
+    model, syncs = small_model(), iter(range(100))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
+    explorer = hdet.Explorer(
+        optimizer,
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 90),
+        sync_every=3,
+        probe=lambda: _raised_probe(model, next(syncs)),
+        model=model,
+    )
+    wrapped, rates = DistributedDataParallel(model), []
+    for step in range(90):
+        optimizer.zero_grad()
+        loss = _raised(wrapped, step, dist.get_rank())
+        loss.backward()
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            explorer.step(loss)
+    return rates, explorer.metrics()
+
+
+def test_four_ranks_agree_with_the_reference_through_a_return_and_a_new_level():
+    ranks = run_ranks(_on_ranks, RANKS)
+    trace = explorer_reference.train(
+        small_model(),
+        lambda m: torch.optim.AdamW(m.parameters(), lr=0.03),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 90),
+        _raised,
+        _raised_probe,
+        explore=lambda _: [hdet.lr()],
+        replicas=RANKS,
+        total_steps=90,
+        T=3,
+    )
+    assert trace.explosions >= 1
+    for r, (rates, metrics) in enumerate(ranks):
+        assert rates == pytest.approx([step[0][r] for step in trace.rates], rel=1e-7)
+        assert metrics["explosions"] == trace.explosions
+        assert metrics["levels"] == 1

@@ -34,6 +34,7 @@ _DOUBLINGS = 10  # of the patience
 _CALM = 3  # syncs after which what happened is over
 _SOON = 5  # syncs within which a rate that was tried again has to prove itself
 _LONG = 10  # syncs after which a rate is not to blame
+_FARTHEST = 700.0  # log rates that a state may hold: what a float's exponential allows
 
 Verdict = Literal["calm", "return", "new level"]
 Settled = Literal["no", "new level", "try again"]
@@ -194,17 +195,21 @@ class Returns:
         Raises:
             ValueError: if it is damaged.
         """
+
+        def place(key: str) -> float:
+            return entries.number(key, -_FARTHEST, _FARTHEST)
+
         return cls(
             row=entries.integer("row", 0, MOST),
             unsettled=entries.integer("unsettled", 0, _CALM),
             loss=entries.number("loss", -LARGEST, finite=False),
-            start=entries.number("start"),
-            lowered=entries.number("lowered", 0.0),
+            start=place("start"),
+            lowered=entries.number("lowered", 0.0, 2 * _FARTHEST),
             climbing=entries.boolean("climbing"),
             steady=entries.integer("steady", 0, _LONG),
             wild=entries.boolean("wild"),
-            blamed=entries.optional("blamed", entries.number),
-            blamed_before=entries.optional("blamed_before", entries.number),
+            blamed=entries.optional("blamed", place),
+            blamed_before=entries.optional("blamed_before", place),
             before=(
                 None
                 if entries.raw("before") is None
