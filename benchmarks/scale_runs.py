@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import hdet
 from hdet.bench.robustness.problems import held_out_loss
 from hdet.bench.tasks import get_task
-from hdet.replica import exploration, explorer_reference, rate_search
+from hdet.replica import exploration, explorer_reference, loss_tracker, rate_search
 from hdet.replica.attribution import slopes, without_outliers
 from hdet.replica.exploration import Exploration, Reading
 from hdet.seeding import generator
@@ -37,7 +37,7 @@ SIGNALS = [
 MOVES = {
     (exploration, "HOLD_GAIN"): (exploration.HOLD_GAIN, 0.0),
     (rate_search, "_CLIFF"): (rate_search._CLIFF, math.inf),
-    (rate_search, "_LOST"): (rate_search._LOST, math.inf),
+    (loss_tracker, "_LOST"): (loss_tracker._LOST, math.inf),
 }
 task = get_task(TASK)
 task.batch_size = BATCH

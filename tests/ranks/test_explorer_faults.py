@@ -121,3 +121,48 @@ def test_eight_hyperparameters_on_four_replicas_degrade_gracefully_and_say_so():
         assert confounded
         assert sum("8 hyperparameters with 4 replicas" in m for m in messages) == 1
         assert all(math.isfinite(v) for v in values.values())
+
+
+def _overflowing(rank_of_it):
+    """Let Adam's second moment overflow on one replica, or on all; return what came of it."""
+    rank = dist.get_rank()
+    model = small_model()
+    optimizer = OPTIMIZERS["adamw"](model)
+    explorer = hdet.Explorer(optimizer, sync_every=T, probe=counted(model)[0], model=model)
+    for t in range(T * 4):
+        optimizer.zero_grad()
+        loss_at(model, t, 0).backward()
+        if t == T + 1 and rank_of_it in {rank, -1}:
+            for p in model.parameters():
+                p.grad = torch.full_like(p, 1e30)
+        optimizer.step()
+        explorer.step(float(t == 0))
+    squares = [s["exp_avg_sq"] for s in optimizer.state.values()]
+    return max(float(s.max()) for s in squares), explorer.metrics()
+
+
+@pytest.mark.parametrize("rank_of_it", [1, -1])
+def test_a_second_moment_that_overflows_is_healed_or_returned_from(rank_of_it):
+    for largest, metrics in run_ranks(_overflowing, 3, rank_of_it):
+        assert largest < 1e3
+        assert metrics["masked_total"] == ([0, 1, 0] if rank_of_it == 1 else [1, 1, 1])
+        assert metrics["explosions"] == (0 if rank_of_it == 1 else 1)
+
+
+def _nan_losses(times):
+    model = small_model()
+    optimizer = OPTIMIZERS["adamw"](model)
+    explorer = hdet.Explorer(optimizer, sync_every=T, model=model)
+    for t in range(T * 8):
+        optimizer.zero_grad()
+        loss = loss_at(model, t, 0)
+        loss.backward()
+        optimizer.step()
+        explorer.step(math.nan if 3 * T <= t < 3 * T + times else loss)
+    return explorer.metrics()["explosions"]
+
+
+def test_an_interval_of_nan_losses_everywhere_costs_one_return_and_three_are_an_error():
+    assert run_ranks(_nan_losses, 2, 1) == [1, 1]
+    with pytest.raises(AssertionError, match="no replica was finite at 3 syncs in a row"):
+        run_ranks(_nan_losses, 2, 3 * T)

@@ -416,3 +416,72 @@ def test_a_parameter_without_gradient_is_averaged_like_any_other():
     averaged.update()
     (average,) = kept(averaged)
     torch.testing.assert_close(average, torch.full((2,), 1 + MEMORY))
+
+
+# --- weights out of all proportion
+
+
+def one_weight(value=1.0):
+    weight = nn.Parameter(torch.full((3,), value))
+    averaged = AveragedWeights(torch.optim.SGD([weight], 0.1))
+    averaged.update()
+    return weight, averaged
+
+
+def put(weight, value):
+    with torch.no_grad():
+        weight.fill_(value)
+
+
+@pytest.mark.parametrize("value", [1e28, 12.0, -math.inf, math.nan])
+def test_weights_out_of_all_proportion_are_not_taken_in(value):
+    weight, averaged = one_weight()
+    put(weight, value)
+    averaged.update()
+    averaged.restore()
+    assert weight.tolist() == [1.0] * 3
+
+
+def test_buffers_beside_such_weights_are_not_kept_either():
+    model = small_model(norm=True).float()
+    averaged = AveragedWeights(torch.optim.SGD(model.parameters(), 0.1), model)
+    averaged.update()
+    mean = model.get_buffer("1.running_mean")
+    with torch.no_grad():
+        mean.fill_(1e20)
+        for p in model.parameters():
+            p.mul_(1e20)
+    averaged.update()
+    averaged.restore()
+    assert not mean.any()
+
+
+@pytest.mark.parametrize(("start", "value"), [(1.0, 10.0), (0.0, 1e6), (-1.0, 8.0)])
+def test_training_that_moves_far_is_taken_in_at_once(start, value):
+    weight, averaged = one_weight(start)
+    put(weight, value)
+    averaged.update()
+    expected = (1 - MEMORY) * start + MEMORY * value
+    torch.testing.assert_close(kept(averaged), [torch.full((3,), expected)])
+
+
+def test_weights_that_stay_far_away_are_taken_in_at_the_fourth_sync():
+    weight, averaged = one_weight()
+    put(weight, 100.0)
+    for _ in range(3):
+        averaged.update()
+        assert kept(averaged)[0].tolist() == [1.0] * 3
+    # A resumed run counts on.
+    averaged.load_state_dict(averaged.state_dict())
+    averaged.update()
+    torch.testing.assert_close(kept(averaged), [torch.full((3,), 1 + 99 * MEMORY)])
+
+
+def test_a_state_of_before_there_was_a_count_of_refusals_loads():
+    weight, averaged = one_weight()
+    state = averaged.state_dict()
+    del state["refused"]
+    put(weight, 5.0)
+    averaged.update()
+    averaged.load_state_dict(state)
+    assert kept(averaged)[0].tolist() == [1.0] * 3

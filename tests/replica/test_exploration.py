@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import hdet
 from hdet.replica.exploration import Exploration
-from hdet.replica.rate_search import CLIMB_WIDTH, EXPLOSION, HOLD_GAIN, START
+from hdet.replica.rate_search import CLIMB_WIDTH, HOLD_GAIN, START
+from hdet.replica.returns import EXPLOSION
 from hdet.seeding import generator
 from tests.helpers import small_model, two_groups
 
@@ -52,11 +53,9 @@ def log_values(exploration, index=0):
 def sync(exploration, losses, loss=None, trust=1.0):
     """Do one sync with these losses; return the reading and whether it exploded."""
     reading = exploration.read(losses)
-    finite = [x for x in losses if math.isfinite(x)]
-    if loss is None:
-        loss = math.fsum(finite) / len(finite) if finite else math.nan
-    exploded = exploration.update(reading, loss, [trust] * len(exploration.dimensions))
-    return reading, exploded
+    training = losses if loss is None else [loss] * len(losses)
+    move = exploration.update(reading, training, [trust] * len(exploration.dimensions))
+    return reading, move.exploded
 
 
 def calm(exploration, syncs=12):
@@ -312,7 +311,7 @@ def test_values_stay_within_bounds_whatever_the_losses(replicas, search, paired,
     for losses, loss in syncs:
         reading = exploration.read(losses[:replicas])
         assert all(-1 <= sign <= 1 for sign in reading.evidence)
-        exploration.update(reading, loss, [1.0] * len(exploration.dimensions))
+        exploration.update(reading, [loss] * replicas, [1.0] * len(exploration.dimensions))
         check()
     assert exploration.syncs == len(syncs)
 
@@ -411,6 +410,10 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
         ("rates.tracker.first", 1e300, "tracker.first` = 1e"),
         ("rates.tracker.noise", -1.0, "tracker.noise` = -1.0"),
         ("rates.tracker.weight", 1.5, r"tracker.weight` = 1.5, which must lie in \[0, 1\]"),
+        ("rates.returns.row", 4, r"returns.row` = 4, which must lie in \[0, 3\]"),
+        ("rates.returns.loss", math.nan, "returns.loss` = nan"),
+        ("rates.returns.lowered", -0.5, "returns.lowered` = -0.5"),
+        ("rates.returns.before", {"count": 1}, "without `rates.returns.before.first`"),
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
@@ -426,3 +429,15 @@ def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
     with pytest.raises(ValueError, match=words):
         exploration.load_state_dict(damaged)
     assert exploration.state_dict() == before
+
+
+def test_a_state_of_before_there_were_new_levels_loads():
+    exploration = explore(["lr"])
+    calm(exploration, 7)
+    state = exploration.state_dict()
+    del state["rates"]["returns"]
+    again = explore(["lr"], seed=3)
+    again.load_state_dict(state)
+    loaded = again.state_dict()
+    assert loaded["rates"].pop("returns") == explore(["lr"]).state_dict()["rates"]["returns"]
+    assert loaded == state

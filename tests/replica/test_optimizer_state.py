@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hdet.replica.optimizer_state import weight_dependent_state
+from hdet.replica.optimizer_state import overflows, weight_dependent_state
 from tests.helpers import loss_at, small_model
 
 
@@ -78,3 +78,28 @@ def test_copies_of_the_weights_are_averaged_and_their_moments_are_not():
     found = weight_dependent_state(optimizer)
     assert [t.shape for t in found] == [p.shape for p in model.parameters()]
     assert all(found[i] is optimizer.state[p]["z"] for i, p in enumerate(model.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gradient_of_1e30_overflows_adams_second_moment_in_any_precision(dtype):
+    weight = torch.nn.Parameter(torch.ones(3, dtype=dtype))
+    optimizer = torch.optim.AdamW([weight], lr=0.01)
+    assert not overflows(optimizer)
+    for gradient in (1.0, 1e30, 1.0):
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+        assert overflows(optimizer) == (gradient == 1e30 or optimizer.state[weight]["step"] > 2)
+    # The weights themselves tell nothing.
+    assert weight.isfinite().all()
+
+
+def test_state_of_any_honest_size_does_not_overflow():
+    weight = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = torch.optim.SGD([weight], lr=0.0, momentum=0.9)
+    weight.grad = torch.full_like(weight, 1e30)
+    optimizer.step()
+    optimizer.state[weight]["bits"] = torch.ones(3, dtype=torch.uint8)
+    optimizer.state[weight]["none"] = torch.ones(0)
+    assert not overflows(optimizer)
+    optimizer.state[weight]["momentum_buffer"][1] = float("nan")
+    assert overflows(optimizer)

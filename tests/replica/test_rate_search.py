@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdet.replica.rate_search import CLIMB_WIDTH, EXPLOSION, LossTracker, RateSearch
+from hdet.replica.rate_search import CLIMB_WIDTH, RateSearch
+from hdet.replica.returns import EXPLOSION
 from hdet.seeding import generator
 from hdet.state import Entries
 
@@ -14,7 +15,7 @@ def feed(search, signs, losses=None):
     """Feed syncs without cliffs; return the moves."""
     losses = losses or [2.0 - 0.01 * k for k in range(len(signs))]
     return [
-        search.update(sign, loss, loss, cliff=False)
+        search.update(sign, loss, loss, cliff=False, place=0.0)
         for sign, loss in zip(signs, losses, strict=True)
     ]
 
@@ -80,7 +81,7 @@ def test_nothing_falls_before_the_noise_is_known():
 def test_a_loss_that_is_lost_again_is_an_explosion():
     search = RateSearch.begin(True)
     feed(search, [1.0] * 20, [2.3 - 0.05 * k for k in range(20)])
-    move = search.update(0.0, 2.2, 2.1, cliff=False)
+    move = search.update(0.0, 2.2, 2.1, cliff=False, place=0.0)
     assert move.exploded
     assert move.step == -EXPLOSION
     assert not search.climbing
@@ -90,7 +91,7 @@ def test_a_loss_that_is_lost_again_is_an_explosion():
 def test_a_loss_that_is_not_finite_is_an_explosion():
     search = RateSearch.begin(False)
     feed(search, [0.0] * 3)
-    assert search.update(0.0, math.nan, math.inf, cliff=False).exploded
+    assert search.update(0.0, math.nan, math.inf, cliff=False, place=0.0).exploded
 
 
 def test_noise_around_a_plateau_is_none():
@@ -98,16 +99,6 @@ def test_noise_around_a_plateau_is_none():
     losses = [2.0, 1.5, 1.2, 1.0, *([0.9, 1.0, 0.95, 1.05] * 20)]
     moves = feed(search, [0.0] * len(losses), losses)
     assert not any(move.exploded for move in moves)
-
-
-def test_the_tracker_measures_noise_and_not_jumps():
-    tracker = LossTracker()
-    for k in range(40):
-        tracker.update(1.0 + 0.01 * (-1) ** k)
-    calm = tracker.deviation
-    tracker.update(50.0)
-    assert tracker.deviation == calm
-    assert calm == pytest.approx(0.01 * math.sqrt(2), rel=0.05)
 
 
 signals = st.lists(
@@ -126,7 +117,7 @@ signals = st.lists(
 def test_any_signal_leaves_a_state_that_round_trips(steps):
     search = RateSearch.begin(True)
     for clear, loss, cliff in steps:
-        move = search.update(clear, loss, loss, cliff)
+        move = search.update(clear, loss, loss, cliff, 0.0)
         assert math.isfinite(move.step)
         assert move.step <= CLIMB_WIDTH
     again = RateSearch.parsed(Entries(search.state_dict(), "Explorer"))

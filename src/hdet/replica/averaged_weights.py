@@ -14,7 +14,8 @@ a small change would vanish in the rounding. Of the model's buffers, such as bat
 statistics, the last converged values are kept, for the return alone: they are averages already.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +29,8 @@ from .optimizer_state import reset_state
 
 REACH = 0.15  # how much of the replicas' own weights is in what the probe scores
 MEMORY = 0.07  # share of the newest weights in the average, at each sync
+_FAR = 10.0  # norms of the average: no interval of training moves the weights so far
+_REFUSED = 3  # times in a row that weights so far away are not taken in
 
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -36,6 +39,12 @@ _HALF = (torch.float16, torch.bfloat16)
 def _local(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    """Return the norm of all tensors together; infinite where float32 does not hold it."""
+    norms = [torch.linalg.vector_norm(t).float() for t in tensors]
+    return float(torch.stack([n.to(norms[0].device) for n in norms]).norm()) if norms else 0.0
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -56,6 +65,7 @@ class AveragedWeights:
         self._model = model
         self._kept_buffers: list[Tensor] = []
         self._average: list[Tensor] | None = None
+        self._refused = 0
 
     @property
     def exists(self) -> bool:
@@ -81,12 +91,29 @@ class AveragedWeights:
     def update(self) -> None:
         """Take in the weights, right after the replicas have converged."""
         weights = self._weights()
-        self._kept_buffers = [b.clone() for b in self._buffers()]
         if self._average is None:
             self._average = [w.to(_wide(w.dtype), copy=True) for w in weights]
-        else:
+        elif self._near(self._average, weights):
             for average, weight in zip(self._average, weights, strict=True):
                 average.lerp_(weight.to(average.dtype), MEMORY)
+        else:
+            return
+        self._kept_buffers = [b.clone() for b in self._buffers()]
+
+    def _near(self, averages: list[Tensor], weights: list[Tensor]) -> bool:
+        """Return whether the weights are in proportion to the average, or stay where they are.
+
+        Where the model is sharded each process judges its own shards; replicas, whose shards
+        are equal, judge alike.
+        """
+        gap = _norm(weight - average for average, weight in zip(averages, weights, strict=True))
+        size = _norm(averages)
+        # Written so that NaN, or a norm beyond its type, is not near.
+        near = gap <= _FAR * size or (size == 0 and math.isfinite(gap))
+        self._refused = 0 if near else self._refused + 1
+        return near or (
+            self._refused > _REFUSED and all(bool(w.isfinite().all()) for w in weights)
+        )
 
     @contextmanager
     def between(self) -> Iterator[None]:
@@ -128,6 +155,7 @@ class AveragedWeights:
         buffers = zip(self._float_buffers(), kept_buffers, strict=True)
         return {
             "exists": self.exists,
+            "refused": self._refused,
             "weights": {str(k): _like(p, a.clone()) for k, (p, a) in enumerate(entries)},
             "buffers": {str(k): _like(b, kept.clone()) for k, (b, kept) in enumerate(buffers)},
         }
@@ -145,6 +173,8 @@ class AveragedWeights:
         mine = self._float_buffers()
         buffers = self._tensors(entries, "buffers", mine, [b.dtype for b in mine], exists)
         fresh = AveragedWeights(self._optimizer, self._model)
+        # States of older versions refused nothing.
+        fresh._refused = entries.integer("refused") if entries.has("refused") else 0
         if exists:
             fresh._average, fresh._kept_buffers = weights, buffers
         return fresh

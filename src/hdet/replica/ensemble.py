@@ -27,7 +27,7 @@ from .agreement import Facts, digest, refuse_difference
 from .averaging import Averaging, check_health, check_layout
 from .groups import Replicas
 from .meshes import reshard
-from .optimizer_state import all_state, weight_dependent_state
+from .optimizer_state import all_state, overflows, weight_dependent_state
 from .outsiders import Named, Outsiders, model_outsiders
 from .rate_effect import RateEffect
 from .roll_call import RollCall
@@ -48,7 +48,7 @@ class Sync:
         milliseconds: this process's time for the whole sync.
         probes: the probe's loss on every replica; NaN without a probe.
         fallen: the replicas that `judge` left out of the average; healed too.
-        broken: the replicas whose weights were not finite.
+        broken: the replicas whose weights were not finite, or whose optimizer state overflows.
         rescued: whether no replica was finite and `rescue` was called.
     """
 
@@ -208,8 +208,11 @@ class Ensemble:
         averaging = Averaging(self._insiders(), self.replicas, device=device)
         probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
         one = torch.ones_like(probed)
+        health = averaging.health(view)
+        if rescue is not None and overflows(self._optimizer):
+            health[0] += 1
         parts = (
-            averaging.health(view),
+            health,
             self.meter.row(device),
             *(probed, one, step * one, digest(self._facts()) * one),
             self._effect.row(apart, device),

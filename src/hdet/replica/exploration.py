@@ -26,7 +26,8 @@ from typing import Any
 from ..state import Entries
 from .attribution import Slopes, evidence, slopes, without_outliers
 from .dimensions import Dimension
-from .rate_search import CLIMB_WIDTH, HOLD_GAIN, LARGEST, START, RateSearch
+from .loss_tracker import LARGEST
+from .rate_search import CLIMB_WIDTH, HOLD_GAIN, START, Move, RateSearch
 from .spread import permutation
 
 # Of downward moves of a rate without a probe: what measured best in the method's notes.
@@ -119,6 +120,13 @@ class Exploration:
             return self.places
         return [place + shift for place, shift in zip(self.places, shifts, strict=True)]
 
+    def factors_in_words(self) -> str:
+        """Return the factors on the learning rates, or their range, for a log."""
+        pairs = zip(self.dimensions, self.base_values(), strict=True)
+        factors = [value for d, value in pairs if d.is_rate] or [1.0]
+        low, high = f"{min(factors):.3g}", f"{max(factors):.3g}"
+        return low if low == high else f"{low} to {high}"
+
     def read(self, losses: Sequence[float]) -> Reading:
         """Return what the replicas' losses say; nothing changes.
 
@@ -127,6 +135,11 @@ class Exploration:
                 gave none or is broken.
         """
         losses = [loss if abs(loss) < LARGEST else math.inf for loss in losses]
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        for r in self.rates.tracker.outliers(losses):
+            # Far above the others a replica has fallen; far below them nothing is.
+            if losses[r] < statistics.median(finite):
+                losses[r] = math.nan
         columns, place = self._columns(self.offsets())
         found = slopes(without_outliers(losses), columns)
         spread = Slopes(
@@ -136,16 +149,32 @@ class Exploration:
         fallen = self.rates.fallen(losses, math.fsum(rate_slopes.values()), self._paired)
         return Reading(list(losses), spread, fallen)
 
-    def update(self, reading: Reading, loss: float, trust: Sequence[float]) -> bool:
+    def plausible(self, losses: Sequence[float]) -> list[float]:
+        """Return the training losses without those out of all proportion to the others.
+
+        Args:
+            losses: of each replica's interval.
+
+        Returns:
+            The same, with NaN for what is not finite or not plausible.
+        """
+        losses = [loss if abs(loss) < LARGEST else math.nan for loss in losses]
+        for r in self.rates.tracker.outliers(losses):
+            losses[r] = math.nan
+        return losses
+
+    def update(self, reading: Reading, losses: Sequence[float], trust: Sequence[float]) -> Move:
         """Move the base values after a sync.
 
         Args:
             reading: from `read` at this sync.
-            loss: mean training loss of the interval over all replicas.
+            losses: training loss of each replica over the interval; if none is finite, those
+                that were read.
             trust: for each dimension how much of a move to make while holding, 0 to 1.
 
         Returns:
-            Whether the loss has exploded: the caller then restores the averaged weights.
+            What has happened to the rates. If the loss has exploded, the caller restores the
+            averaged weights.
         """
         rows = self.offsets()
         finite = [x for x in reading.losses if math.isfinite(x)]
@@ -155,23 +184,30 @@ class Exploration:
         signs = reading.evidence
         rates = self._rates()
         clear = math.fsum(signs[j] for j in rates) / len(rates) if rates else 0.0
+        place = math.fsum(self.places[j] for j in rates) / len(rates) if rates else 0.0
         cliff = bool(reading.fallen)
         climbed = self.rates.climbing
-        move = self.rates.update(clear, loss, typical, cliff)
+        move = self.rates.update(clear, self._mean(losses, finite), typical, cliff, place)
         best = reading.losses.index(lowest) if finite else 0
         for j, dimension in enumerate(self.dimensions):
             step = HOLD_GAIN * signs[j]
             if dimension.is_rate:
-                if climbed or move.exploded:
+                if climbed or move.exploded or move.restored:
                     step = move.step
                 else:
                     step *= trust[j] * (1.0 if self._paired or step > 0 else _DAMPED)
-                if cliff and not move.exploded:
+                if cliff and not (move.exploded or move.restored):
                     width = CLIMB_WIDTH if climbed else dimension.width
                     step = min(step, width * rows[j][best])
             self.places[j] = dimension.clamp(self.places[j] + step)
         self.syncs += 1
-        return move.exploded
+        return move
+
+    def _mean(self, losses: Sequence[float], read: Sequence[float]) -> float:
+        """Return the mean of the plausible losses; NaN if there are none."""
+        given = [x for x in self.plausible(losses) if math.isfinite(x)] or read
+        # Divided first: the sum of what is finite need not be.
+        return math.fsum(x / len(given) for x in given) if given else math.nan
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""

@@ -17,6 +17,7 @@ Source: HDET (arXiv 2604.24708), equation (7), which its authors did not build; 
 move is ours, and measured in the documentation.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ from .explorer_checks import (
     collect,
     confounded_message,
     never_finite_message,
+    new_level_message,
     nothing_finite_message,
     overwritten_message,
     warn_of_few_syncs,
@@ -51,6 +53,7 @@ from .meshes import find_replicas
 from .outer_scheduler import OuterScheduler
 from .probe import Mode, Probe, evaluate
 from .rate_effect import differing
+from .rate_search import Move
 from .replica_values import ReplicaValues
 from .setup_checks import (
     refuse_epoch,
@@ -64,6 +67,7 @@ from .signals import interval_means
 from .wrapped_schedule import Schedule, WrappedSchedule
 
 _NAME = "Explorer"
+_log = logging.getLogger("hdet")
 _RESCUES = 3  # returns to the averaged weights in a row that are one too many
 
 
@@ -259,10 +263,10 @@ class Explorer(Converging, OuterScheduler):
         Returns:
             `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
             effect now; `values` and `replica_values` by the dimension's name, a learning
-            rate's being the factor on its schedule; `climbing`, `explosions`, `cliffs`; and
-            after the first sync `losses`, `probes`, `divergence` per replica, `slope`, `t`
-            and `evidence` by name, `confounded`, `fallen`, `masked`, `masked_total`,
-            `sync_ms`, `probe_ms`.
+            rate's being the factor on its schedule; `climbing`, `explosions`, `cliffs`,
+            `levels`; and after the first sync `losses`, `probes`, `divergence` per replica,
+            `slope`, `t` and `evidence` by name, `confounded`, `fallen`, `masked`,
+            `masked_total`, `sync_ms`, `probe_ms`.
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]
@@ -283,6 +287,7 @@ class Explorer(Converging, OuterScheduler):
             "climbing": self._active and exploration.rates.climbing,
             "explosions": exploration.rates.explosions,
             "cliffs": exploration.rates.cliffs,
+            "levels": exploration.rates.returns.accepted,
             **self._ensemble.metrics(),
             **self._last,
         }
@@ -303,7 +308,9 @@ class Explorer(Converging, OuterScheduler):
         the last bit. It has the averaged weights: as much again as the model, DTensors where
         the model is sharded.
         """
-        if not self._scaled:
+        if self._scaled:
+            self._values.read_unexplored()
+        else:
             self._schedule.read()
         return {
             "format": 2,
@@ -456,26 +463,47 @@ class Explorer(Converging, OuterScheduler):
         self._agree()
         self._ensemble.record(found)
         self._ensemble.meter.reset()
-        self._rescues = self._rescues + 1 if found.rescued else 0
-        if self._rescues >= _RESCUES:
-            raise RuntimeError(never_finite_message(self._rescues))
         reading = self._reading if not found.rescued else None
         if reading is None:
             reading = self._exploration.read([math.nan] * self._ensemble.replicas.size)
-        if not found.rescued and not any(map(math.isfinite, [*found.losses, *found.probes])):
-            known = found.given or self._probe is not None
+        lost = found.rescued or not any(map(math.isfinite, [*found.losses, *found.probes]))
+        self._rescues = self._rescues + 1 if lost else 0
+        known = found.given or self._probe is not None
+        if lost and not found.rescued and (rescue is None or not known):
             raise RuntimeError(nothing_finite_message(known))
+        if self._rescues >= _RESCUES:
+            raise RuntimeError(never_finite_message(self._rescues))
         trust = [
             1.0 if d.group is None else self._schedule.groups[d.group].trust
             for d in self._exploration.dimensions
         ]
-        exploded = self._exploration.update(reading, found.mean_loss, trust)
-        if exploded and not found.rescued:
+        before = self._exploration.factors_in_words()
+        move = self._exploration.update(reading, found.losses, trust)
+        if move.exploded and not found.rescued:
             self._averaged.restore()
         self._averaged.update()
-        if climbed and not self._exploration.rates.climbing:
+        climbs = self._exploration.rates.climbing
+        if climbed and not climbs:
             self._schedule.end_search()
+        elif climbs and not climbed:
+            self._schedule.resume_search()
+        self._report(move, found.rescued, before)
         self._record(found, reading, milliseconds)
+
+    def _report(self, move: Move, rescued: bool, before: str) -> None:
+        """Log what a sync did to the run as a whole, once, on the first replica."""
+        note = move.note
+        if not note:
+            return
+        if rescued:
+            note = "no replica's weights, buffers and optimizer state are finite"
+        done = "; back to the averaged weights" if move.exploded else ""
+        if move.exploded or move.restored:
+            done += f", lr factor {before} -> {self._exploration.factors_in_words()}"
+        if self._ensemble.replicas.rank == 0:
+            _log.warning("step %d: %s%s", self._step, note, done)
+        if move.accepted and self._exploration.rates.returns.accepted == 1:
+            warnings.warn(new_level_message(move.note), stacklevel=4)
 
     def _score(self) -> tuple[float | Tensor, float]:
         """Return the probe's loss and its milliseconds; NaN without a probe."""
@@ -518,7 +546,7 @@ class Explorer(Converging, OuterScheduler):
             self._ensemble.meter.reset()
         else:
             return None
-        finite = [loss for loss in losses if math.isfinite(loss)]
+        finite = [x for x in self._exploration.plausible(losses) if math.isfinite(x)]
         return math.fsum(finite) / len(finite) if finite else None
 
     def _apply_base(self) -> None:

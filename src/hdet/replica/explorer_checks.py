@@ -226,3 +226,11 @@ def warn_of_few_syncs(
         f"sync_every={max(length // 100, 1)}, about 1 % of the run.",
         stacklevel=3,
     )
+
+
+def new_level_message(note: str) -> str:
+    """Return what to say where a new level of the loss was accepted for the first time."""
+    return (
+        f"{where()}`{_CALL}`: {note}, and training goes on from there. Nothing is to be done "
+        f"where the data or the loss have changed; else load a checkpoint from before."
+    )

@@ -92,6 +92,7 @@ def train(
     ended_at: list[float] | None = None
     highest = list(schedule[0])
     average: list[Tensor] | None = None
+    refused = 0
     buffers: list[Tensor] = []
     trace = ExplorerTrace(models=models)
     interval: list[list[float]] = []
@@ -99,7 +100,7 @@ def train(
     for t in range(total_steps):
         highest = [max(h, s) for h, s in zip(highest, schedule[t], strict=True)]
         held = _held(schedule[t], highest, ended_at)
-        base, eta = _set_values(dimensions, optimizers, state, held)
+        base, eta = _set_values(dimensions, optimizers, state, schedule[t], held)
 
         losses = [loss(m, t, r) for r, m in enumerate(models)]
         share_gradients(models, losses)
@@ -121,18 +122,21 @@ def train(
         reading = state.read(scored)
         follow = weight_dependent_state if shares_state else all_state
         average_replicas(models, optimizers, reading.fallen, follow)
-        finite = [x for x in L if math.isfinite(x)]
-        mean = math.fsum(finite) / len(finite) if finite else math.nan
         shares = [_ratio(x, h) ** 4 for x, h in zip(schedule[t], highest, strict=True)]
         trust = [1.0 if d.group is None else shares[d.group] for d in dimensions[0]]
         climbed = state.rates.climbing
-        if state.update(reading, mean, trust) and average is not None:
+        move = state.update(reading, L, trust)
+        if move.exploded and average is not None:
             trace.explosions += 1
             _restore(models, optimizers, average, buffers)
-        average = _take_in(average, models[0])
-        buffers = [b.clone() for b in models[0].buffers()]
+        refused = refused + 1 if average is not None and _far(average, models[0]) else 0
+        if not 0 < refused <= 3:
+            average = _take_in(average, models[0])
+            buffers = [b.clone() for b in models[0].buffers()]
         if climbed and not state.rates.climbing:
             ended_at = highest = list(schedule[t])
+        elif state.rates.climbing and not climbed:
+            ended_at = None
         trace.values.append(state.base_values())
     return trace
 
@@ -155,10 +159,12 @@ def _set_values(
     dimensions: list[list[Dimension]],
     optimizers: list[Optimizer],
     state: Exploration,
+    scheduled: list[float],
     held: list[float],
 ) -> tuple[list[float], list[list[float]]]:
     """Set every replica's values; return base and replicas' rates of each group."""
-    base, eta = list(held), [[rate] * len(optimizers) for rate in held]
+    # What is not explored follows the schedule, rises and falls.
+    base, eta = list(scheduled), [[rate] * len(optimizers) for rate in scheduled]
     rows = zip(dimensions[0], state.base_values(), state.values(), strict=True)
     for j, (dimension, value, row) in enumerate(rows):
         if dimension.group is None:
@@ -187,6 +193,15 @@ def _restore(
             if buffer.is_floating_point():
                 buffer.copy_(kept)
         reset_state(optimizer)
+
+
+@torch.no_grad()
+def _far(average: list[Tensor], model: nn.Module) -> bool:
+    """Return whether the weights are far out of all proportion to their average."""
+    pairs = zip(model.parameters(), average, strict=True)
+    gap = math.fsum(float((w - a).norm()) ** 2 for w, a in pairs) ** 0.5
+    size = math.fsum(float(a.norm()) ** 2 for a in average) ** 0.5
+    return not (gap <= 10 * size or (size == 0 and math.isfinite(gap)))
 
 
 @torch.no_grad()

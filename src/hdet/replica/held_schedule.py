@@ -38,6 +38,10 @@ class HeldSchedule:
         """Hold what the schedule is now."""
         self.ended_at = self.highest = self.now
 
+    def resume_search(self) -> None:
+        """Follow the schedule as it is again: the search had ended for a wrong reason."""
+        self.ended_at = None
+
     @property
     def value(self) -> float:
         """s_held(t)."""

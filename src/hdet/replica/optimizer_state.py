@@ -12,10 +12,12 @@ all of them and is left alone. Two kinds of state follow the weights, which diff
   `master_param` (apex), `slow_buffer` and `slow_param` (Lookahead), `ema`.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "ScheduleFree")
@@ -48,6 +50,23 @@ def weight_dependent_state(optimizer: Optimizer) -> list[Tensor]:
 def all_state(optimizer: Optimizer) -> list[Tensor]:
     """Return every state tensor, to heal a replica whose state is in doubt. Local."""
     return [tensor for _, _, _, tensor in _state_tensors(optimizer)]
+
+
+@torch.no_grad()
+def overflows(optimizer: Optimizer) -> bool:
+    """Return whether any state is beyond what float32 holds. Local.
+
+    A gradient of 1e30 moves Adam's weights by no more than any other, and its square stays in
+    the second moment: from then on the weights stand still, and no loss says so. In float64
+    it would take that moment as long to decay.
+    """
+    local = (t.to_local() if isinstance(t, DTensor) else t for t in all_state(optimizer))
+    floats = [t for t in local if t.is_floating_point() and t.numel()]
+    if not floats:
+        return False
+    largest = [torch.linalg.vector_norm(t, math.inf).float() for t in floats]
+    # An infinity or a NaN in any of them reaches the sum of zeros that the others become.
+    return not bool(torch.stack([(x * 0).to(largest[0].device) for x in largest]).sum() == 0)
 
 
 @torch.no_grad()

@@ -49,6 +49,7 @@ class ReplicaValues:
     def __init__(
         self, optimizer: Optimizer, exploration: Exploration, groups: list[HeldSchedule]
     ) -> None:
+        self._optimizer = optimizer
         self._exploration = exploration
         self._groups = groups
         self._others = [d.value for d in exploration.dimensions]  # unused for rates
@@ -78,7 +79,7 @@ class ReplicaValues:
 
     def base_rates(self) -> list[float]:
         """Return the base rate of each parameter group."""
-        rates = [held.now for held in self._groups]
+        rates = self.read_unexplored()
         for dimension, base in zip(self.dimensions, self.base_values(), strict=True):
             if dimension.group is not None:
                 rates[dimension.group] = self._groups[dimension.group].value * base
@@ -86,12 +87,20 @@ class ReplicaValues:
 
     def rates(self) -> list[list[float]]:
         """Return the rate of each parameter group and replica."""
-        rows = [[held.now] * self._exploration.replicas for held in self._groups]
+        rows = [[rate] * self._exploration.replicas for rate in self.read_unexplored()]
         for dimension, row in zip(self.dimensions, self.values(), strict=True):
             if dimension.group is not None:
                 base = self._groups[dimension.group].value
                 rows[dimension.group] = [base * factor for factor in row]
         return rows
+
+    def read_unexplored(self) -> list[float]:
+        """Bring the groups that are not explored up to date; return every group's schedule."""
+        explored = {d.group for d in self.dimensions}
+        for index, held in enumerate(self._groups):
+            if index not in explored:
+                held.advance(float(self._optimizer.param_groups[index]["lr"]))
+        return [held.now for held in self._groups]
 
     def apply(self, replica: int | None) -> None:
         """Set a replica's values; the base values for None."""

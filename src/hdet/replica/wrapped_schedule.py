@@ -124,6 +124,11 @@ class WrappedSchedule:
             return self._scheduler.get_last_lr()
         return _rates(self._optimizer)
 
+    def resume_search(self) -> None:
+        """Follow the schedule as it is again."""
+        for held in self.groups:
+            held.resume_search()
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, and the wrapped scheduler's own state."""
         save = getattr(self._scheduler, "state_dict", None)
