@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import require
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number, infinite ones and NaN included, and no boolean."""
     return isinstance(value, Real) and not isinstance(value, bool)
 

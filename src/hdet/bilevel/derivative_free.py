@@ -248,8 +248,8 @@ class _Values:
         self._since, self._evaluations = self._since + 1, self._evaluations + 1
         # A copy: the array is the package's own.
         theta = torch.as_tensor(array).to(self._theta, copy=True)
-        mu = self._oracle.mu(theta)
         try:
+            mu = self._oracle.mu(theta)
             made = self._solver(
                 self._oracle, theta, self._warm, self._accuracy, mu, self._limit
             )

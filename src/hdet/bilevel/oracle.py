@@ -119,10 +119,18 @@ class Oracle:
         return self._x.tree(x)
 
     def mu(self, theta: Tensor) -> float:
-        """Return the strong convexity of h at theta."""
+        """Return the strong convexity of h at theta.
+
+        Raises:
+            NonFiniteError: if `mu` as a function overflows there.
+        """
         with gradients():
             at = plain(theta) if theta.is_inference() else theta
-            return self.problem.strong_convexity(self.theta_tree(at))
+            mu = self.problem.strong_convexity(self.theta_tree(at))
+        if not math.isfinite(mu):
+            remedy = "bound it, for instance by exp(theta.clamp(max=20))"
+            require_finite("`Problem(mu=...)`", theta, remedy, torch.tensor(mu))
+        return mu
 
     def lower(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return h, [m], and its gradient in x, [m, n].
@@ -178,8 +186,9 @@ class Oracle:
             NonFiniteError: if either is not finite at the solution.
         """
         self.counts.upper_gradients += 1
-        at, values = self._upper_values(x)
-        gradient, values = _derivative(values.sum(), at), values.detach()
+        with gradients():
+            at, values = self._upper_values(x)
+            gradient, values = _derivative(values.sum(), at), values.detach()
         if theta is not None:
             require_finite(
                 "`Problem(upper=...)` or its gradient", theta, _UPPER_REMEDY, gradient, values
@@ -188,8 +197,8 @@ class Oracle:
 
     def upper_hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
         """Return v -> (second derivative of g at x) v; no lower level, not counted."""
-        at, values = self._upper_values(x)
         with gradients():
+            at, values = self._upper_values(x)
             gradient = _derivative(values.sum(), at, create_graph=True)
         return lambda v: _derivative(gradient, at, v)
 
@@ -238,10 +247,10 @@ class Oracle:
             refuse("lower", found, remedy)
 
     def _upper_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with gradients():
-            point = variable(x)
-            tree = self.x_tree(point)
-            values = evaluate("upper", self.problem.upper, [tree], len(x), point)
+        """Return a point to differentiate by, and g there; inside `gradients`."""
+        point = variable(x)
+        tree = self.x_tree(point)
+        values = evaluate("upper", self.problem.upper, [tree], len(x), point)
         if not self._upper_seen and not any(reached(values, pytree.tree_leaves(tree))):
             remedy = "judge what the lower level found, without .detach() or torch.no_grad()"
             refuse("upper", "does not depend on x", remedy)

@@ -5,6 +5,7 @@ shapes that a run writes, and its parts agree; all of it is copied, so that neit
 its reader sees what the other does to it.
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +17,10 @@ from .oracle import Counts
 from .result import Step
 
 _FORMAT = 1
+# No rules change an accuracy or a step by more, from one outer step to the next.
+_MOST_GROWTH = 1e3
+# Nor is g's curvature larger by more behind one step.
+_MOST_RISE = 1e6
 
 
 @dataclass
@@ -110,10 +115,21 @@ def parsed(call: str, state: Any, theta: Tensor, x: Tensor) -> Resumed:
     if len(history) != point.step:
         rule = f"must be the {point.step} steps that `point.step` counts, not {len(history)}"
         entries.refuse("history", f"{len(history)} rows", rule)
-    if history and history[-1].cost > counted.cost:
-        rule = f"must add up to the cost of the last step at least, {history[-1].cost}"
-        entries.refuse("counts", counted, rule)
-    return Resumed(point, counted, history, entries.entries("constants"))
+    constants = entries.entries("constants")
+    if history:
+        last = history[-1]
+        _agree(entries.entries("point"), point, last)
+        if last.cost > counted.cost:
+            rule = f"must add up to the cost of the last step at least, {last.cost}"
+            entries.refuse("counts", counted, rule)
+        if point.residual is None:
+            # delta was L_g eps, and L_g rises, where g's curvature is larger.
+            seen = last.residual / last.accuracy
+            smoothness = constants.number("smoothness", low=seen * (1 - 1e-6))
+            if smoothness > _MOST_RISE * seen > 0:
+                rule = f"must be what the last step's residual tells, about {seen:.6g}"
+                constants.refuse("smoothness", smoothness, rule)
+    return Resumed(point, counted, history, constants)
 
 
 def _point(entries: Entries, theta: Tensor, x: Tensor) -> Point:
@@ -147,14 +163,33 @@ def _point(entries: Entries, theta: Tensor, x: Tensor) -> Point:
     )
 
 
+def _agree(entries: Entries, point: Point, last: Step) -> None:
+    """Raise a `ValueError` unless a point may be what the last step left behind."""
+    for name in ("length", "q"):
+        if getattr(point, name) is None:
+            entries.refuse(name, None, "must be there once a step was made")
+    for name, now, before in (
+        ("accuracy", point.accuracy, last.accuracy),
+        ("length", point.length or 0.0, last.length),
+    ):
+        if now > _MOST_GROWTH * before:
+            rule = f"must not be more than {_MOST_GROWTH:g} times the last step's, {before:.6g}"
+            entries.refuse(name, now, rule)
+    if point.residual is not None:
+        expected = last.residual * (point.accuracy / last.accuracy)
+        if not math.isclose(point.residual, expected, rel_tol=1e-6):
+            rule = f"must have changed as the accuracy has, to {expected:.6g}"
+            entries.refuse("residual", point.residual, rule)
+
+
 def _step(entries: Entries, number: int) -> Step:
     return Step(
         step=entries.integer("step", low=number, high=number),
         value=entries.number("value"),
         bound=entries.number("bound", finite=False),
-        accuracy=entries.number("accuracy", low=0),
+        accuracy=entries.number("accuracy", above=0),
         residual=entries.number("residual", low=0),
-        length=entries.number("length", low=0),
+        length=entries.number("length", above=0),
         norm=entries.number("norm", low=0),
         error_bound=entries.number("error_bound", low=0, finite=False),
         trials=entries.integer("trials"),
