@@ -1,6 +1,7 @@
 """What a level returns, and depends on, is checked where a run begins; NaN is named."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -103,8 +104,8 @@ def test_dependence_is_seen_through_views_of_every_shape():
     }
     x = {name: torch.zeros_like(value) for name, value in theta.items()}
     problem = Problem(
-        lambda x: sum(upper(value) for value in x.values()),
-        lambda x, t: sum(lower(x[name], t[name]) for name in x),
+        lambda x: torch.stack([upper(value) for value in x.values()]).sum(),
+        lambda x, t: torch.stack([lower(x[name], t[name]) for name in x]).sum(),
         mu=1.0,
     )
     found = hypergradient(problem, theta, x, accuracy=1e-9)
@@ -209,8 +210,9 @@ def test_residuals_that_are_not_finite_are_named():
         NonFiniteError, match=r"dfo_ls\(residuals=...\)` is not finite at theta"
     ):
         dfo_ls(problem, *points(), accuracy=1e-3, residuals=lambda x: x * math.nan)
+    number: Any = lambda x: 1.0
     with pytest.raises(ValueError, match=r"residuals='float'\)` must return a tensor"):
-        dfo_ls(problem, *points(), accuracy=1e-3, residuals=lambda x: 1.0)
+        dfo_ls(problem, *points(), accuracy=1e-3, residuals=number)
 
 
 @EACH

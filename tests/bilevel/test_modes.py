@@ -158,13 +158,13 @@ def test_levels_that_compute_with_tensors_of_inference_mode_are_named():
 @pytest.mark.parametrize("maker", [TVDenoiser, FieldsOfExperts])
 def test_denoisers_learn_and_denoise_the_same(maker, tmp_path):
     clean, noisy = pictures(2)
-    reference = maker(budget=100).fit(clean, noisy)
+    reference = maker(budget=200).fit(clean, noisy)
     denoised = reference.denoise(noisy, 1e-2)
     assert float((denoised - clean).norm()) < float((noisy - clean).norm())
     for mode, kind in CALLS[1:]:
         given = KINDS[kind](clean), KINDS[kind](noisy)
         with MODES[mode]():
-            found = maker(budget=100).fit(*given)
+            found = maker(budget=200).fit(*given)
             found.save(tmp_path / "it.pt")
             loaded = maker.load(tmp_path / "it.pt")
             images = [one.denoise(given[1], 1e-2) for one in (found, loaded)]

@@ -33,8 +33,8 @@ _FIRST_ACCURACY, _FIRST_MOVE = 0.02, 0.01
 class Options:
     """What all methods take; documented at `maid`.
 
-    `first` is what `accuracy` = None stands for: a part of the length of x at theta0, where a
-    method cannot mend a bad start; else a part of what the first gradient and mu tell, at once.
+    `first`: the part of x's length at theta0 that eps0 is where `accuracy` is None, for methods
+    that cannot mend a bad start. None: eps0 is what the first gradient and mu tell, at once.
     """
 
     accuracy: float | None

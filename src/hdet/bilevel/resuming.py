@@ -140,6 +140,7 @@ def _point(entries: Entries, theta: Tensor, x: Tensor) -> Point:
     def maybe(other: Tensor, name: str) -> Tensor | None:
         return None if entries.raw(name) is None else like(other, name)
 
+    at, solution = like(theta, "theta"), like(x, "x")
     step = entries.integer("step")
     accuracy = entries.number("accuracy", low=0)
     if step and not accuracy:
@@ -148,8 +149,8 @@ def _point(entries: Entries, theta: Tensor, x: Tensor) -> Point:
     if (last_theta is None) != (last_z is None):
         entries.refuse("last_z", last_z, "must be there if `point.last_theta` is")
     return Point(
-        like(theta, "theta"),
-        like(x, "x"),
+        at,
+        solution,
         entries.number("value", finite=False),
         accuracy,
         entries.optional("residual", entries.number, above=0),

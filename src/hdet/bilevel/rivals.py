@@ -53,7 +53,7 @@ def fixed_accuracy(
     callback: Callback | None = None,
     state: dict[str, Any] | None = None,
 ) -> Result:
-    """Minimise f by MAID's line search at one accuracy; arguments as `maid`.
+    """Minimise f by MAID's line search at one accuracy; arguments and errors as `maid`.
 
     Args:
         problem: the two levels.
@@ -111,7 +111,7 @@ def hoag(
     callback: Callback | None = None,
     state: dict[str, Any] | None = None,
 ) -> Result:
-    """Minimise f by HOAG; arguments as `maid`, and one more.
+    """Minimise f by HOAG; arguments and errors as `maid`, and one argument more.
 
     Args:
         problem: the two levels.

@@ -48,7 +48,8 @@ def read(path: Name, kind: str) -> Entries:
             # Damaged bytes raise whatever they happen to spell.
             content = None
     content = content if isinstance(content, dict) else {}
-    good = content.get("format") == _FORMAT and isinstance(content.get("kind"), str)
+    texts = isinstance(content.get("format"), str) and isinstance(content.get("kind"), str)
+    good = texts and content["format"] == _FORMAT
     rule = "must be a whole file that `save` of a denoiser wrote"
     require(good, call, "path", shown, rule, "fit and save again")
     found = content["kind"]
