@@ -59,10 +59,10 @@ def test_an_unknown_smoothness_is_that_of_the_curvature_and_never_falls():
     oracle = Oracle(problem, theta, theta, "test")
     constants = Constants(oracle)
     # There the curvature of the first coordinate is 1 - 9 sin(3 x), which is 10.
-    constants.see(torch.tensor([[-math.pi / 6, 0.0, 0.0]], dtype=F64))
+    constants.see(torch.tensor([[-math.pi / 6, 0.0, 0.0]], dtype=F64), theta)
     assert constants.smoothness == pytest.approx(10.0, rel=0.05)
     before = constants.smoothness
-    constants.see(torch.zeros(1, 3, dtype=F64))
+    constants.see(torch.zeros(1, 3, dtype=F64), theta)
     assert constants.smoothness == before
     assert oracle.counts.cost == 0
 
@@ -71,5 +71,5 @@ def test_a_smoothness_that_was_given_is_taken():
     made, (theta, x0) = quadratic(upper_smoothness=7.0), start()
     oracle = Oracle(made.problem, theta, x0, "test")
     constants = Constants(oracle)
-    constants.see(oracle.flat_x(x0))
+    constants.see(oracle.flat_x(x0), theta)
     assert constants.smoothness == 7.0

@@ -76,6 +76,32 @@ def test_the_error_is_never_above_its_bound(seed, accuracy, residual):
     assert found.residual <= residual
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_with_penalties_on_x_the_bound_holds_with_the_largest_of_them(seed):
+    # h is quadratic in x, yet J = diag(exp(theta) x) is not constant.
+    source = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=source, dtype=F64)
+
+    a, b, c, d, theta = 0.3 * normal(10, 6), normal(10), normal(8, 6), normal(8), 1 + normal(6)
+    hessian = a.T @ a + theta.exp().diag()
+    x = torch.linalg.solve(hessian, a.T @ b)
+    exact = -theta.exp() * x * torch.linalg.solve(hessian, c.T @ (c @ x - d))
+    problem = Problem(
+        lambda w: (c @ w - d).square().sum() / 2,
+        lambda w, t: (a @ w - b).square().sum() / 2 + (t.exp() * w.square()).sum() / 2,
+        mu=0.9999 * float(torch.linalg.eigvalsh(hessian)[0]),
+        upper_smoothness=float(torch.linalg.eigvalsh(c.T @ c)[-1]),
+        inverse_hessian_lipschitz=0.0,
+        jacobian_lipschitz=float(theta.exp().max()),
+    )
+    for accuracy in (1.0, 0.3, 0.1):
+        start = x + accuracy * normal(6) / 6**0.5
+        found = hypergradient(problem, theta, start, accuracy=accuracy)
+        assert float((found.value - exact).norm()) <= found.error_bound < math.inf
+
+
 def test_the_jacobians_norm_is_found_where_it_is_not_given():
     (theta, x0), given_norm = start(), quadratic()
     found_norm = quadratic(jacobian_norm=None)
@@ -118,6 +144,10 @@ def test_counts_are_those_of_calls():
     [
         ({"accuracy": 0.0}, r"hypergradient\(accuracy=0.0\)` must be finite and above 0"),
         ({"accuracy": 1.0, "residual": -1.0}, r"residual=-1.0\)` must be finite and above 0"),
+        ({"accuracy": "1"}, r"accuracy='1'\)` must be finite and above 0"),
+        ({"accuracy": 1.0, "max_iterations": 0}, r"max_iterations=0\)` must be at least 1"),
+        ({"accuracy": 1.0, "max_iterations": math.inf}, "must be at least 1, and a whole"),
+        ({"accuracy": 1.0, "solver": ["lbfgs"]}, r"solver=\['lbfgs'\]\)` is not known"),
         ({"accuracy": 1.0, "solver": "sgd"}, "solver='sgd'.*newton-cg, lbfgs, accelerated"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hdet.bilevel import NonFiniteError
 from hdet.bilevel.endings import Ending
 from hdet.bilevel.linear import (
     CurvatureError,
@@ -86,6 +87,21 @@ def test_a_mu_above_the_curvature_is_refused():
     matrices, right = systems(6, 2, 5)
     with pytest.raises(CurvatureError, match=r"mu=50\)` is contradicted: .* a curvature of"):
         conjugate_gradients(times(matrices), right, 1e-9, mu=50.0)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_curvature_that_is_not_finite_is_named(rows):
+    right = torch.ones(rows, 3)
+    with pytest.raises(NonFiniteError, match=r"second derivative of `Problem\(lower=...\)`"):
+        conjugate_gradients(lambda v: v * torch.nan, right, 1e-3, mu=1.0)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_where_squares_underflow_there_is_an_end_and_no_nan(rows):
+    right = torch.full((rows, 3), 3e-23)
+    found = conjugate_gradients(lambda v: v, right, 1e-38, mu=1.0)
+    assert found.iterations <= 30
+    assert bool(found.solution.isfinite().all())
 
 
 def test_the_largest_singular_value_is_found_to_a_percent():

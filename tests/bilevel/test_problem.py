@@ -16,6 +16,8 @@ def problem(**given):
     [
         ({}, r"Problem\(mu=None\)` must be given where there is no ridge: .*ridge=1e-3"),
         ({"mu": 0.0}, r"mu=0.0\)` must be finite and above 0"),
+        ({"mu": "one"}, r"mu='one'\)` must be finite and above 0"),
+        ({"mu": 1.0, "jacobian_lipschitz": float("nan")}, "jacobian_lipschitz=nan"),
         ({"mu": float("nan")}, r"mu=nan\)` must be finite"),
         ({"ridge": -1.0}, r"ridge=-1.0\)` must be finite and at least 0"),
         ({"mu": 1.0, "upper_smoothness": -1.0}, r"upper_smoothness=-1.0\)` must be finite"),
@@ -34,6 +36,17 @@ def test_a_mu_that_vanishes_with_theta_asks_for_a_ridge():
         vanishing.strong_convexity(torch.tensor([0.0, -1e4]))
     with_ridge = problem(mu=lambda theta: float(theta.exp().min()), ridge=0.5)
     assert with_ridge.strong_convexity(torch.tensor([0.0, -1e4])) == 0.5
+
+
+def test_constants_may_be_tensors_of_one_number_and_levels_must_be_functions():
+    given = problem(mu=torch.tensor(2.0), upper_smoothness=torch.tensor([3.0]))
+    assert (given.strong_convexity(torch.zeros(2)), given.upper_smoothness) == (2.0, 3.0)
+    learned = torch.tensor(0.5, requires_grad=True)
+    assert problem(mu=lambda theta: 2 * learned).strong_convexity(torch.zeros(2)) == 1.0
+    with pytest.raises(ValueError, match="must be a number, or a function of theta"):
+        problem(mu=lambda theta: theta).strong_convexity(torch.zeros(2))
+    with pytest.raises(ValueError, match=r"Problem\(upper=3\)` must be a function"):
+        Problem(3, lambda x, theta: x, mu=1.0)  # pyright: ignore[reportArgumentType]
 
 
 def test_it_is_certified_once_every_constant_is_there():
@@ -59,6 +72,12 @@ def test_trees_go_to_matrices_and_back():
         ([1.0], "must hold tensors only"),
         ([], "must hold tensors only"),
         ([torch.arange(3)], "must be of one floating-point type"),
+        ([torch.zeros(2, dtype=torch.complex64)], "must be of one floating-point type"),
+        ([torch.zeros(2, 0)], "must have at least one number"),
+        (
+            {"a": torch.ones(1), "b": torch.full((1,), torch.nan)},
+            r"x0\['b'\]=nan\)` must be fin",
+        ),
         ([torch.zeros(2), torch.zeros(2, dtype=torch.float64)], "one floating-point type"),
         ([torch.zeros(2, 1), torch.zeros(3)], "must have one row per sample"),
         ([torch.tensor(1.0)], "must have one row per sample"),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hdet.bilevel import Problem, Status, fixed_accuracy, hoag, maid
+from hdet.bilevel import Problem, Status, fixed_accuracy, hoag, hypergradient, maid
 from hdet.bilevel.rivals import SCHEDULES
 
 from .problems import denoising, quadratic, start
@@ -89,3 +89,62 @@ def test_an_unknown_schedule_is_refused():
     made, (theta, x0) = quadratic(), start()
     with pytest.raises(ValueError, match="schedule='linear'.*exponential, quadratic, cubic"):
         hoag(made.problem, theta, x0, schedule="linear")
+
+
+def ridge(loss=1.0, unit=1.0, logs=-3.0):
+    """Return the documentation's first example with losses and x in other units.
+
+    mu is the ridge alone, a thousandth of h's curvature.
+    """
+    source = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+    x_train, x_val, true = normal(40, 20), normal(200, 20), torch.zeros(20).double()
+    true[:5] = 1.0
+    y_train, y_val = x_train @ true + normal(40), x_val @ true + normal(200)
+    problem = Problem(
+        lambda w: loss * (x_val @ w / unit - y_val).square().mean() / 2,
+        lambda w, theta: (
+            loss * (x_train @ w / unit - y_train).square().mean() / 2
+            + loss * (theta.exp() * (w / unit).square()).sum() / 2
+        ),
+        ridge=1e-3 * loss / unit**2,
+        upper_convex=True,
+    )
+    return problem, torch.full((20,), logs).double(), torch.zeros(20).double()
+
+
+@pytest.mark.parametrize("method", [hoag, fixed_accuracy])
+@pytest.mark.parametrize(("loss", "unit"), [(2.0**20, 1.0), (2.0**-20, 1.0), (1.0, 2.0**10)])
+def test_without_an_accuracy_units_change_nothing(method, loss, unit):
+    # By powers of two, which are exact.
+    plain = method(*ridge(), max_steps=4)
+    other = method(*ridge(loss, unit), max_steps=4)
+    assert torch.equal(other.theta, plain.theta)
+    assert other.value == loss * plain.value
+    assert other.history[0].accuracy == unit * plain.history[0].accuracy
+    assert other.counts == plain.counts
+
+
+@pytest.mark.parametrize(("method", "part"), [(hoag, 1e-3), (fixed_accuracy, 1e-5)])
+def test_without_an_accuracy_it_is_a_part_of_x_however_small_mu_is(method, part):
+    problem, theta, x0 = ridge()
+    length = float(hypergradient(problem, theta, x0, accuracy=1e-9).x.norm())
+    first = method(problem, theta, x0, max_steps=1).history[0].accuracy
+    assert first == pytest.approx(part * length, rel=0.1)
+
+
+def test_a_fixed_accuracy_that_nobody_chose_comes_to_where_maid_does():
+    least = maid(*ridge(), max_steps=20).value
+    assert fixed_accuracy(*ridge(), max_steps=20).value < 1.05 * least
+    assert fixed_accuracy(*ridge(), max_steps=1).value > 1.2 * least
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_hoag_without_an_accuracy_goes_down_from_afar(schedule):
+    problem, theta, x0 = ridge(logs=3.0)
+    first = hypergradient(problem, theta, x0, accuracy=1e-6).upper
+    found = hoag(problem, theta, x0, schedule=schedule, max_steps=15)
+    assert found.value < 0.5 * first

@@ -14,8 +14,10 @@ Over samples all three are means, as f is. Source: arXiv 2308.10098, Theorem 2.1
 import torch
 from torch import Tensor
 
+from ..state import Entries
 from .linear import largest_singular_value
-from .oracle import Oracle, norms
+from .modes import plain
+from .oracle import Oracle, norms, require_finite
 
 # What iterations from below may lack, and how many they are at most.
 _MARGIN, _ROUNDS = 1.02, 20
@@ -56,8 +58,16 @@ class Constants:
         self.smoothness = self._problem.upper_smoothness or 0.0
         self._direction: Tensor | None = None
 
-    def see(self, x: Tensor) -> None:
-        """Take g's curvature at x into L_g, unless the user gave it. No lower level."""
+    def see(self, x: Tensor, theta: Tensor) -> None:
+        """Take g's curvature at x into L_g, unless the user gave it. No lower level.
+
+        Args:
+            x: [m, n].
+            theta: whose solution x is, [p].
+
+        Raises:
+            NonFiniteError: if the curvature is not finite.
+        """
         if self._problem.upper_smoothness is not None:
             return
         product = self._oracle.upper_hessian(x)
@@ -68,6 +78,8 @@ class Constants:
             last, value = value, norms(v)
             if bool((value <= 1.01 * last).all()):
                 break
+        remedy = "give `upper_smoothness`, or see that g is smooth at lower-level solutions"
+        require_finite("a second derivative of `Problem(upper=...)`", theta, remedy, value)
         self.smoothness = max(self.smoothness, _MARGIN * float(value.max()))
 
     def omega(
@@ -120,11 +132,28 @@ class Constants:
 
     def state_dict(self) -> dict[str, object]:
         """Return what was found, as numbers and tensors."""
-        return {"smoothness": self.smoothness, "direction": self._direction}
+        direction = None if self._direction is None else plain(self._direction)
+        return {"smoothness": self.smoothness, "direction": direction}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict`."""
-        self.smoothness, self._direction = state["smoothness"], state["direction"]
+    def load_state_dict(self, entries: Entries, theta: Tensor) -> None:
+        """Go on from `state_dict`.
+
+        Args:
+            entries: what it returned.
+            theta: like those of the run, [p].
+
+        Raises:
+            ValueError: if an entry is damaged; nothing is changed then.
+        """
+        smoothness = entries.number("smoothness", low=0)
+        rules = {"shape": theta.shape, "dtype": theta.dtype}
+        direction = entries.optional("direction", entries.tensor, **rules)
+        if direction is not None and not bool(direction.any()):
+            entries.refuse("direction", direction, "must not be zero")
+        # What the user gave is not in question.
+        if self._problem.upper_smoothness is None:
+            self.smoothness = smoothness
+        self._direction = None if direction is None else plain(direction).to(theta.device)
 
 
 def _noise(like: Tensor) -> Tensor:

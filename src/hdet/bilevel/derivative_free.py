@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ..errors import require
 from .bounds import Constants, upper_bound
+from .checks import require_callback, require_positive, require_whole
 from .descent import short_of
 from .endings import Ending
-from .hypergradient import require_positive, solver_of
-from .oracle import BudgetSpentError, NonFiniteError, Oracle, norms
+from .hypergradient import solver_of
+from .modes import plain
+from .oracle import BudgetSpentError, NonFiniteError, Oracle, norms, require_finite
 from .problem import Problem
 from .result import Callback, Result, Status, Step
 from .solvers import Solver
@@ -66,13 +68,18 @@ def dfo_ls(
         lowered f. There is no hypergradient: `norm`, `length` and `error_bound` are NaN.
 
     Raises:
-        ValueError: if an argument is out of range, g is negative, or the lower level is not
-            finite where the run begins.
+        ValueError: if an argument is out of range; if g is negative; if a level is no scalar,
+            or not finite where the run begins; if the lower level does not depend on a tensor
+            of theta.
         ImportError: if the package is missing.
     """
     values = _Values(
         "dfo_ls", problem, theta0, x0, accuracy, budget, max_steps, solver, max_iterations
     )
+    good = residuals is None or callable(residuals)
+    rule, remedy = "must be None or a function", "give x to [k]"
+    require(good, "dfo_ls", "residuals", residuals, rule, remedy)
+    require_callback("dfo_ls", callback)
     values.callback, values.residuals = callback, residuals
     package = _package("dfo_ls", "dfols", "DFO-LS")
 
@@ -126,6 +133,7 @@ def finite_differences(
     values = _Values(
         call, problem, theta0, x0, accuracy, budget, max_steps, solver, max_iterations
     )
+    require_callback(call, callback)
     values.callback = callback
     package = _package(call, "scipy.optimize", "scipy")
 
@@ -156,9 +164,12 @@ class _Values:
         max_iterations: int,
     ) -> None:
         require_positive(call, "accuracy", accuracy)
-        for name, value in (("max_steps", max_steps), ("budget", budget)):
-            good = value is None or value >= 1
-            require(good, call, name, value, "must be at least 1", "try 1000")
+        for name, value in (
+            ("max_steps", max_steps),
+            ("max_iterations", max_iterations),
+            ("budget", 1 if budget is None else budget),
+        ):
+            require_whole(call, name, value, 1, "try 1000")
         self._most = max_steps
         self._call, self._problem, self._accuracy = call, problem, accuracy
         self._oracle = Oracle(problem, theta0, x0, call, budget)
@@ -186,8 +197,8 @@ class _Values:
             status = short_of(self._short) or status
         counts = self._oracle.counts
         return Result(
-            self._oracle.theta_tree(self._theta),
-            self._oracle.x_tree(self._x),
+            self._oracle.theta_tree(plain(self._theta)),
+            self._oracle.x_tree(plain(self._x)),
             self._value,
             status,
             f"Stopped because {status.value}; {status.remedy}.",
@@ -207,7 +218,7 @@ class _Values:
         x = self._solved(array)
         at = self._x if x is None else x
         if self.residuals is not None:
-            made = self.residuals(self._oracle.x_tree(at)).flatten()
+            made = self._told(at, array)
         else:
             made = self._oracle.upper(at)[0]
             good = bool((made >= 0).all())
@@ -215,18 +226,37 @@ class _Values:
             remedy = "give residuals, or take finite_differences"
             require(good, self._call, "problem.upper", float(made.min()), rule, remedy)
             made = (made / len(made)).sqrt()
-        made = torch.full_like(made, _HUGE**0.5) if x is None else made
+        bad = x is None or not bool(made.isfinite().all())
+        made = torch.full_like(made, _HUGE**0.5) if bad else made
         return made.detach().double().cpu().numpy()
+
+    def _told(self, x: Tensor, array: Any) -> Tensor:
+        """Return the user's residuals, [k]; where the run begins they must be finite."""
+        assert self.residuals is not None
+        made: Any = self.residuals(self._oracle.x_tree(plain(x)))
+        good = isinstance(made, Tensor) and made.is_floating_point() and made.numel() > 0
+        rule = "must return a tensor of a floating-point type"
+        shown = type(made).__name__ if not isinstance(made, Tensor) else made.dtype
+        require(good, self._call, "residuals", shown, rule, "as a1 @ x - b1 does")
+        if self._evaluations == 1:
+            theta = torch.as_tensor(array)
+            require_finite("`dfo_ls(residuals=...)`", theta, "begin elsewhere", made.detach())
+        return made.flatten()
 
     def _solved(self, array: Any) -> Tensor | None:
         """Return x at theta, or None where it is not finite; take note if f is the lowest."""
         self._since, self._evaluations = self._since + 1, self._evaluations + 1
-        theta = torch.as_tensor(array).to(self._theta)
-        mu = self._oracle.mu(theta)
+        # A copy: the array is the package's own.
+        theta = torch.as_tensor(array).to(self._theta, copy=True)
         try:
+            mu = self._oracle.mu(theta)
             made = self._solver(
                 self._oracle, theta, self._warm, self._accuracy, mu, self._limit
             )
+            value, gradient = self._oracle.upper(made.x, theta)
+            mean = float(value.mean())
+            if mean < self._value:
+                self._constants.see(made.x, theta)
         except NonFiniteError:
             if not self._history:
                 raise
@@ -234,10 +264,7 @@ class _Values:
         self._warm = made.x
         if not made.met:
             self._short = made.ending
-        value, gradient = self._oracle.upper(made.x)
-        mean = float(value.mean())
         if mean < self._value:
-            self._constants.see(made.x)
             smooth = self._constants.smoothness
             self._theta, self._x, self._value = theta, made.x, mean
             self._history.append(

@@ -7,6 +7,7 @@ stop. A step that a spent budget cuts short leaves the run where the step began.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from sys import float_info
 from typing import Any
 
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from ..errors import require
 from .bounds import Constants
+from .checks import is_number, require_callback, require_positive, require_whole
 from .endings import Ending
-from .hypergradient import Estimate, estimate, require_positive, solver_of
-from .oracle import BudgetSpentError, Counts, Oracle, norms
+from .hypergradient import Estimate, estimate, solver_of
+from .modes import plain
+from .oracle import BudgetSpentError, Oracle, norms
 from .problem import Problem
 from .result import Callback, Result, Status, Step
+from .resuming import Point, parsed, written
 from .solvers import Solution, Solver
 
 # Of the first lower-level gradient, and of theta: starts that are free of scale.
@@ -27,7 +31,11 @@ _FIRST_ACCURACY, _FIRST_MOVE = 0.02, 0.01
 
 @dataclass(frozen=True)
 class Options:
-    """What all methods take; documented at `maid`."""
+    """What all methods take; documented at `maid`.
+
+    `first`: the part of x's length at theta0 that eps0 is where `accuracy` is None, for methods
+    that cannot mend a bad start. None: eps0 is what the first gradient and mu tell, at once.
+    """
 
     accuracy: float | None
     residual: float | None
@@ -40,53 +48,21 @@ class Options:
     max_iterations: int
     callback: Callback | None
     state: dict[str, Any] | None
+    first: float | None = None
 
     def check(self, call: str) -> None:
         """Raise a `ValueError` if one is out of range."""
         for name in ("accuracy", "residual", "step"):
             if getattr(self, name) is not None:
                 require_positive(call, name, getattr(self, name))
-        for name in ("max_steps", "max_iterations"):
-            value = getattr(self, name)
-            require(value >= 1, call, name, value, "must be at least 1", "try 100")
-        good = self.budget is None or self.budget >= 1
-        require(good, call, "budget", self.budget, "must be at least 1", "try 10_000")
-        good = 0 <= self.tolerance < math.inf
+        require_whole(call, "max_steps", self.max_steps, 1, "try 100")
+        require_whole(call, "max_iterations", self.max_iterations, 1, "try 1000")
+        if self.budget is not None:
+            require_whole(call, "budget", self.budget, 1, "try 10_000")
+        good = is_number(self.tolerance) and 0 <= self.tolerance < math.inf
         rule = "must be finite and at least 0"
         require(good, call, "tolerance", self.tolerance, rule, "0 goes on")
-
-
-@dataclass
-class Point:
-    """Where a run is; all that its next step depends on, but the constants that were found.
-
-    Attributes:
-        theta: [p].
-        x: inexact solution there, [m, n].
-        value: g(x), the mean over samples.
-        accuracy: eps.
-        residual: delta, or None.
-        length: alpha, or None before the first step.
-        step: outer steps made.
-        q: last solution of the linear system, [m, n].
-        last_theta: where the run was before.
-        last_z: the hypergradient there.
-        recent: f's lower bounds at the last points.
-        failed: searches that ended without a step.
-    """
-
-    theta: Tensor
-    x: Tensor
-    value: float
-    accuracy: float
-    residual: float | None
-    length: float | None
-    step: int = 0
-    q: Tensor | None = None
-    last_theta: Tensor | None = None
-    last_z: Tensor | None = None
-    recent: tuple[float, ...] = ()
-    failed: int = 0
+        require_callback(call, self.callback)
 
 
 class Run:
@@ -110,24 +86,24 @@ class Run:
         self, call: str, problem: Problem, theta0: Any, x0: Any, options: Options
     ) -> None:
         options.check(call)
-        state, self.options = options.state, options
-        counts = Counts(**state["counts"]) if state else Counts()
-        self.oracle = Oracle(problem, theta0, x0, call, options.budget, counts)
+        self.options = options
+        self.oracle = Oracle(problem, theta0, x0, call, options.budget)
         self.constants = Constants(self.oracle)
         self._solver = solver_of(call, options.solver)
         self._history: list[Step] = []
-        self._rows: list[dict[str, Any]] = []
-        if state:
-            self.at = Point(**state["point"])
-            self.constants.load_state_dict(state["constants"])
-            self._rows = list(state["history"])
-            self._history = [Step(**row) for row in self._rows]
+        theta, x = self.oracle.flat_theta(theta0), self.oracle.flat_x(x0)
+        if options.state is not None:
+            resumed = parsed(call, options.state, theta, x)
+            self.constants.load_state_dict(resumed.constants, theta)
+            self.at, self._history = resumed.point, resumed.history
+            self.oracle.counts = resumed.counts
         else:
-            theta, x = self.oracle.flat_theta(theta0), self.oracle.flat_x(x0)
+            # x0 is no solution: g need not even be finite there.
             value = float(self.oracle.upper(x)[0].mean())
-            self.at = Point(
-                theta, x, value, options.accuracy or 0.0, options.residual, options.step
-            )
+            value = value if math.isfinite(value) else math.inf
+            accuracy = options.accuracy or 0.0
+            self.at = Point(theta, x, value, accuracy, options.residual, options.step)
+        self._rows = [asdict(step) for step in self._history]
 
     def descend(self, outer_step: Callable[["Run"], Status | None]) -> Result:
         """Make steps until one says why to stop, and return the result."""
@@ -149,8 +125,8 @@ class Run:
             status = Status.BUDGET
             self.at = Point(**self._state["point"])
         return Result(
-            self.oracle.theta_tree(self.at.theta),
-            self.oracle.x_tree(self.at.x),
+            self.oracle.theta_tree(plain(self.at.theta)),
+            self.oracle.x_tree(plain(self.at.x)),
             self.at.value,
             status,
             f"Stopped because {status.value}; {status.remedy}.",
@@ -183,8 +159,8 @@ class Run:
         mu = self.oracle.mu(theta)
         limit = self.options.max_iterations
         solution = self._solver(self.oracle, theta, x, self.at.accuracy, mu, limit)
-        value, gradient = self.oracle.upper(solution.x)
-        self.constants.see(solution.x)
+        value, gradient = self.oracle.upper(solution.x, theta)
+        self.constants.see(solution.x, theta)
         return solution, value, norms(gradient)
 
     def at_rest(self, found: Estimate) -> bool:
@@ -205,10 +181,10 @@ class Run:
         return self.constants.smoothness * at.accuracy if at.residual is None else at.residual
 
     def scale_accuracy(self, factor: float) -> None:
-        """Multiply eps and delta."""
-        self.at.accuracy *= factor
+        """Multiply eps and delta; neither becomes zero, which is no accuracy at all."""
+        self.at.accuracy = max(factor * self.at.accuracy, float_info.min)
         if self.at.residual is not None:
-            self.at.residual *= factor
+            self.at.residual = max(factor * self.at.residual, float_info.min)
 
     def record(self, step: Step) -> None:
         """Take a step that was made into the history."""
@@ -216,18 +192,24 @@ class Run:
         self._rows.append(asdict(step))
 
     def _first_accuracy(self) -> float:
+        """Return eps0 where nobody gave one; counted like all else."""
         at, floor = self.at, torch.finfo(self.oracle.dtype).eps ** 0.5
-        sizes = norms(self.oracle.lower(at.x, at.theta)[1]) / self.oracle.mu(at.theta)
+        mu = self.oracle.mu(at.theta)
+        sizes = norms(self.oracle.lower(at.x, at.theta)[1]) / mu
+        first = _FIRST_ACCURACY * float(sizes.max())
+        if first and self.options.first is not None:
+            # mu may be far below what h's curvature is, and the gradient then says nothing of
+            # x; a rough solution does. The run begins there, so that nothing is lost.
+            limit = self.options.max_iterations
+            rough = self._solver(self.oracle, at.theta, at.x, first, mu, limit).x
+            at.x, moved = rough, norms(rough - at.x)
+            return self.options.first * float(torch.maximum(norms(rough), moved).max())
         # A start that is a solution already has no scale but x's own.
-        return _FIRST_ACCURACY * float(sizes.max()) or floor * max(1.0, float(at.x.norm()))
+        return first or floor * max(1.0, float(at.x.norm()))
 
     def _snapshot(self) -> dict[str, Any]:
-        return {
-            "point": dict(vars(self.at)),
-            "constants": self.constants.state_dict(),
-            "counts": asdict(self.oracle.counts),
-            "history": list(self._rows),
-        }
+        constants = self.constants.state_dict()
+        return written(self.at, self.oracle.counts, self._rows, constants)
 
 
 def short_of(ending: Ending) -> Status | None:

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ..errors import require
 from .bounds import Constants
+from .checks import require_positive, require_whole
 from .endings import Ending
 from .linear import conjugate_gradients
-from .oracle import Counts, Oracle, norms
+from .modes import plain
+from .oracle import Counts, Oracle, norms, require_finite
 from .problem import Problem
 from .solvers import SOLVERS, Solver
 
@@ -111,14 +113,16 @@ def hypergradient(
         max_iterations: of the solver.
 
     Raises:
-        ValueError: if an argument is out of range, the lower level is not finite, or its
-            curvature contradicts `mu`.
+        ValueError: if an argument is out of range; if a level is no scalar, or not finite
+            where it is looked at; if the lower level does not depend on a tensor of theta, or
+            its curvature contradicts `mu`.
     """
     call = "hypergradient"
     require_positive(call, "accuracy", accuracy)
     if residual is not None:
         require_positive(call, "residual", residual)
-    oracle = Oracle(problem, theta, x0, call)
+    require_whole(call, "max_iterations", max_iterations, 1, "try 1000")
+    oracle = Oracle(problem, theta, x0, call, argument="theta")
     made = estimate(
         oracle,
         Constants(oracle),
@@ -132,8 +136,8 @@ def hypergradient(
     )
     met = made.ending is Ending.MET
     return Hypergradient(
-        oracle.theta_tree(made.z),
-        oracle.x_tree(made.x),
+        oracle.theta_tree(plain(made.z)),
+        oracle.x_tree(plain(made.x)),
         float(made.value.mean()),
         made.omega,
         float(made.accuracy.max()),
@@ -173,8 +177,8 @@ def estimate(
     """
     mu = oracle.mu(theta)
     solution = solver(oracle, theta, x, accuracy, mu, limit)
-    value, gradient = oracle.upper(solution.x)
-    constants.see(solution.x)
+    value, gradient = oracle.upper(solution.x, theta)
+    constants.see(solution.x, theta)
     slope = norms(gradient)
     delta = constants.smoothness * accuracy if residual is None else residual
     # A residual as large as grad g would take q = 0 for a solution, and any start for a
@@ -184,6 +188,8 @@ def estimate(
         oracle.hessian(solution.x, theta), gradient, delta, mu=mu, start=q
     )
     z = -oracle.jacobian_transposed(solution.x, theta, linear.solution) / len(x)
+    remedy = "see that its gradient in x can be differentiated there by theta, and by x again"
+    require_finite("a second derivative of `Problem(lower=...)`", theta, remedy, z)
     omega = math.inf
     if certify:
         omega = constants.omega(
@@ -211,11 +217,6 @@ def solver_of(call: str, solver: str | Solver) -> Solver:
     if callable(solver):
         return solver
     words = f"write one of {', '.join(SOLVERS)}"
-    require(solver in SOLVERS, call, "solver", solver, "is not known", words)
+    good = isinstance(solver, str) and solver in SOLVERS
+    require(good, call, "solver", solver, "is not known", words)
     return SOLVERS[solver]
-
-
-def require_positive(call: str, name: str, value: float) -> None:
-    """Raise a `ValueError` unless `value` is finite and above 0."""
-    good = 0 < value < math.inf
-    require(good, call, name, value, "must be finite and above 0", "try 0.01")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import where
 from .endings import Ending
-from .oracle import dots, norms
+from .oracle import NonFiniteError, dots, norms
 
 Product = Callable[[Tensor], Tensor]
 
@@ -60,6 +61,7 @@ def conjugate_gradients(
 
     Raises:
         CurvatureError: if some v has <v, H v> < mu |v|^2 beyond rounding.
+        NonFiniteError: if some <v, H v> is not finite.
     """
     rows, size = right.shape
     limit = 10 * size if max_iterations is None else max_iterations
@@ -92,7 +94,8 @@ def _for_many(
         image = product(direction)
         curvature = dots(direction, image)
         check_curvature(curvature, direction, image, mu, active)
-        length = torch.where(active, square / curvature, 0.0)[:, None]
+        # Where squares underflow there is no curvature, and no way on.
+        length = torch.where(active & (curvature != 0), square / curvature, 0.0)[:, None]
         q = q + length * direction
         residual = residual - length * image
         left = norms(residual)
@@ -115,7 +118,10 @@ def _for_one(
         curvature = float(torch.vdot(direction[0], image[0]))
         if not curvature >= mu * _square(direction):
             check_curvature(dots(direction, image), direction, image, mu, wanted >= 0)
-        length = square / curvature if curvature else math.nan
+        if not curvature:
+            # Squares underflow: there is no way on.
+            break
+        length = square / curvature
         q = torch.add(q, direction, alpha=length)
         residual.sub_(image, alpha=length)
         last, square = square, _square(residual)
@@ -141,12 +147,19 @@ def check_curvature(
 
     Raises:
         CurvatureError: naming both numbers.
+        NonFiniteError: if the curvature is not finite.
     """
     square = dots(direction, direction)
     noise = 64 * torch.finfo(image.dtype).eps * norms(direction) * norms(image)
-    wrong = active & (curvature < mu * square * (1 - 1e-6) - noise)
+    # Not the other way round: what is not finite is wrong.
+    wrong = active & ~(curvature >= mu * square * (1 - 1e-6) - noise)
     if bool(wrong.any()):
         seen = float((curvature / square)[wrong].min())
+        if not math.isfinite(seen):
+            raise NonFiniteError(
+                f"{where()}a second derivative of `Problem(lower=...)` is not finite: see that "
+                f"its gradient in x can be differentiated wherever a solver may come."
+            )
         raise CurvatureError(
             f"`Problem(mu={mu:.6g})` is contradicted: the lower level has a curvature of "
             f"{seen:.6g} in a direction that was met: give a mu that holds, or add a ridge."

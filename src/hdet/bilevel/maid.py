@@ -33,10 +33,11 @@ from torch import Tensor
 
 from ..errors import require
 from .bounds import lower_bound, upper_bound
+from .checks import is_number, require_whole
 from .descent import Options, Run, short_of
 from .endings import Ending
 from .hypergradient import Estimate
-from .oracle import NonFiniteError
+from .oracle import NonFiniteError, square
 from .problem import Problem
 from .result import Callback, Result, Status, Step
 from .solvers import Solver
@@ -90,21 +91,20 @@ class Rules:
     memory: int = 5
 
     def __post_init__(self) -> None:
-        for name, good, rule in (
-            ("shrink", 0 < self.shrink < 1, "must lie between 0 and 1"),
-            ("grow", 1 <= self.grow < math.inf, "must be finite and at least 1"),
-            ("tighten", 0 < self.tighten <= 1, "must lie in (0, 1]"),
-            ("relax", 1 <= self.relax < math.inf, "must be finite and at least 1"),
-            ("share", self.share is None or 0 < self.share < 1, "must be None or in (0, 1)"),
-            ("eta", 0 < self.eta < 1, "must lie between 0 and 1"),
-            ("decrease", 0 < self.decrease < self.eta, f"must lie in (0, eta={self.eta})"),
-            ("trials", self.trials >= 1, "must be at least 1"),
-            ("refinements", self.refinements >= 0, "must be at least 0"),
-            ("memory", self.memory >= 1, "must be at least 1"),
+        for name, holds, rule in (
+            ("shrink", lambda v: 0 < v < 1, "must lie between 0 and 1"),
+            ("grow", lambda v: 1 <= v < math.inf, "must be finite and at least 1"),
+            ("tighten", lambda v: 0 < v <= 1, "must lie in (0, 1]"),
+            ("relax", lambda v: 1 <= v < math.inf, "must be finite and at least 1"),
+            ("share", lambda v: 0 < v < 1, "must be None or in (0, 1)"),
+            ("eta", lambda v: 0 < v < 1, "must lie between 0 and 1"),
+            ("decrease", lambda v: 0 < v < self.eta, f"must lie in (0, eta={self.eta})"),
         ):
             value = getattr(self, name)
-            usual = f"the default is {getattr(Rules, name):.4g}"
-            require(good, "Rules", name, value, rule, usual)
+            good = value is None and name == "share" or is_number(value) and holds(value)
+            require(good, "Rules", name, value, rule, _usual(name))
+        for name, low in (("trials", 1), ("refinements", 0), ("memory", 1)):
+            require_whole("Rules", name, getattr(self, name), low, _usual(name))
 
     @classmethod
     def paper(cls, *, relax: float = 1.05) -> "Rules":
@@ -114,6 +114,10 @@ class Rules:
             relax: nu-bar; the authors' experiments have 1.05, on their quadratic 1.25.
         """
         return cls(relax=relax, share=None, barzilai_borwein=False, memory=1)
+
+
+def _usual(name: str) -> str:
+    return f"the default is {getattr(Rules, name):.4g}"
 
 
 def maid(
@@ -164,14 +168,16 @@ def maid(
         step of its history, by Lemma 3.5.
 
     Raises:
-        ValueError: if an argument is out of range; if the lower level is not finite where it
-            is solved, or its curvature contradicts `mu`; if `certify` lacks constants.
+        ValueError: if an argument is out of range; if a level is no scalar, or not finite
+            where it is looked at; if the lower level does not depend on a tensor of theta, or
+            its curvature contradicts `mu`; if `certify` lacks constants; if `state` is
+            damaged.
     """
     good = not certify or problem.certified
     rule = "needs all constants of the problem"
     remedy = "give upper_smoothness, inverse_hessian_lipschitz and jacobian_lipschitz"
     require(good, "maid", "certify", certify, rule, remedy)
-    rules = rules or Rules()
+    rules = rules_of("maid", rules)
     options = Options(
         accuracy=accuracy,
         residual=residual,
@@ -186,11 +192,22 @@ def maid(
         state=state,
     )
     run = Run("maid", problem, theta0, x0, options)
-    return run.descend(lambda run: _outer_step(run, rules))
+    return run.descend(lambda run: outer_step(run, rules))
 
 
-def _outer_step(run: Run, rules: Rules) -> Status | None:
-    """Algorithm 3.1, one pass of its outer loop."""
+def rules_of(call: str, rules: Rules | None) -> Rules:
+    """Return the rules, or the default ones.
+
+    Raises:
+        ValueError: if they are something else.
+    """
+    good = rules is None or isinstance(rules, Rules)
+    require(good, call, "rules", rules, "must be None or Rules", "write Rules(memory=1)")
+    return rules or Rules()
+
+
+def outer_step(run: Run, rules: Rules) -> Status | None:
+    """Algorithm 3.1, one pass of its outer loop; None, or why to stop."""
     tried = refined = 0
     trials = rules.trials
     while True:
@@ -199,20 +216,24 @@ def _outer_step(run: Run, rules: Rules) -> Status | None:
             return Status.GRADIENT_TOLERANCE
         # Algorithm 3.2: -z is certain to point down.
         if not run.options.certify or found.omega <= (1 - rules.eta) * found.norm:
-            accepted, made, needed = _search(run, found, rules, trials)
-            tried += made
-            if accepted is not None:
-                _take(run, found, accepted, rules, tried, refined)
+            search = _search(run, found, rules, trials)
+            tried += search.trials
+            if search.accepted is not None:
+                _take(run, found, search.accepted, rules, tried, refined)
                 return None
             run.at.failed += 1
             trials += 1
         else:
-            needed = math.inf
+            search = _Search(0)
+        last = found.ending is not Ending.MET or refined >= rules.refinements
+        if last and search.error is not None:
+            # No status would say what is wrong.
+            raise search.error
         if found.ending is not Ending.MET:
             return short_of(found.ending)
-        if refined == rules.refinements:
+        if last:
             return Status.LINE_SEARCH
-        run.scale_accuracy(min(rules.tighten, _factor(run, needed)))
+        run.scale_accuracy(min(rules.tighten, _factor(run, search.needed)))
         refined += 1
 
 
@@ -229,43 +250,56 @@ class _Accepted:
     before: float
 
 
-def _search(
-    run: Run, found: Estimate, rules: Rules, trials: int
-) -> tuple[_Accepted | None, int, float]:
-    """Algorithm 3.1's line search.
+@dataclass(frozen=True)
+class _Search:
+    """How a line search ended.
 
-    Returns:
-        What was accepted, how many trials it took, and the eps that the last one needed where
-        its bounds were too far apart.
+    Attributes:
+        trials: how many there were.
+        accepted: what was accepted, if anything.
+        needed: the eps that the last trial needed where its bounds were too far apart.
+        error: of the last trial, where a level was finite at none.
     """
+
+    trials: int
+    accepted: _Accepted | None = None
+    needed: float = math.inf
+    error: NonFiniteError | None = None
+
+
+def _search(run: Run, found: Estimate, rules: Rules, trials: int) -> _Search:
+    """Algorithm 3.1's line search."""
     at, convex = run.at, run.oracle.problem.upper_convex
     length = _first_trial(run, found, rules)
+    error, finite = None, False
     for made in range(1, trials + 1):
         theta = at.theta - length * found.z
         try:
             solution, value, slope = run.solve(theta, found.x)
-        except NonFiniteError:
+        except NonFiniteError as raised:
             # A step as long as that leads to where h overflows: a shorter one need not.
+            error = raised
             length *= rules.shrink
             continue
+        finite = True
         # Seen together, so that both sides stand on one L_g.
         smooth = run.constants.smoothness
         here = lower_bound(found.value, found.slope, found.accuracy, smooth, convex)
         reference = max([here, *at.recent])
         upper = upper_bound(value, slope, solution.accuracy, smooth)
-        mean, expected = float(value.mean()), length * found.norm**2
+        mean, expected = float(value.mean()), length * square(found.norm)
         if upper - reference + rules.decrease * expected <= 0:
             accepted = _Accepted(
                 length, theta, solution.x, mean, float(slope.mean()), upper, here
             )
-            return accepted, made, math.inf
+            return _Search(made, accepted)
         # f falls by about alpha |z|^2, over a shorter step by less; the gap stays.
         gap = upper - mean + float(found.value.mean()) - here
         if rules.share is not None and gap > (1 - rules.decrease) * expected:
             needed = rules.share * expected / float(found.slope.mean())
-            return None, made, needed
+            return _Search(made, needed=needed)
         length *= rules.shrink
-    return None, trials, math.inf
+    return _Search(trials, error=None if finite else error)
 
 
 def _first_trial(run: Run, found: Estimate, rules: Rules) -> float:
@@ -282,7 +316,8 @@ def _first_trial(run: Run, found: Estimate, rules: Rules) -> float:
     elif at.step % 2:
         length = float(s @ s) / curvature
     else:
-        length = curvature / float(y @ y)
+        least = float(y @ y)
+        length = curvature / least if least else _JUMP * at.length
     farthest = _LARGEST_MOVE * max(float(torch.linalg.vector_norm(at.theta)), 1.0)
     return min(length, farthest / found.norm)
 
@@ -320,7 +355,7 @@ def _take(
     )
     factor = rules.relax
     if rules.share is not None:
-        decrease = to.length * found.norm**2
+        decrease = to.length * square(found.norm)
         factor = _factor(run, rules.share * decrease / to.slope if to.slope else math.inf)
         if run.options.certify and found.omega:
             # omega grows with eps: beyond this the next test on it is lost in advance.

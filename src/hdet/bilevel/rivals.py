@@ -10,14 +10,16 @@ approximate gradient", ICML 2016, and the constants of fabianp/hoag for the seco
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..errors import require
 from .bounds import upper_bound
 from .descent import Options, Run, short_of
 from .endings import Ending
-from .maid import Rules, maid
-from .oracle import NonFiniteError
+from .maid import Rules, outer_step, rules_of
+from .oracle import NonFiniteError, square
 from .problem import Problem
 from .result import Callback, Result, Status, Step
 from .solvers import Solver
@@ -29,6 +31,9 @@ SCHEDULES = {
     "cubic": lambda k: 1 / k**3,
 }
 _C, _FALL, _RISE, _REFUSED = 0.25, 0.95, 2.0, 1.2
+# eps_0 where nobody gave one, as a part of x's length at theta0: 1e-3 is what HOAG's author
+# takes; a fixed accuracy has to serve the last step as well.
+_HOAG_FIRST, _FIXED_FIRST = 1e-3, 1e-5
 
 
 def fixed_accuracy(
@@ -48,14 +53,16 @@ def fixed_accuracy(
     callback: Callback | None = None,
     state: dict[str, Any] | None = None,
 ) -> Result:
-    """Minimise f by MAID's line search at one accuracy; arguments as `maid`.
+    """Minimise f by MAID's line search at one accuracy; arguments and errors as `maid`.
 
     Args:
         problem: the two levels.
         theta0: where to begin.
         x0: where the first lower-level solve begins.
-        accuracy: eps, of every solve.
-        residual: delta, of every linear solve.
+        accuracy: eps, of every solve, in units of x. None: 1e-5 of x's length at theta0, by
+            a rough solve that counts; nothing then depends on units, or on how far below h's
+            curvature mu is.
+        residual: delta, of every linear solve. None: L_g eps.
         step: alpha0.
         max_steps: outer steps in all.
         budget: largest cost.
@@ -67,24 +74,9 @@ def fixed_accuracy(
         callback: called after every outer step.
         state: of an earlier result.
     """
-    rules = rules or Rules()
-    held = Rules(
-        shrink=rules.shrink,
-        grow=rules.grow,
-        tighten=1.0,
-        relax=1.0,
-        share=None,
-        eta=rules.eta,
-        decrease=rules.decrease,
-        trials=rules.trials,
-        refinements=0,
-        barzilai_borwein=rules.barzilai_borwein,
-        memory=rules.memory,
-    )
-    return maid(
-        problem,
-        theta0,
-        x0,
+    rules = rules_of("fixed_accuracy", rules)
+    held = replace(rules, tighten=1.0, relax=1.0, share=None, refinements=0)
+    options = Options(
         accuracy=accuracy,
         residual=residual,
         step=step,
@@ -92,12 +84,14 @@ def fixed_accuracy(
         budget=budget,
         tolerance=tolerance,
         certify=False,
-        rules=held,
         solver=solver,
         max_iterations=max_iterations,
         callback=callback,
         state=state,
+        first=_FIXED_FIRST,
     )
+    run = Run("fixed_accuracy", problem, theta0, x0, options)
+    return run.descend(lambda run: outer_step(run, held))
 
 
 def hoag(
@@ -117,15 +111,18 @@ def hoag(
     callback: Callback | None = None,
     state: dict[str, Any] | None = None,
 ) -> Result:
-    """Minimise f by HOAG; arguments as `maid`, and one more.
+    """Minimise f by HOAG; arguments and errors as `maid`, and one argument more.
 
     Args:
         problem: the two levels.
         theta0: where to begin.
         x0: where the first lower-level solve begins.
         schedule: of eps: "exponential", 0.9^(k-1); "quadratic", 1/k^2; "cubic", 1/k^3.
-        accuracy: eps of the first step.
-        residual: delta of the first step.
+        accuracy: eps of the first step, in units of x; HOAG's test of a step, which has no
+            units, takes the same number for what g and |z| may be off. None: 1e-3 of x's
+            length at theta0, by a rough solve that counts; the test then takes |grad g| eps
+            and the part eps / |x| of |z|, so that nothing depends on units.
+        residual: delta of the first step. None: L_g eps, which follows eps.
         step: 1/L of the first step. None: sqrt(p)/|z| for p hyperparameters, as its author.
         max_steps: outer steps in all, refused ones included.
         budget: largest cost.
@@ -139,7 +136,8 @@ def hoag(
         The result, with the last point: f may rise from step to step.
     """
     words = f"write one of {', '.join(SCHEDULES)}"
-    require(schedule in SCHEDULES, "hoag", "schedule", schedule, "is not known", words)
+    good = isinstance(schedule, str) and schedule in SCHEDULES
+    require(good, "hoag", "schedule", schedule, "is not known", words)
     options = Options(
         accuracy=accuracy,
         residual=residual,
@@ -152,12 +150,13 @@ def hoag(
         max_iterations=max_iterations,
         callback=callback,
         state=state,
+        first=_HOAG_FIRST,
     )
     run = Run("hoag", problem, theta0, x0, options)
-    return run.descend(lambda run: _outer_step(run, schedule))
+    return run.descend(lambda run: _hoag_step(run, SCHEDULES[schedule]))
 
 
-def _outer_step(run: Run, schedule: str) -> Status | None:
+def _hoag_step(run: Run, ratio: Callable[[int], float]) -> Status | None:
     """HOAG's step: hypergradient at eps_k, move, and judge the move at eps_{k+1}."""
     at = run.at
     found = run.estimate()
@@ -167,7 +166,6 @@ def _outer_step(run: Run, schedule: str) -> Status | None:
         return short_of(found.ending)
     length = at.length or len(at.theta) ** 0.5 / found.norm
     accuracy, residual = at.accuracy, run.residual
-    ratio = SCHEDULES[schedule]
     run.scale_accuracy(ratio(at.step + 2) / ratio(at.step + 1))
     theta = at.theta - length * found.z
     smooth = run.constants.smoothness
@@ -179,7 +177,12 @@ def _outer_step(run: Run, schedule: str) -> Status | None:
         solved = None
     before, after = float(found.value.mean()), float(solved[1].mean()) if solved else math.inf
     moved = length * found.norm
-    allowed = before + _C * at.accuracy + accuracy * (_C + 1) * moved - moved**2 / length
+    # What eps may do to g, before and behind the step, and to z.
+    error, wrong = at.accuracy, accuracy
+    if run.options.accuracy is None:
+        error *= float(found.slope.mean())
+        wrong = _HOAG_FIRST * ratio(at.step + 1) * found.norm
+    allowed = before + _C * error + wrong * (_C + 1) * moved - square(moved) / length
     # Not the other way round: what is not finite is refused.
     if solved is None or not (after <= allowed or after < _REFUSED * before):
         at.length = length / _RISE

@@ -22,10 +22,18 @@ class Tree:
         call: the public name that was called, for errors.
         argument: what `like` was called there.
         samples: whether the first dimension of every tensor counts samples.
+
+    Attributes:
+        names: of each tensor, as in "theta0['weight']".
+
+    Raises:
+        ValueError: if `like` is something else, or not finite.
     """
 
     def __init__(self, like: Any, call: str, argument: str, *, samples: bool = False) -> None:
         leaves, self._spec = pytree.tree_flatten(like)
+        paths, _ = pytree.tree_flatten_with_path(like)
+        self.names = [argument + pytree.keystr(path) for path, _ in paths]
         what = [type(leaf).__name__ for leaf in leaves]
         good = bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
         require(good, call, argument, what, "must hold tensors only", "use torch.tensor(...)")
@@ -41,13 +49,23 @@ class Tree:
             good = len(lengths) == 1 and lengths[0] > 0
             rule = "must have one row per sample in every tensor"
             require(good, call, argument, lengths, rule, "give all the same first dimension")
+        good = sum(leaf.numel() for leaf in leaves) > 0
+        shown = [tuple(shape) for shape in self._shapes]
+        require(good, call, argument, shown, "must have at least one number", "give more")
+        # Of a leaf each, so that the message names it.
+        for name, leaf in zip(self.names, leaves, strict=True):
+            wrong = leaf.detach()[~leaf.detach().isfinite()]
+            shown = float(wrong[0]) if len(wrong) else None
+            rule = f"must be finite, and {len(wrong)} of its numbers are not"
+            require(not len(wrong), call, name, shown, rule, "begin elsewhere")
         self._sizes = [leaf[0].numel() if samples else leaf.numel() for leaf in leaves]
 
     def flat(self, tree: Any) -> Tensor:
         """Return a pytree of this shape as a matrix [m, n], detached; a copy."""
         rows = self._shapes[0][0] if self._samples else 1
         leaves = pytree.tree_leaves(tree)
-        return torch.cat([leaf.detach().reshape(rows, -1) for leaf in leaves], 1).clone()
+        with torch.inference_mode(False):
+            return torch.cat([leaf.detach().reshape(rows, -1) for leaf in leaves], 1).clone()
 
     def tree(self, matrix: Tensor) -> Any:
         """Return a matrix [m, n] as a pytree of this shape; views, differentiable."""

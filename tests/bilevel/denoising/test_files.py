@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hdet.bilevel import FieldsOfExperts, TVDenoiser
+from tests.state_mutations import mutations
 
 from .pictures import pictures
 
@@ -69,6 +70,31 @@ def test_what_is_no_denoiser_is_refused(damage, tmp_path):
         ValueError, match="must be a whole file that `save` of a denoiser wrote"
     ):
         TVDenoiser.load(path)
+
+
+@pytest.mark.parametrize("kind", [TVDenoiser, FieldsOfExperts])
+def test_no_damage_to_what_is_in_a_file_gets_through(kind, tmp_path):
+    path, noisy = tmp_path / "denoiser.pt", pictures(1, seed=1)[1]
+    fitted(kind).save(path)
+    good = torch.load(path, weights_only=True)
+    good["theta"] = {
+        name: value[:2] if value.ndim else value for name, value in good["theta"].items()
+    }
+    refused = 0
+    for what, bad in mutations(good):
+        if isinstance(bad, dict) and "10**400" not in what:
+            torch.save(bad, path)
+            loaded, error = None, ""
+            try:
+                loaded = kind.load(path)
+            except ValueError as raised:
+                error = str(raised)
+            if loaded is None:
+                assert f"`{kind.__name__}" in error, what
+                refused += 1
+            else:
+                assert bool(torch.as_tensor(loaded.denoise(noisy)).isfinite().all()), what
+    assert refused > 80
 
 
 def test_the_wrong_class_and_a_missing_file_are_named(tmp_path):

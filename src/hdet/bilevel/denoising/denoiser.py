@@ -19,7 +19,10 @@ import torch
 from torch import Tensor
 
 from ...errors import require
+from ...state import Entries
+from ..checks import require_positive
 from ..maid import Rules, maid
+from ..modes import plain
 from ..oracle import Oracle
 from ..problem import Problem
 from ..result import Callback, Result
@@ -72,6 +75,11 @@ class Denoiser(ABC):
     @abstractmethod
     def _for(cls, theta: Theta) -> Self:
         """Return a denoiser that such a theta fits."""
+
+    @classmethod
+    @abstractmethod
+    def _parse(cls, entries: Entries) -> Theta:
+        """Return the theta of a file; a `ValueError` if it is none that was learned."""
 
     def _smallest(self) -> int:
         """Return the smallest height and width that h takes, in pixels."""
@@ -138,8 +146,7 @@ class Denoiser(ABC):
         """
         call = f"{type(self).__name__}.denoise"
         learned = self._learned(call)
-        good = 0 < accuracy < float("inf")
-        require(good, call, "accuracy", accuracy, "must be finite and above 0", "try 1e-3")
+        require_positive(call, "accuracy", accuracy)
         given = as_images(noisy, call, "noisy", self._smallest())
         theta = {key: value.to(given) for key, value in learned.items()}
         images = given.reshape(-1, *given.shape[-2:])
@@ -151,7 +158,7 @@ class Denoiser(ABC):
             reached = max(short) / pixels**0.5
             said = f"{call} reached an accuracy of {reached:.2g} instead of {accuracy:.2g}"
             warnings.warn(said, RuntimeWarning, stacklevel=2)
-        out: Any = torch.cat([one.x for one in solved]).reshape(given.shape)
+        out: Any = plain(torch.cat([one.x for one in solved]).reshape(given.shape))
         return out if isinstance(noisy, Tensor) else out.numpy()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -175,9 +182,9 @@ class Denoiser(ABC):
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged, or of another class.
         """
-        theta = read(path, cls.__name__)
+        theta = cls._parse(read(path, cls.__name__))
         made = cls._for(theta)
-        made.theta = {key: value.to(device) for key, value in theta.items()}
+        made.theta = {key: plain(value).to(device) for key, value in theta.items()}
         return made
 
     def _learned(self, call: str) -> Theta:

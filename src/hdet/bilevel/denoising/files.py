@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ...errors import require
+from ...state import Entries
 from .terms import Theta
 
 _FORMAT = "hdet.bilevel.denoising 1"
@@ -28,8 +29,8 @@ def write(path: Name, kind: str, theta: Theta) -> None:
         beside.unlink(missing_ok=True)
 
 
-def read(path: Name, kind: str) -> Theta:
-    """Return the theta that `write` wrote, on the CPU.
+def read(path: Name, kind: str) -> Entries:
+    """Return the entries of the theta that `write` wrote, on the CPU.
 
     Args:
         path: of the file.
@@ -47,10 +48,13 @@ def read(path: Name, kind: str) -> Theta:
             # Damaged bytes raise whatever they happen to spell.
             content = None
     content = content if isinstance(content, dict) else {}
-    good = content.get("format") == _FORMAT
+    texts = isinstance(content.get("format"), str) and isinstance(content.get("kind"), str)
+    good = texts and content["format"] == _FORMAT
     rule = "must be a whole file that `save` of a denoiser wrote"
     require(good, call, "path", shown, rule, "fit and save again")
     found = content["kind"]
     rule, remedy = f"must hold a {kind}, not a {found}", f"write {found}.load(...)"
     require(found == kind, call, "path", shown, rule, remedy)
-    return content["theta"]
+    source = f"`{kind}.save`"
+    whole = Entries(content, kind, call=f"`{call}({shown!r})`", source=source)
+    return whole.entries("theta")

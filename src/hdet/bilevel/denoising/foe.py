@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...errors import require
+from ...state import Entries
+from ..checks import require_whole
 from ..maid import Rules
 from ..result import Callback
 from .denoiser import Denoiser
@@ -132,10 +133,10 @@ class FieldsOfExperts(Denoiser):
         super().__init__(max_steps, budget, rules, callback)
         self._filters, self._size, self._seed = filters, size, seed
         name = "FieldsOfExperts"
-        good = filters is None or filters >= 1
-        require(good, name, "filters", filters, "must be at least 1", "try 8")
+        if filters is not None:
+            require_whole(name, "filters", filters, 1, "try 8")
         # A filter of mean 0 that is one pixel large is 0.
-        require(size >= 2, name, "size", size, "must be at least 2", "try 5")
+        require_whole(name, "size", size, 2, "try 5")
 
     def _lower(self, u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
         # Their means change no gradient here, and so stay at 0 while theta is learned.
@@ -149,6 +150,20 @@ class FieldsOfExperts(Denoiser):
         return field_start(
             self._filters, self._size, self._seed, weight=weight, smoothing=smoothing
         )
+
+    @classmethod
+    def _parse(cls, entries: Entries) -> Theta:
+        filters = entries.tensor("filters", shape=(None, None, None))
+        count, height, width = filters.shape
+        if count < 1 or height != width or height < 2:
+            entries.refuse("filters", filters, "must be of shape (K, s, s), s from 2")
+        dtype = filters.dtype
+        return {
+            "scale": entries.tensor("scale", shape=(), dtype=dtype),
+            "weights": entries.tensor("weights", shape=(count,), dtype=dtype),
+            "smoothing": entries.tensor("smoothing", shape=(count,), dtype=dtype),
+            "filters": filters,
+        }
 
     @classmethod
     def _for(cls, theta: Theta) -> Self:

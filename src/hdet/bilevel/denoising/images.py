@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...errors import require
+from ..modes import plain
 
 _TYPES = (torch.float32, torch.float64)
 # An image whose channels come last has three or four columns.
@@ -25,7 +26,8 @@ def as_images(images: Any, call: str, argument: str, smallest: int = _SMALLEST) 
         ValueError: if they are no images.
     """
     given = images if isinstance(images, Tensor) else torch.tensor(images)
-    given = given.detach()
+    # Derivatives are taken with them, which no tensor made in inference mode allows.
+    given = plain(given) if given.is_inference() else given.detach()
     rule, remedy = "must be float32 or float64", "for bytes write image / 255.0"
     require(given.dtype in _TYPES, call, f"{argument}.dtype", given.dtype, rule, remedy)
     least = max(smallest, _SMALLEST)

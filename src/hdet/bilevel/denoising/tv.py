@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...state import Entries
 from ..maid import Rules
 from ..result import Callback
 from .denoiser import Denoiser
@@ -74,6 +75,14 @@ class TVDenoiser(Denoiser):
     def _start(self, noise: float) -> Theta:
         weight, smoothing = math.log(noise / 2), math.log(noise / 10)
         return {"weight": torch.tensor(weight), "smoothing": torch.tensor(smoothing)}
+
+    @classmethod
+    def _parse(cls, entries: Entries) -> Theta:
+        weight = entries.tensor("weight", shape=())
+        return {
+            "weight": weight,
+            "smoothing": entries.tensor("smoothing", shape=(), dtype=weight.dtype),
+        }
 
     @classmethod
     def _for(cls, theta: Theta) -> Self:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from ...errors import require
+from ..checks import is_number
+from ..modes import gradients
 from .cross_entropy import CrossEntropy, penalties
 from .learning import first_penalties, learn
 from .splits import judges
@@ -100,6 +102,7 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
         self.refit = refit
         self.random_state = random_state
 
+    @gradients()
     def fit(self, X: Any, y: Any) -> "RegularizedLogisticRegression":
         """Learn penalties and weights.
 
@@ -147,7 +150,7 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
                 f"`{_CALL}.fit`: weights are up to {float(solution.accuracy.max()):.2g} from "
                 f"the solution, as {solution.ending.value}: standardise the features.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,  # behind the decorator
             )
         fitted = solution.x.mean(0).reshape(-1, columns).T.numpy()
         self.coef_, self.intercept_ = fitted[:, :-1].copy(), fitted[:, -1].copy()
@@ -198,14 +201,16 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
     def _check(self) -> None:
         kinds = ("weight", "feature", "class", "one")
         words = f"write one of {', '.join(kinds)}"
-        require(self.penalty in kinds, _CALL, "penalty", self.penalty, "is not known", words)
+        good = isinstance(self.penalty, str) and self.penalty in kinds
+        require(good, _CALL, "penalty", self.penalty, "is not known", words)
         whole = isinstance(self.validation, Integral) and self.validation >= 2
-        good = whole or 0 < self.validation < 1
+        good = whole or is_number(self.validation) and 0 < self.validation < 1
         rule = "must be a number of folds from 2, or a part of the examples in (0, 1)"
         require(good, _CALL, "validation", self.validation, rule, "the default is 5 folds")
-        require(self.width > 0, _CALL, "width", self.width, "must be above 0", "try 2")
-        good = self.ridge is None or 0 < self.ridge < math.inf
+        good = is_number(self.width) and self.width > 0
+        require(good, _CALL, "width", self.width, "must be above 0", "try 2")
+        good = self.ridge is None or is_number(self.ridge) and 0 < self.ridge < math.inf
         rule = "must be finite and above 0"
         require(good, _CALL, "ridge", self.ridge, rule, "None finds one")
-        good = self.start is None or math.isfinite(self.start)
+        good = self.start is None or is_number(self.start) and math.isfinite(self.start)
         require(good, _CALL, "start", self.start, "must be finite", "None finds one")
