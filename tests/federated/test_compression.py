@@ -146,9 +146,28 @@ def test_a_run_resumed_from_a_saved_state_goes_on_bit_for_bit():
 
 
 def test_a_damaged_state_is_refused():
-    for state in ({}, {"ids": [1]}, {"ids": [1], "errors": []}):
-        with pytest.raises(ValueError, match="must have ids, and errors for each"):
-            ErrorFeedback().load_state_dict(state)
+    one = torch.ones(3)
+    for state, message in (
+        ({}, "without `ids`"),
+        ({"ids": [1]}, "without `errors`"),
+        ({"ids": [1], "errors": []}, "`errors` = .* must have 1 items, and has 0"),
+        ({"ids": [1, 1], "errors": [one, one]}, "`ids` = .* must hold each client once"),
+        ({"ids": [1.5], "errors": [one]}, "`ids` = .* ints and strings"),
+        ({"ids": [1], "errors": [one * math.nan]}, r"`errors.0` = .* must be finite"),
+        ({"ids": [1], "errors": [one], "lengths": [4]}, r"`errors.0` = .* of shape \(4,\)"),
+    ):
+        memory = ErrorFeedback()
+        memory.compress("a", torch.tensor([1.0, 2.0]), 0.5, decay=1.0)
+        with pytest.raises(ValueError, match=message):
+            memory.load_state_dict(state)
+        assert memory.state_dict()["ids"] == ["a"]
+
+
+def test_a_state_without_lengths_is_an_older_one():
+    memory = ErrorFeedback()
+    memory.load_state_dict({"ids": ["a"], "errors": [torch.tensor([0.0, 2.0])]})
+    sent = memory.compress("a", torch.tensor([1.0, 1.0]), 0.5, decay=1.0)
+    assert sent.dense().tolist() == [0.0, 3.0]
 
 
 def test_a_faulty_update_is_refused_and_changes_nothing():

@@ -28,6 +28,8 @@ from typing import Any
 import torch
 
 from ..errors import require
+from ..state import Entries
+from .checks import read_ids, require_savable
 from .vectors import flat
 
 # The authors': swing of the budget around its mean, and what it never falls below.
@@ -257,28 +259,37 @@ class ErrorFeedback:
         return sent
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the ids and what each has not sent."""
-        return {"ids": list(self._errors), "errors": [e.clone() for e in self._errors.values()]}
+        """Return the ids and what each has not sent.
+
+        Raises:
+            ValueError: if an id is neither an int nor a string.
+        """
+        for client in self._errors:
+            require_savable("ErrorFeedback.state_dict", client)
+        errors = [error.clone() for error in self._errors.values()]
+        lengths = [len(error) for error in errors]
+        return {"ids": list(self._errors), "errors": errors, "lengths": lengths}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state of `state_dict`.
 
         Args:
-            state: the state.
+            state: the state. `lengths`, by which a damaged one is known, may be missing, as
+                older states are without.
 
         Raises:
-            ValueError: if it lacks an entry, or has not one tensor for each id.
+            ValueError: if it lacks an entry, or has not one tensor for each id; nothing is
+                changed then.
         """
-        ids, errors = state.get("ids", []), state.get("errors", [])
-        require(
-            {"ids", "errors"} <= state.keys() and len(ids) == len(errors),
-            "ErrorFeedback.load_state_dict",
-            "state",
-            sorted(state),
-            "must have ids, and errors for each",
-            "give what state_dict() returned",
-        )
-        self._errors = {i: error.clone() for i, error in zip(ids, errors, strict=True)}
+        entries = Entries(state, "ErrorFeedback")
+        ids = read_ids(entries, "ids")
+        lengths: list[int] | list[None] = [None] * len(ids)
+        if entries.has("lengths"):
+            lengths = entries.integers("lengths", len(ids), low=1)
+        errors = {f"errors.{i}": e for i, e in enumerate(entries.items("errors", len(ids)))}
+        each = Entries(errors, "ErrorFeedback")
+        read = [each.tensor(f"errors.{i}", (n,)) for i, n in enumerate(lengths)]
+        self._errors = {i: error.clone() for i, error in zip(ids, read, strict=True)}
 
 
 def _require_share(call: str, argument: str, value: float) -> None:

@@ -50,7 +50,10 @@ class FedAvgM(ServerOptimizer):
 
     def step(self, delta: torch.Tensor) -> torch.Tensor:
         """Return eta times the running sum of updates."""
-        self._mean = delta if self._mean is None else self._momentum * self._mean + delta
+        # A copy: the caller may use its buffer again.
+        self._mean = (
+            delta.clone() if self._mean is None else self._momentum * self._mean + delta
+        )
         return self._eta * self._mean
 
 
