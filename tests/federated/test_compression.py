@@ -92,6 +92,13 @@ def test_the_largest_entries_are_sent_and_the_rest_is_remembered():
     assert memory.compress("b", torch.tensor([1.0, 2.0]), 0.5, decay=1).values.tolist() == [2.0]
 
 
+def test_entries_are_told_apart_however_large_or_small():
+    for scale in (1e25, 1e-30):
+        delta = scale * torch.tensor([1.0, 3.0, 2.0])
+        sent = ErrorFeedback().compress(0, delta, 0.4, decay=1.0)
+        assert sent.indices.tolist() == [1]
+
+
 def test_at_least_one_entry_is_sent_and_the_delta_is_left_alone():
     delta = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     sent = ErrorFeedback().compress(0, delta, 0.01, decay=1.0)
@@ -201,6 +208,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
         (lambda: client_ratios({"a": -1.0}, 0.5), r"scores=-1.0\)` of 'a' must be finite"),
         (lambda: client_ratios({"a": 1.0}, 2.0), r"theta=2.0\)`"),
         (lambda: score_weights({"a": math.nan}), r"scores=nan\)` of 'a'"),
+        (lambda: score_weights({"a": 1e308, "b": 1e308}), r"scores=1e\+308\)` of 'a' must be"),
         (lambda: score_weights({"a": 1.0}, -1.0), "'floor' must be finite and at least 0"),
         (lambda: compressed_bytes(5, 4), r"kept=5\)` must lie in \[0, total=4\]"),
         (lambda: link_ceiling(-1.0, 1.0, 1.0), r"bits_per_second=-1.0\)`"),

@@ -30,6 +30,7 @@ import torch
 from ..errors import require
 from ..state import Entries
 from .checks import read_ids, require_savable
+from .selection.report import LARGEST
 from .vectors import flat
 
 # The authors': swing of the budget around its mean, and what it never falls below.
@@ -246,7 +247,8 @@ class ErrorFeedback:
             "holds entries that are not finite",
             "leave a client that diverged out of the round; nothing was changed",
         )
-        rank = whole.square()
+        # In float64: squares of float32 end at 1e19, and vanish below 1e-23.
+        rank = whole.double().square()
         if curvature is not None:
             h = flat(curvature, call, "curvature").to(rank.device)
             _require_length(call, "curvature", h, len(rank))
@@ -298,8 +300,8 @@ def _require_share(call: str, argument: str, value: float) -> None:
 
 def _require_scores(call: str, scores: Mapping[Any, float]) -> None:
     for client, score in scores.items():
-        fine = 0 <= score < math.inf
-        rule = f"of {client!r} must be finite and at least 0"
+        fine = 0 <= score <= LARGEST
+        rule = f"of {client!r} must be finite and at least 0, at most {LARGEST:g}"
         require(fine, call, "scores", score, rule, "rescale scores to [0, 1]")
 
 

@@ -139,7 +139,6 @@ class BatchedClients:
         self._data, self._network, self._local, self._seed = data, network, local, seed
         self._seconds = seconds
         self._counts = [label_counts(data, client) for client in range(len(data.parts))]
-        self.probed_examples = 0
 
     def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
         """Train on each client of `ids` from `order.weights`, and return all replies."""
@@ -194,7 +193,6 @@ class BatchedClients:
         places = torch.cat(parts)
         logits = self._network.logits(order.weights, self._data.images[places])
         losses = F.cross_entropy(logits.double(), self._data.labels[places], reduction="none")
-        self.probed_examples += len(places)
         return {
             client: ClientReport(
                 loss=float(part.mean()),
