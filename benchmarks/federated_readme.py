@@ -9,7 +9,10 @@ from hdet.bench.federated_comparison.units import Folder
 from hdet.bench.federated_comparison.words import mean, signed
 
 RECORD = Path(__file__).parent / "records" / "federated"
-_STRATEGIES = ("fedhyper", "fedhyper-g+cl-paper", "fedavg", "fedexp", "fedadam", "decay-sl")
+_STRATEGIES = (
+    "fedhyper", "fedhyper-g+cl-paper", "fedavg", "fedexp", "fedadam", "decay-sl",
+    "delta-sgd", "delta-sgd-paper",
+)  # fmt: skip
 
 
 def readme_tables(folder: Path = RECORD) -> str:

@@ -92,6 +92,13 @@ def test_the_largest_entries_are_sent_and_the_rest_is_remembered():
     assert memory.compress("b", torch.tensor([1.0, 2.0]), 0.5, decay=1).values.tolist() == [2.0]
 
 
+def test_entries_are_told_apart_however_large_or_small():
+    for scale in (1e25, 1e-30):
+        delta = scale * torch.tensor([1.0, 3.0, 2.0])
+        sent = ErrorFeedback().compress(0, delta, 0.4, decay=1.0)
+        assert sent.indices.tolist() == [1]
+
+
 def test_at_least_one_entry_is_sent_and_the_delta_is_left_alone():
     delta = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     sent = ErrorFeedback().compress(0, delta, 0.01, decay=1.0)
@@ -146,9 +153,28 @@ def test_a_run_resumed_from_a_saved_state_goes_on_bit_for_bit():
 
 
 def test_a_damaged_state_is_refused():
-    for state in ({}, {"ids": [1]}, {"ids": [1], "errors": []}):
-        with pytest.raises(ValueError, match="must have ids, and errors for each"):
-            ErrorFeedback().load_state_dict(state)
+    one = torch.ones(3)
+    for state, message in (
+        ({}, "without `ids`"),
+        ({"ids": [1]}, "without `errors`"),
+        ({"ids": [1], "errors": []}, "`errors` = .* must have 1 items, and has 0"),
+        ({"ids": [1, 1], "errors": [one, one]}, "`ids` = .* must hold each client once"),
+        ({"ids": [1.5], "errors": [one]}, "`ids` = .* ints and strings"),
+        ({"ids": [1], "errors": [one * math.nan]}, r"`errors.0` = .* must be finite"),
+        ({"ids": [1], "errors": [one], "lengths": [4]}, r"`errors.0` = .* of shape \(4,\)"),
+    ):
+        memory = ErrorFeedback()
+        memory.compress("a", torch.tensor([1.0, 2.0]), 0.5, decay=1.0)
+        with pytest.raises(ValueError, match=message):
+            memory.load_state_dict(state)
+        assert memory.state_dict()["ids"] == ["a"]
+
+
+def test_a_state_without_lengths_is_an_older_one():
+    memory = ErrorFeedback()
+    memory.load_state_dict({"ids": ["a"], "errors": [torch.tensor([0.0, 2.0])]})
+    sent = memory.compress("a", torch.tensor([1.0, 1.0]), 0.5, decay=1.0)
+    assert sent.dense().tolist() == [0.0, 3.0]
 
 
 def test_a_faulty_update_is_refused_and_changes_nothing():
@@ -182,6 +208,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
         (lambda: client_ratios({"a": -1.0}, 0.5), r"scores=-1.0\)` of 'a' must be finite"),
         (lambda: client_ratios({"a": 1.0}, 2.0), r"theta=2.0\)`"),
         (lambda: score_weights({"a": math.nan}), r"scores=nan\)` of 'a'"),
+        (lambda: score_weights({"a": 1e308, "b": 1e308}), r"scores=1e\+308\)` of 'a' must be"),
         (lambda: score_weights({"a": 1.0}, -1.0), "'floor' must be finite and at least 0"),
         (lambda: compressed_bytes(5, 4), r"kept=5\)` must lie in \[0, total=4\]"),
         (lambda: link_ceiling(-1.0, 1.0, 1.0), r"bits_per_second=-1.0\)`"),

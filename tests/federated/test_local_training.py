@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hdet.federated import ClientLocalRate
+from hdet.federated import ClientLocalRate, DeltaSGD
 from hdet.federated.local_training import LocalTraining
 from tests.helpers import batch, small_model, two_groups
 
@@ -181,6 +181,63 @@ def test_a_rate_in_a_tensor_is_changed_in_place():
     train(model, optimizer)
     assert optimizer.param_groups[0]["lr"] is rate
     assert float(rate) == pytest.approx(RATE)
+
+
+def test_delta_sgd_takes_both_gradients_of_one_batch():
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, 1.0)
+    local = LocalTraining(
+        model, sgd(model), 0.1, client_rate=DeltaSGD(0.1), proximal_mu=2.0, max_norm=0.5
+    )
+    # h_k(w) = c_k w^2 / 2 + (w - 1)^2: the curvature of a step's batch is c_k + 2.
+    for curvature, rate in ((1.0, 0.1), (38.0, 1 / 40), (98.0, 1 / 100)):
+
+        def loss(c: float = curvature) -> Tensor:
+            return (c * model.weight.square() / 2).sum()
+
+        def penalised(c: float = curvature) -> Tensor:
+            return loss(c) + local.proximal()
+
+        model.zero_grad()
+        penalised().backward()
+        with torch.no_grad():
+            local.step(loss(), again=penalised)
+        assert local.rate == pytest.approx(rate, rel=1e-12)
+
+
+def test_the_second_gradient_leaves_the_model_as_it_is():
+    norm = nn.BatchNorm1d(4)
+    model = nn.Sequential(nn.Linear(3, 4), norm, nn.Linear(4, 1))
+    held = [p.detach().clone() for p in model.state_dict().values()]
+    local = LocalTraining(model, sgd(model), RATE, client_rate=DeltaSGD(RATE))
+    x = torch.linspace(-1.0, 1.0, 24).reshape(8, 3)
+    seen = []
+
+    def loss() -> Tensor:
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return model(x).square().mean()
+
+    for _ in range(2):
+        model.zero_grad()
+        loss().backward()
+        local.step(torch.tensor(1.0), again=loss)
+    # Twice for the steps, and once at the first weights for the second step's rate.
+    starts = [p.detach() for p in held[:2]]
+    assert len(seen) == 3
+    assert all(torch.equal(a, b) for a, b in zip(seen[2], starts, strict=False))
+    assert norm.num_batches_tracked is not None
+    assert int(norm.num_batches_tracked) == 2
+    assert not any(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_delta_sgd_without_the_function_is_refused_before_any_step():
+    model = small_model()
+    local = LocalTraining(model, sgd(model), RATE, client_rate=DeltaSGD(RATE))
+    loss = model(batch(0, 0)[0]).sum()
+    loss.backward()
+    with pytest.raises(ValueError, match=r"step\(again=None\).*again=lambda"):
+        local.step(loss)
+    assert float(local.update().norm()) == 0.0
 
 
 def sgd(model: nn.Module, **settings) -> torch.optim.Optimizer:

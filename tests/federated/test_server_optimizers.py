@@ -47,3 +47,25 @@ def test_yogi_moves_its_second_moment_by_the_sign():
 @pytest.mark.parametrize("rule", [FedAdam, FedAdagrad, FedYogi])
 def test_a_zero_update_makes_no_step(rule):
     assert torch.equal(rule().step(torch.zeros(3)), torch.zeros(3))
+
+
+def test_the_first_update_may_be_used_again_by_its_caller():
+    optimizer, delta = FedAvgM(momentum=0.5), torch.tensor([1.0])
+    optimizer.step(delta)
+    delta.fill_(100.0)
+    assert optimizer.step(torch.tensor([2.0])).tolist() == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FedAvgM(momentum=1.0), r"FedAvgM\(momentum=1.0\)` must lie in \[0, 1\)"),
+        (lambda: FedAdam(eta=math.nan), r"FedAdam\(eta=nan\)` must be finite and above 0"),
+        (lambda: FedAdam(beta_1=1.0), r"FedAdam\(beta_1=1.0\)`"),
+        (lambda: FedYogi(tau=0.0), r"FedYogi\(tau=0.0\)`"),
+        (lambda: FedAdagrad(eta=-1.0), r"FedAdagrad\(eta=-1.0\)`"),
+    ],
+)
+def test_arguments_that_cannot_train_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -120,7 +120,8 @@ def test_alpha_and_beta_follow_the_rules_on_the_raw_mean_update():
     strategy = fedhyper(INNER["FedAdam"](), g_step="absolute", sl_step="relative")
     result = run(strategy, nodes)
     # Beside G the local rate does not fall.
-    alpha, beta = GlobalRate(), ServerLocalRate(RATE, fall=0.0)
+    alpha = GlobalRate(step="absolute")
+    beta = ServerLocalRate(RATE, step="relative", fall=0.0)
     updates = {
         at(m): m.content.array_records["previous-update"]
         for m in nodes.of_type("train")

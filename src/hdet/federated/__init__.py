@@ -12,6 +12,7 @@ from . import server_optimizers as server_optimizers
 from .baselines import Decay as Decay
 from .baselines import FedExP as FedExP
 from .client_rate import ClientLocalRate as ClientLocalRate
+from .delta_sgd import DeltaSGD as DeltaSGD
 from .local_training import LocalTraining as LocalTraining
 from .rates import GlobalRate as GlobalRate
 from .rates import ServerLocalRate as ServerLocalRate

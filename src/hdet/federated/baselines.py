@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import require
+from ..state import Entries
 from .checks import require_finite, require_rate
 from .vectors import flat, inner
 
@@ -91,5 +92,17 @@ class Decay:
         return {"rounds": self._rounds}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Take up a state of `state_dict`."""
-        self._rounds = int(state["rounds"])
+        """Take up a state of `state_dict`.
+
+        Args:
+            state: the state; rate and factor are the constructor's, and not part of it.
+
+        Raises:
+            ValueError: if it is damaged, or of so many rounds that nothing is left of the
+                rate; nothing is changed then.
+        """
+        entries = Entries(state, "Decay")
+        rounds = entries.integer("rounds")
+        if not self._rate * self._factor**rounds > 0:
+            entries.refuse("rounds", rounds, f"leaves nothing of the rate {self._rate:g}")
+        self._rounds = rounds

@@ -5,6 +5,7 @@ import math
 import torch
 
 from ..errors import require
+from ..state import Entries
 
 
 def require_gamma(call: str, gamma: float) -> None:
@@ -40,6 +41,28 @@ def require_same_length(a: torch.Tensor, b: torch.Tensor, call: str, name: str) 
         tuple(a.shape),
         f"must be as long as before, {b.numel()}",
         "flatten the same parameters in the same order in every round",
+    )
+
+
+def read_ids(entries: Entries, key: str) -> list[int | str]:
+    """Return an entry of a state that lists clients: ints and strings, each once."""
+    ids = entries.items(key)
+    if not all(isinstance(client, int | str) for client in ids):
+        entries.refuse(key, ids, "must hold ints and strings alone")
+    if len(set(ids)) < len(ids):
+        entries.refuse(key, ids, "must hold each client once")
+    return ids
+
+
+def require_savable(call: str, client: object) -> None:
+    """Raise a `ValueError` unless a client's id is an int or a string."""
+    require(
+        isinstance(client, int | str),
+        call,
+        "client",
+        client,
+        "must be an int or a string to be saved",
+        "give clients as ints or strings",
     )
 
 

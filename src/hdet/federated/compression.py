@@ -28,6 +28,9 @@ from typing import Any
 import torch
 
 from ..errors import require
+from ..state import Entries
+from .checks import read_ids, require_savable
+from .selection.report import LARGEST
 from .vectors import flat
 
 # The authors': swing of the budget around its mean, and what it never falls below.
@@ -244,7 +247,8 @@ class ErrorFeedback:
             "holds entries that are not finite",
             "leave a client that diverged out of the round; nothing was changed",
         )
-        rank = whole.square()
+        # In float64: squares of float32 end at 1e19, and vanish below 1e-23.
+        rank = whole.double().square()
         if curvature is not None:
             h = flat(curvature, call, "curvature").to(rank.device)
             _require_length(call, "curvature", h, len(rank))
@@ -257,28 +261,37 @@ class ErrorFeedback:
         return sent
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the ids and what each has not sent."""
-        return {"ids": list(self._errors), "errors": [e.clone() for e in self._errors.values()]}
+        """Return the ids and what each has not sent.
+
+        Raises:
+            ValueError: if an id is neither an int nor a string.
+        """
+        for client in self._errors:
+            require_savable("ErrorFeedback.state_dict", client)
+        errors = [error.clone() for error in self._errors.values()]
+        lengths = [len(error) for error in errors]
+        return {"ids": list(self._errors), "errors": errors, "lengths": lengths}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state of `state_dict`.
 
         Args:
-            state: the state.
+            state: the state. `lengths`, by which a damaged one is known, may be missing, as
+                older states are without.
 
         Raises:
-            ValueError: if it lacks an entry, or has not one tensor for each id.
+            ValueError: if it lacks an entry, or has not one tensor for each id; nothing is
+                changed then.
         """
-        ids, errors = state.get("ids", []), state.get("errors", [])
-        require(
-            {"ids", "errors"} <= state.keys() and len(ids) == len(errors),
-            "ErrorFeedback.load_state_dict",
-            "state",
-            sorted(state),
-            "must have ids, and errors for each",
-            "give what state_dict() returned",
-        )
-        self._errors = {i: error.clone() for i, error in zip(ids, errors, strict=True)}
+        entries = Entries(state, "ErrorFeedback")
+        ids = read_ids(entries, "ids")
+        lengths: list[int] | list[None] = [None] * len(ids)
+        if entries.has("lengths"):
+            lengths = entries.integers("lengths", len(ids), low=1)
+        errors = {f"errors.{i}": e for i, e in enumerate(entries.items("errors", len(ids)))}
+        each = Entries(errors, "ErrorFeedback")
+        read = [each.tensor(f"errors.{i}", (n,)) for i, n in enumerate(lengths)]
+        self._errors = {i: error.clone() for i, error in zip(ids, read, strict=True)}
 
 
 def _require_share(call: str, argument: str, value: float) -> None:
@@ -287,8 +300,8 @@ def _require_share(call: str, argument: str, value: float) -> None:
 
 def _require_scores(call: str, scores: Mapping[Any, float]) -> None:
     for client, score in scores.items():
-        fine = 0 <= score < math.inf
-        rule = f"of {client!r} must be finite and at least 0"
+        fine = 0 <= score <= LARGEST
+        rule = f"of {client!r} must be finite and at least 0, at most {LARGEST:g}"
         require(fine, call, "scores", score, rule, "rescale scores to [0, 1]")
 
 

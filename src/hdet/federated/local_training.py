@@ -3,19 +3,19 @@
 The client keeps its loop, its optimizer and its model; a `LocalTraining` of this round
 stands beside them and does three things:
 
-    rate        puts the message's rate into the optimizer, and with FedHyper-CL moves it
-                before every step, from that step's gradient
+    rate        puts the message's rate into the optimizer, and with FedHyper-CL or Delta-SGD
+                moves it before every step, from that step's gradient
     proximal    mu/2 ||w - w^t||^2, added to the loss: FedProx
     report      what selectors want to know: losses, duration, and how far w has moved
 
 Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
 arXiv:1812.06127, equation (2), for the proximal term (the norm is squared); for the rate
-`hdet.federated.client_rate`.
+`hdet.federated.client_rate` and `hdet.federated.delta_sgd`.
 """
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import require
 from .checks import require_rate
 from .client_rate import ClientLocalRate
+from .delta_sgd import DeltaSGD
 from .selection import ClientReport
 
 _CALL = "LocalTraining"
@@ -47,11 +48,12 @@ class LocalTraining:
         optimizer: any torch optimizer over parameters of `model`.
         rate: beta^0 > 0, the first parameter group's rate; the other groups keep their
             ratios to it.
-        client_rate: FedHyper-CL for this round, started at the same `rate`; None holds
-            the rate.
+        client_rate: FedHyper-CL or Delta-SGD for this round, started at the same `rate`; None
+            holds the rate.
         proximal_mu: mu >= 0; with 0 the proximal term is exactly nothing.
         max_norm: gradients are clipped to this norm before each step; None is no clipping.
-            FedHyper-CL sees the clipped ones, which are those that the step is made of.
+            FedHyper-CL sees the clipped ones, which are those that the step is made of;
+            Delta-SGD the others, as what clipping takes away is no curvature.
 
     Raises:
         ValueError: if an argument is out of range, or `optimizer` is not `model`'s.
@@ -63,7 +65,7 @@ class LocalTraining:
         optimizer: torch.optim.Optimizer,
         rate: float,
         *,
-        client_rate: ClientLocalRate | None = None,
+        client_rate: ClientLocalRate | DeltaSGD | None = None,
         proximal_mu: float = 0.0,
         max_norm: float | None = None,
     ) -> None:
@@ -90,13 +92,15 @@ class LocalTraining:
             "client_rate",
             client_rate and client_rate.beta,
             f"must start at rate={rate}",
-            "make a new ClientLocalRate(beta=rate, ...) for every round",
+            "make a new one with beta=rate for every round",
         )
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._start = [p.detach().clone() for p in self._parameters]
+        self._buffers = list(model.buffers())
         self._ratios = _ratios(optimizer, self._parameters)
         self._optimizer, self._client_rate = optimizer, client_rate
         self._mu, self._max_norm = proximal_mu, max_norm
+        self._before: list[Tensor] | None = None
         self._losses: list[Tensor] = []
         self._began = time.perf_counter()
         self._set_rate(rate)
@@ -113,26 +117,31 @@ class LocalTraining:
         pairs = zip(self._parameters, self._start, strict=True)
         return self._mu / 2 * sum((p - start).square().sum() for p, start in pairs)
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor, again: Callable[[], Tensor] | None = None) -> None:
         """Make one optimizer step, with the gradients of `backward()`. Local.
 
         Args:
             loss: this batch's loss without the proximal term, for the statistics: a
                 scalar, or one number for each example, [batch], which makes them exact
                 where batches differ in size.
+            again: for Delta-SGD: returns what `backward()` was called on, computed anew from
+                the same batch, as it is called at other weights. It is not called in a
+                round's first step, nor for any other rule.
 
         Raises:
-            ValueError: if there are no gradients, or with FedHyper-CL they are not finite;
-                the model is then as before.
+            ValueError: if there are no gradients, or a rule of the rate needs `again` or is
+                given gradients that are not finite; the model is then as before.
         """
         if all(p.grad is None for p in self._parameters):
             raise ValueError(
                 "`LocalTraining.step(...)` found no gradients: call `backward()` on the loss "
                 "before it, and `optimizer.zero_grad()` before that."
             )
+        if isinstance(self._client_rate, DeltaSGD):
+            self._follow_curvature(self._client_rate, again)
         if self._max_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
-        if self._client_rate is not None:
+        if isinstance(self._client_rate, ClientLocalRate):
             self._set_rate(self._client_rate.update(self._gradient()))
         self._optimizer.step()
         self._losses.append(loss.detach().reshape(-1))
@@ -173,11 +182,36 @@ class LocalTraining:
         )
 
     def _gradient(self) -> Tensor:
-        # A parameter that this batch did not touch has a gradient of zero.
-        gradients = [
-            torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters
-        ]
-        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+        return _joined([p.grad for p in self._parameters], self._parameters)
+
+    def _follow_curvature(self, rule: DeltaSGD, again: Callable[[], Tensor] | None) -> None:
+        """Set Delta-SGD's rate for this step, and keep the weights that it is made from."""
+        if again is None:
+            raise ValueError(
+                "`LocalTraining.step(again=None)` must be a function with Delta-SGD, which "
+                "takes a second gradient of the same batch: write step(loss, again=lambda: "
+                "criterion(model(x), y))."
+            )
+        weights = [p.detach().clone() for p in self._parameters]
+        if self._before is not None:
+            pairs = zip(weights, self._before, strict=True)
+            moved = torch.cat([(now - then).reshape(-1) for now, then in pairs])
+            bent = self._gradient() - self._gradient_at(self._before, again)
+            self._set_rate(rule.update(moved, bent))
+        self._before = weights
+
+    def _gradient_at(self, weights: Sequence[Tensor], again: Callable[[], Tensor]) -> Tensor:
+        """Return the gradient of `again()` at other weights; the model stays as it is."""
+        # A forward pass in training mode moves running statistics, too.
+        held = [*self._parameters, *self._buffers]
+        kept = [tensor.detach().clone() for tensor in held]
+        _put(weights, self._parameters)
+        try:
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(again(), self._parameters, allow_unused=True)
+        finally:
+            _put(kept, held)
+        return _joined(gradients, self._parameters)
 
     def _set_rate(self, rate: float) -> None:
         self._rate = rate
@@ -187,6 +221,19 @@ class LocalTraining:
                 group["lr"].fill_(rate * ratio)
             else:
                 group["lr"] = rate * ratio
+
+
+@torch.no_grad()
+def _put(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
+    for tensor, value in zip(into, values, strict=True):
+        tensor.copy_(value)
+
+
+def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
+    """Return gradients as one flat vector."""
+    # A parameter that this batch did not touch has a gradient of zero.
+    pairs = zip(gradients, parameters, strict=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs])
 
 
 def _ratios(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[float]:

@@ -12,26 +12,37 @@ Federated Learning with Hypergradient Descent", ICLR 2024, arXiv:2310.03156. Sym
     K         local steps of a round                 gamma    width of the clip
 
     G   alpha^t = clip(alpha^{t-1} + <Delta^t, Delta^{t-1}>)                     (14)-(16)
-    SL  beta^{t+1} = clip(beta^t + s <Delta^t, Delta^{t-1}>)                     (17)-(18)
+    SL  beta^{t+1} = clip(beta^t + <Delta^t, Delta^{t-1}>)                       (17)-(18)
     CL  beta^{t,k} = clip(beta^{t,k-1} + <g^k, g^{k-1}> + (1/K) <g^k, Delta^{t-1}>)   (20)
 
 In (20) Delta is gradient-like, old minus new; here every update is new minus old, and the
-sign is turned inside. Where the paper is silent (how wide SL's step is, whether a bound is
-relative, what keeps CL from running away) the choice is a parameter, and its default's
-reason stands beside it. None of these classes communicates: all calls are local.
+sign is turned inside. What G and SL add to their rate is a parameter, `step`, the same for
+both, of h = <Delta^t, Delta^{t-1}> and the rate r, which began at r^0:
+
+    "cosine"    r h / (2 |Delta^t| |Delta^{t-1}|)    the default here and everywhere in hdet
+    "absolute"  h                                    the equations as they are printed
+    "relative"  r^0 h                                SL as in the authors' code
+
+h has the unit of a squared update, so the last two hardly move a rate that is far too low,
+whose updates are short, and throw one whose updates are long from bound to bound. Where else
+the paper is silent (whether a bound is relative, what keeps CL from running away) the choice
+is a parameter too. None of these classes communicates: all calls are local.
 """
 
+import math
 from typing import Any
 
 import torch
 
 from ..errors import require
+from ..state import Entries
 from .checks import require_finite, require_gamma, require_rate, require_same_length
 from .vectors import flat, inner
 
 # What a cosine of 1 adds to a rate, as a share of it: ten times in six rounds, yet a cosine
 # of chance, 0.1 to 0.2 in size with a tenth of the clients a round, moves it by a twentieth.
 _COSINE_STEP = 0.5
+_STEPS = ("cosine", "absolute", "relative")
 
 
 class _ServerRate:
@@ -40,14 +51,13 @@ class _ServerRate:
     def __init__(
         self, rate: float, low: float, high: float, step: str, fall: float = 1.0
     ) -> None:
-        steps = ("absolute", "relative", "cosine")
         require(
-            step in steps,
+            step in _STEPS,
             type(self).__name__,
             "step",
             step,
-            f"must be one of {', '.join(steps)}",
-            "leave it out for the default",
+            f"must be one of {', '.join(_STEPS)}",
+            'leave it out for "cosine", the default',
         )
         self._rate, self._start = float(rate), float(rate)
         self._low, self._high, self._step, self._fall = low, high, step, fall
@@ -57,18 +67,18 @@ class _ServerRate:
     def _move(self, delta: Any) -> float:
         call = f"{type(self).__name__}.update"
         current = flat(delta, call, "delta")
+        require_finite(float(inner(current, current)), call, "delta")
         rate, hypergradient = self._rate, 0.0
         if self._previous is not None:
             require_same_length(current, self._previous, call, "delta")
             previous = self._previous.to(current.device)
             hypergradient = float(inner(current, previous))
+            require_finite(hypergradient, call, "delta")
+            added = self._added(current, previous, hypergradient)
             rate = min(
-                max(rate + self._added(current, previous, hypergradient), self._low), self._high
+                max(rate + (added if added >= 0 else self._fall * added), self._low),
+                self._high,
             )
-        else:
-            hypergradient_of_itself = float(inner(current, current))
-            require_finite(hypergradient_of_itself, call, "delta")
-        require_finite(hypergradient, call, "delta")
         # Only now, so that a refused update leaves everything as it was.
         self._rate, self.hypergradient = rate, hypergradient
         self._previous = current.clone()
@@ -102,33 +112,34 @@ class _ServerRate:
         """Take up a state of `state_dict`.
 
         Args:
-            state: the state; the bounds are the constructor's, and not part of it.
+            state: the state; the arguments of the constructor are not part of it.
 
         Raises:
-            ValueError: if `state` lacks an entry, or its rate breaks the bounds.
+            ValueError: if `state` lacks an entry or one is not what it must be, its rate
+                breaks the bounds, or its update is not as long as this rule's own last one;
+                nothing is changed then.
         """
-        call = f"{type(self).__name__}.load_state_dict"
-        missing = {"rate", "hypergradient", "previous"} - state.keys()
-        require(
-            not missing,
-            call,
-            "state",
-            sorted(state),
-            f"lacks {', '.join(sorted(missing))}",
-            "give what state_dict() returned",
-        )
-        rate = float(state["rate"])
-        require(
-            self._low <= rate <= self._high,
-            call,
-            "rate",
-            rate,
-            f"must lie in [{self._low:.6g}, {self._high:.6g}]",
-            "construct with the arguments of the run that wrote the state",
-        )
-        previous = state["previous"]
-        self._previous = None if previous is None else flat(previous, call, "previous").clone()
-        self._rate, self.hypergradient = rate, float(state["hypergradient"])
+        entries = Entries(state, type(self).__name__)
+        rate = entries.number("rate")
+        if not self._low <= rate <= self._high:
+            entries.refuse(
+                "rate",
+                rate,
+                f"must lie in [{self._low:.6g}, {self._high:.6g}]",
+                "construct with the arguments of the run that wrote the state",
+            )
+        hypergradient = entries.number("hypergradient")
+        size = None if self._previous is None else len(self._previous)
+        previous = entries.optional("previous", entries.tensor, shape=(size,))
+        if previous is None and hypergradient != 0:
+            entries.refuse("previous", None, "must be an update where there is a hypergradient")
+        if previous is not None:
+            if len(previous) == 0:
+                entries.refuse("previous", previous, "must have entries")
+            if not math.isfinite(float(inner(previous, previous))):
+                entries.refuse("previous", previous, "must have a square that is finite")
+        self._previous = None if previous is None else previous.clone()
+        self._rate, self.hypergradient = rate, hypergradient
 
 
 class GlobalRate(_ServerRate):
@@ -141,14 +152,14 @@ class GlobalRate(_ServerRate):
         alpha: alpha^0, used as it is in the first round; 1.0 is FedAvg.
         gamma: alpha stays in [1/gamma, gamma], the paper's clip with its gamma_alpha = 3.
             With 1.0 alpha never moves, and training is the wrapped strategy's bit for bit.
+        step: what a hypergradient adds. "cosine", the default, adds at most half of alpha;
+            "absolute" is the equation as printed; "relative" adds alpha^0 times it.
 
     Raises:
         ValueError: if `gamma` < 1 or `alpha` lies outside the clip.
     """
 
-    def __init__(
-        self, alpha: float = 1.0, gamma: float = 3.0, *, step: str = "absolute"
-    ) -> None:
+    def __init__(self, alpha: float = 1.0, gamma: float = 3.0, *, step: str = "cosine") -> None:
         require_gamma("GlobalRate", gamma)
         require(
             1 / gamma <= alpha <= gamma,
@@ -186,9 +197,11 @@ class ServerLocalRate(_ServerRate):
         beta: beta^0 > 0, the clients' rate in round one.
         gamma: beta stays in [beta^0/gamma, gamma beta^0], the paper's gamma_beta = 10. The
             bound is relative: the absolute one, [1/10, 10], would lift 0.01 to 0.1 at once.
-        step: what one unit of hypergradient adds. "relative" (default) adds beta^0, as the
-            authors' code does, so that beta's unit does not matter; "absolute" adds 1, as
-            the equation is printed, and sits at a bound from the second round on.
+        step: what a hypergradient adds. "cosine", the default, adds at most half of beta;
+            "absolute" is the equation as printed, and sits at a bound from the second round
+            on; "relative" adds beta^0 times it, as the authors' code does.
+        fall: the share of a step downwards that is made, in [0, 1]. 1 is the equation; with
+            0 beta never falls, for use beside `GlobalRate`, which answers the same product.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -199,7 +212,7 @@ class ServerLocalRate(_ServerRate):
         beta: float,
         gamma: float = 10.0,
         *,
-        step: str = "relative",
+        step: str = "cosine",
         fall: float = 1.0,
     ) -> None:
         require_rate("ServerLocalRate", beta)

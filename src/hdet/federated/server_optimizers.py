@@ -19,6 +19,17 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from ..errors import require
+
+
+def _require_positive(call: str, argument: str, value: float) -> None:
+    fine = 0 < value < math.inf
+    require(fine, call, argument, value, "must be finite and above 0", "leave it out")
+
+
+def _require_decay(call: str, argument: str, value: float) -> None:
+    require(0 <= value < 1, call, argument, value, "must lie in [0, 1)", "0.9 is usual")
+
 
 class ServerOptimizer(ABC):
     """A rule that maps the mean client update to the server's step."""
@@ -45,12 +56,17 @@ class FedAvgM(ServerOptimizer):
     """
 
     def __init__(self, eta: float = 1.0, momentum: float = 0.9) -> None:
+        _require_positive("FedAvgM", "eta", eta)
+        _require_decay("FedAvgM", "momentum", momentum)
         self._eta, self._momentum = eta, momentum
         self._mean: torch.Tensor | None = None
 
     def step(self, delta: torch.Tensor) -> torch.Tensor:
         """Return eta times the running sum of updates."""
-        self._mean = delta if self._mean is None else self._momentum * self._mean + delta
+        # A copy: the caller may use its buffer again.
+        self._mean = (
+            delta.clone() if self._mean is None else self._momentum * self._mean + delta
+        )
         return self._eta * self._mean
 
 
@@ -58,6 +74,11 @@ class _Adaptive(ServerOptimizer):
     """Moments of the mean update; what the three adaptive rules share."""
 
     def __init__(self, eta: float, beta_1: float, beta_2: float, tau: float) -> None:
+        name = type(self).__name__
+        _require_positive(name, "eta", eta)
+        _require_positive(name, "tau", tau)
+        _require_decay(name, "beta_1", beta_1)
+        _require_decay(name, "beta_2", beta_2)
         self._eta, self._beta_1, self._beta_2, self._tau = eta, beta_1, beta_2, tau
         self._mean: torch.Tensor | None = None
         self._square: torch.Tensor | None = None

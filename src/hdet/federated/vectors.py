@@ -23,7 +23,13 @@ def flat(vector: Any, call: str, argument: str) -> torch.Tensor:
     Raises:
         ValueError: if `vector` is empty or holds anything but floating-point numbers.
     """
-    tensor = torch.as_tensor(vector).detach().reshape(-1)
+    try:
+        tensor = torch.as_tensor(vector).detach().reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"`{call}({argument}=...)` must be one dense tensor or array of floating-point "
+            f"numbers: got a {type(vector).__name__}. Concatenate the trainable parameters."
+        ) from error
     if not tensor.is_floating_point() or tensor.numel() == 0:
         raise ValueError(
             f"`{call}({argument}=...)` must hold floating-point numbers: got "

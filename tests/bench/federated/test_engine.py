@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from hdet.bench.federated.data import Split, deal
 from hdet.bench.federated.engine import BatchedClients, Local, Network
-from hdet.federated import ClientLocalRate
+from hdet.federated import ClientLocalRate, DeltaSGD
 from hdet.federated.rounds import Order
 from hdet.seeding import generator
 
@@ -30,26 +30,38 @@ def module(flat):
     return net
 
 
+def slope(data, flat, batch, order, local):
+    """The loss of a batch, and the gradient with FedProx's term."""
+    net = module(flat)
+    parameters = list(net.parameters())
+    weights = nn.utils.parameters_to_vector(parameters)
+    loss = F.cross_entropy(net(data.images[batch]), data.labels[batch])
+    penalty = local.proximal_mu / 2 * (weights - order.weights).square().sum()
+    gradients = torch.autograd.grad(loss + penalty, parameters)
+    return loss, torch.cat([g.flatten() for g in gradients])
+
+
 def one_client(data, places, order, local):
     """The same training by autograd and plain words; `places` are the batches, [K, B]."""
     net = module(order.weights.clone())
     momentum, losses, rates = 0.0, [], []
-    rule = None
+    rule, before = None, None
+    delta = None if local.delta_sgd is None else DeltaSGD(order.rate, **local.delta_sgd)
     if local.client_rate is not None:
         rule = ClientLocalRate(
             order.rate, local.steps, previous_update=order.previous_update, **local.client_rate
         )
     for batch in places:
-        parameters = list(net.parameters())
-        flat = nn.utils.parameters_to_vector(parameters)
-        loss = F.cross_entropy(net(data.images[batch]), data.labels[batch])
-        penalty = local.proximal_mu / 2 * (flat - order.weights).square().sum()
-        gradient = torch.cat(
-            [g.flatten() for g in torch.autograd.grad(loss + penalty, parameters)]
-        )
+        flat = nn.utils.parameters_to_vector(net.parameters())
+        loss, gradient = slope(data, flat.detach(), batch, order, local)
+        if delta is not None and before is not None:
+            then = slope(data, before, batch, order, local)[1]
+            delta.update(flat.detach() - before, gradient - then)
+        before = flat.detach()
         if local.max_norm is not None:
             gradient = gradient * min(1.0, local.max_norm / (float(gradient.norm()) + 1e-6))
         rate = order.rate if rule is None else rule.update(gradient)
+        rate = rate if delta is None else delta.beta
         momentum = local.momentum * momentum + gradient
         nn.utils.vector_to_parameters(flat.detach() - rate * momentum, net.parameters())
         losses.append(float(loss.detach()))
@@ -65,8 +77,25 @@ def one_client(data, places, order, local):
         Local(steps=6, batch=8, client_rate={}),
         Local(steps=6, batch=8, client_rate={"growth": math.inf, "beta_max": 0.15}),
         Local(steps=6, batch=8, proximal_mu=0.1, client_rate={"gamma": 2.0}),
+        Local(steps=6, batch=8, delta_sgd={}),
+        Local(
+            steps=6,
+            batch=8,
+            momentum=0.9,
+            proximal_mu=0.5,
+            max_norm=0.3,
+            delta_sgd={"gamma": 0.1, "delta": 0.5},
+        ),
     ],
-    ids=["sgd", "momentum, prox, clipping", "rates", "literal rates", "rates and prox"],
+    ids=[
+        "sgd",
+        "momentum, prox, clipping",
+        "rates",
+        "literal rates",
+        "rates and prox",
+        "Delta-SGD",
+        "Delta-SGD, momentum, prox, clipping",
+    ],
 )
 def test_a_batch_of_clients_trains_as_each_alone(data, local):
     network = Network(PIXELS, HIDDEN)

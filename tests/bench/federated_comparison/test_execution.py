@@ -22,7 +22,7 @@ def test_a_run_gives_the_same_numbers_again() -> None:
     assert first["bytes_down"] > 0
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedhyper", "fedexp"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedhyper", "fedexp", "delta-sgd"])
 def test_a_run_that_diverges_counts_as_one_that_guesses(strategy: str) -> None:
     made = outcome(Unit("rates", replace(SMALL, strategy=strategy, local_rate=1e30)))
     assert made["diverged"]

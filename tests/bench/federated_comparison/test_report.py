@@ -95,7 +95,7 @@ def test_the_page_stands_alone(folder: Folder) -> None:
         "Dirichlet draw of concentration 0.5",
         "Dirichlet draw of concentration 0.1",
         "momentum 0.9, a rate of 0.05 that falls to 0.5 of itself",
-        "850 runs have no result yet",
+        "1050 runs have no result yet",
         command(PLAN),
     ):
         assert words in text, words
@@ -105,7 +105,7 @@ def test_the_page_stands_alone(folder: Folder) -> None:
 def test_the_summary_is_strict_json(folder: Folder) -> None:
     text = (folder.path / "summary.json").read_text()
     found = json.loads(text, parse_constant=pytest.fail)
-    assert found["missing"] == 850
+    assert found["missing"] == 1050
     assert found["command"] == command(PLAN)
     assert {row["task"] for row in found["rates"]} == {"digits"}
     assert [one["comparisons"] for one in found["verdicts"]] == [25, 1, 1, 4] + [4] * 6
@@ -216,7 +216,7 @@ def test_the_documentation_comes_from_the_record(
     page = module.federated_page(tmp_path, images)
     shown = re.findall(r"\]\(images/federated-(.+?)\.png\)", page)
     assert sorted(shown) == sorted([*PICTURES, "selection-scale"])
-    assert "**Unfinished: 850 runs are missing.**" in page
+    assert "**Unfinished: 1050 runs are missing.**" in page
     assert re.search(r"\| \*\*FedHyper \(G \+ SL \+ CL\)\*\* \| 62\.9. ± 0\.1. \|", page)
     assert "| A | 10.0 | 1,000.0 | 2,000 | 10,000 | 300 | 0 |" in page
     assert page.index("## What a selection costs") < page.index("## What this does not show")

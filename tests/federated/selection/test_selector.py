@@ -255,16 +255,19 @@ def test_a_state_of_another_selector_or_a_damaged_one_is_refused_whole(make):
     fresh = other.state_dict()
     rows = {**state["registry"], "loss": torch.zeros(3, dtype=torch.float64)}
     for damage, message in (
-        ({"selector": "Lottery"}, "selector='Lottery'.* must be"),
-        ({"registry": rows}, r"loss=\(3,\)\)` must have one entry for each id"),
-        ({"registry": {**state["registry"], "ids": [1] * 20}}, "one entry for each id"),
-        ({"open": torch.tensor([[1, 20]])}, "open=.* names a row that is not there"),
+        ({"selector": "Lottery"}, "`selector` = 'Lottery'.* must be"),
+        ({"registry": rows}, r"`registry.loss` = .* must be of shape \(20,\)"),
+        ({"registry": {**state["registry"], "ids": [1] * 20}}, "must hold each client once"),
+        ({"open": torch.tensor([[1, 20]])}, "`open` = .* names a row or a round that is not"),
+        ({"open": torch.tensor([[9, 2]])}, "`open` = .* names a row or a round that is not"),
+        ({"asked": torch.tensor([-1])}, "`asked` = .* names a row that is not there"),
+        ({"round": 1}, "`registry.last_invited` = .* no round after the last"),
     ):
         with pytest.raises(ValueError, match=message):
             other.load_state_dict({**state, **damage})
         assert same(other.state_dict(), fresh)
-    with pytest.raises(ValueError, match=r"lacks \['asked', 'round'\]"):
-        other.load_state_dict({k: v for k, v in state.items() if k not in ("asked", "round")})
+    with pytest.raises(ValueError, match="without `asked`"):
+        other.load_state_dict({k: v for k, v in state.items() if k != "asked"})
 
 
 def test_an_id_that_cannot_be_saved_is_named():

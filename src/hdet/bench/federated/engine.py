@@ -12,17 +12,18 @@ hidden matrix [h, d], hidden bias [h], output matrix [10, h], output bias [10].
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...federated.client_rate import next_rate
 from ...federated.rounds import Order, Reply
 from ...federated.selection import ClientReport
 from ...federated.vectors import inner
 from ...seeding import generator
+from .client_rates import DeltaRates, HyperRates
 from .data import CLASSES, Split, label_counts
 
 
@@ -38,6 +39,7 @@ class Local:
         max_norm: gradients are scaled to at most this norm; None is no limit.
         client_rate: FedHyper-CL: gamma, growth and beta_max of `ClientLocalRate`, by name;
             None keeps the order's rate.
+        delta_sgd: Delta-SGD in its place: arguments of `DeltaSGD`, by name; None is without.
         probe: examples of a client that a probe reads at most; None is all.
     """
 
@@ -47,6 +49,7 @@ class Local:
     proximal_mu: float = 0.0
     max_norm: float | None = None
     client_rate: Mapping[str, Any] | None = None
+    delta_sgd: Mapping[str, Any] | None = None
     probe: int | None = None
 
 
@@ -136,7 +139,6 @@ class BatchedClients:
         self._data, self._network, self._local, self._seed = data, network, local, seed
         self._seconds = seconds
         self._counts = [label_counts(data, client) for client in range(len(data.parts))]
-        self.probed_examples = 0
 
     def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
         """Train on each client of `ids` from `order.weights`, and return all replies."""
@@ -144,14 +146,18 @@ class BatchedClients:
         places = torch.stack([self.batches(client, order.round) for client in ids])
         weights = order.weights.repeat(count, 1)
         gradient, momentum = torch.empty_like(weights), torch.zeros_like(weights)
-        rates = _Rates(order, local, count)
+        rates = (
+            HyperRates(order, local.steps, local.client_rate, count)
+            if local.delta_sgd is None
+            else DeltaRates(order.rate, local.delta_sgd, count)
+        )
         losses = []
         for step in range(local.steps):
             at = places[:, step]
-            images, labels = self._data.images[at], self._data.labels[at]
-            losses.append(self._network.gradient(weights, images, labels, gradient))
-            if local.proximal_mu:
-                gradient.add_(weights - order.weights, alpha=local.proximal_mu)
+            slope = partial(self._slope, self._data.images[at], self._data.labels[at], order)
+            losses.append(slope(weights, gradient))
+            if isinstance(rates, DeltaRates):
+                rates.follow(weights, gradient, slope)
             if local.max_norm is not None:
                 norms = gradient.norm(dim=1, keepdim=True)
                 gradient.mul_((local.max_norm / (norms + 1e-6)).clamp_max(1.0))
@@ -172,13 +178,21 @@ class BatchedClients:
             )
         }
 
+    def _slope(
+        self, images: Tensor, labels: Tensor, order: Order, weights: Tensor, out: Tensor
+    ) -> Tensor:
+        """Write the gradient at `weights`, FedProx's term included; return the losses."""
+        losses = self._network.gradient(weights, images, labels, out)
+        if self._local.proximal_mu:
+            out.add_(weights - order.weights, alpha=self._local.proximal_mu)
+        return losses
+
     def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
         """Return the mean loss of `order.weights` on each client's first examples."""
         parts = [self._data.parts[client][: self._local.probe] for client in ids]
         places = torch.cat(parts)
         logits = self._network.logits(order.weights, self._data.images[places])
         losses = F.cross_entropy(logits.double(), self._data.labels[places], reduction="none")
-        self.probed_examples += len(places)
         return {
             client: ClientReport(
                 loss=float(part.mean()),
@@ -216,39 +230,3 @@ class BatchedClients:
             )
             for i, client in enumerate(ids)
         ]
-
-
-class _Rates:
-    """The local rates of all clients, step after step; `ClientLocalRate` in a batch."""
-
-    def __init__(self, order: Order, local: Local, count: int) -> None:
-        self._rule, self._order, self._steps = local.client_rate, order, local.steps
-        self._beta = torch.full((count,), order.rate, dtype=torch.float64)
-        self._previous: Tensor | None = None
-        if local.client_rate is not None:
-            rule: dict[str, Any] = {"gamma": 10.0, "growth": 1.5, "beta_max": None}
-            rule |= local.client_rate
-            self._growth, highest = rule["growth"], rule["beta_max"]
-            self._low = order.rate / rule["gamma"]
-            self._high = order.rate * rule["gamma"]
-            if highest is not None:
-                self._high = min(self._high, highest)
-
-    def next(self, gradient: Tensor) -> Tensor:
-        """Return this step's rates, [m, 1] as `gradient`."""
-        if self._rule is not None:
-            if self._previous is not None:
-                pull: Tensor | float = 0.0
-                if self._order.previous_update is not None:
-                    pull = -inner(gradient, self._order.previous_update) / self._steps
-                self._beta = next_rate(
-                    self._beta,
-                    gradient,
-                    self._previous,
-                    pull,
-                    self._low,
-                    self._high,
-                    self._growth,
-                )
-            self._previous = gradient.clone()
-        return self._beta[:, None].to(gradient)

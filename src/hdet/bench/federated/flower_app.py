@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jinja2
 
-from .settings import Settings
+from .settings import DELTA_SGD_RATE, Settings
 
 # Flower's own strategies, the counterparts of `hdet.federated.server_optimizers` with the
 # factors of `settings.STRATEGIES`; all others aggregate by FedAvg.
@@ -29,7 +29,7 @@ _OUTER = {
     "decay-sl": "Decay(selecting, SETTINGS.local_rate)",
 }
 # Those that hold the server's rate; where that is 1, there is nothing to hold.
-_HELD = ("fedavg", "fedprox", "decay-sl")
+_HELD = ("fedavg", "fedprox", "decay-sl", "delta-sgd", "delta-sgd-paper")
 _HOLD = 'Decay(strategy, SETTINGS.global_rate, factor=1.0, of="global")'
 _FEDHYPER = """FedHyper(
         selecting,
@@ -64,6 +64,10 @@ def write_app(folder: Path, settings: Settings) -> None:
     values = {
         "settings": settings,
         "fields": {n: json.dumps(v) if isinstance(v, str) else v for n, v in given.items()},
+        "delta_sgd": settings.strategy.startswith("delta-sgd"),
+        "rate": DELTA_SGD_RATE
+        if settings.strategy == "delta-sgd-paper"
+        else "SETTINGS.local_rate",
         "inner": inner,
         "outer": outer,
         "inner_class": inner.partition("(")[0],

@@ -131,13 +131,15 @@ def split_of(settings: Settings) -> Split:
 
 def local_of(settings: Settings) -> Local:
     """Return how the clients of a run train."""
+    rule = STRATEGIES[settings.strategy](settings)
     return Local(
         steps=settings.steps,
         batch=settings.batch,
         momentum=settings.momentum,
         proximal_mu=settings.proximal_mu,
         max_norm=settings.max_norm,
-        client_rate=STRATEGIES[settings.strategy](settings).client_rate,
+        client_rate=rule.client_rate,
+        delta_sgd=rule.delta_sgd,
         probe=settings.probe,
     )
 

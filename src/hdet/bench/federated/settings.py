@@ -120,13 +120,15 @@ class Rule:
         server: what is made of the mean update.
         global_rate: alpha of `hdet.federated.rounds.Rounds`.
         local_rate: beta, likewise.
-        client_rate: FedHyper-CL's arguments; None where clients keep their rate.
+        client_rate: FedHyper-CL's arguments; None where it moves no rate.
+        delta_sgd: Delta-SGD's arguments, likewise.
     """
 
     server: ServerOptimizer
     global_rate: float | Decay | FedExP | GlobalRate
     local_rate: float | Decay | ServerLocalRate
     client_rate: Mapping[str, Any] | None = None
+    delta_sgd: Mapping[str, Any] | None = None
 
 
 def _fixed(server: Callable[[float], ServerOptimizer]) -> Callable[[Settings], Rule]:
@@ -146,10 +148,8 @@ def _hyper(rules: str) -> Callable[[Settings], Rule]:
         fall = 0.0 if "g" in rules else 1.0
         return Rule(
             FedAvg(),
-            GlobalRate(s.global_rate, step="cosine") if "g" in rules else s.global_rate,
-            ServerLocalRate(s.local_rate, step="cosine", fall=fall)
-            if "s" in rules
-            else s.local_rate,
+            GlobalRate(s.global_rate) if "g" in rules else s.global_rate,
+            ServerLocalRate(s.local_rate, fall=fall) if "s" in rules else s.local_rate,
             {} if "c" in rules else None,
         )
 
@@ -160,9 +160,20 @@ def _paper(rules: str) -> Callable[[Settings], Rule]:
     """FedHyper's rules as the equations are printed; SL's step as in the authors' code."""
     return lambda s: Rule(
         FedAvg(),
-        GlobalRate(s.global_rate) if "g" in rules else s.global_rate,
-        ServerLocalRate(s.local_rate) if "s" in rules else s.local_rate,
+        GlobalRate(s.global_rate, step="absolute") if "g" in rules else s.global_rate,
+        ServerLocalRate(s.local_rate, step="relative") if "s" in rules else s.local_rate,
         {"growth": math.inf} if "c" in rules else None,
+    )
+
+
+# What the authors of Delta-SGD start every client from, whatever the task.
+DELTA_SGD_RATE = 0.2
+
+
+def _delta_sgd(rate: float | None = None) -> Callable[[Settings], Rule]:
+    """Delta-SGD from a given eta_0; from the clients' beta^0 if it is None."""
+    return lambda s: Rule(
+        FedAvg(), s.global_rate, s.local_rate if rate is None else rate, delta_sgd={}
     )
 
 
@@ -176,6 +187,8 @@ STRATEGIES: dict[str, Callable[[Settings], Rule]] = {
     "fedexp": lambda s: Rule(FedAvg(), FedExP(), s.local_rate),
     "decay-g": lambda s: Rule(FedAvg(), Decay(s.global_rate), s.local_rate),
     "decay-sl": lambda s: Rule(FedAvg(), s.global_rate, Decay(s.local_rate)),
+    "delta-sgd": _delta_sgd(),
+    "delta-sgd-paper": _delta_sgd(DELTA_SGD_RATE),
     "fedhyper": _hyper("gsc"),
     "fedhyper-g": _hyper("g"),
     "fedhyper-sl": _hyper("s"),

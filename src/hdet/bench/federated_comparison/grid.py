@@ -17,7 +17,7 @@ from .units import GLOBAL_RATES, LOCAL_RATES, PLAIN, STRATEGIES, TASKS, Folder, 
 
 CELLS = [(beta, alpha) for beta in LOCAL_RATES for alpha in GLOBAL_RATES]
 OURS = "fedhyper"
-BASELINES = (PLAIN, "fedexp", "fedadam", "decay-sl")
+BASELINES = (PLAIN, "fedexp", "fedadam", "decay-sl", "delta-sgd", "delta-sgd-paper")
 
 # A seed's runs by their initial rates.
 Grid = Mapping[tuple[float, float], dict[str, Any]]

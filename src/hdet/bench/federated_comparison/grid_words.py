@@ -70,7 +70,11 @@ def _whose() -> str:
         f"cosine of two updates in place of their product, the cap on what one step of CL "
         f"changes, and {STRATEGIES[OURS]}, where SL only raises the clients' rate. "
         f"{STRATEGIES['fedexp']} sets the server's rate itself, so that alpha changes "
-        f"nothing; {STRATEGIES['fedadam']} takes alpha as a factor on its own."
+        f"nothing; {STRATEGIES['fedadam']} takes alpha as a factor on its own. "
+        f"{STRATEGIES['delta-sgd']} moves each client's rate by the curvature it meets, from "
+        f"beta at the start of every round; its authors start it from 0.2 on every task, which "
+        f"is the row {STRATEGIES['delta-sgd-paper']}, where beta changes nothing. It takes two "
+        f"gradients a step, all others one."
     )
 
 

@@ -34,6 +34,8 @@ STRATEGIES = {
     "fedexp": "FedExP",
     "fedadam": "FedAdam",
     "decay-sl": "Decay of the local rate",
+    "delta-sgd": "Delta-SGD",
+    "delta-sgd-paper": "Delta-SGD from 0.2",
 }
 RANDOM = "random"
 SELECTORS = {

@@ -11,14 +11,15 @@ part of our reconstruction of the first version.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from ...errors import require
+from ...state import Entries
 from ..vectors import flat, inner
 from .memory import VectorMemory
-from .report import ClientReport
+from .report import MOST_EXAMPLES, ClientReport
 from .terms import label_divergence
 
 # Rows times columns that are turned to float64 at once.
@@ -93,11 +94,15 @@ class UpdateMemory(VectorMemory):
         """Return the vectors' state and the mean."""
         return {**super().state_dict(), "mean": self.mean}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
-        super().load_state_dict(state)
-        mean = state["mean"]
-        self.mean = None if mean is None else mean.to("cpu", torch.float32, copy=True)
+    def read(self, entries: Entries, rows: int) -> Self:
+        """Return the memory of a state of `state_dict`; see `VectorMemory.read`."""
+        made = super().read(entries, rows)
+        length = made.vectors.shape[1]
+        mean = entries.optional("mean", entries.tensor, shape=(length,), dtype=torch.float32)
+        if mean is not None and not length:
+            entries.refuse("mean", mean, "must be None where there are no updates")
+        made.mean = None if mean is None else mean.to("cpu", copy=True)
+        return made
 
     def _products(self, with_vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the inner product of each vector with a given one, and with itself."""
@@ -131,20 +136,26 @@ class LabelMemory(VectorMemory):
         for row, report in zip(rows, reports, strict=True):
             if report.label_counts is None:
                 continue
-            counts = torch.as_tensor(report.label_counts, dtype=torch.float32).flatten().cpu()
-            fine = bool((counts >= 0).all()) and 0 < float(counts.sum()) < float("inf")
+            counts = _counts(report.label_counts)
             require(
-                fine,
+                _are_counts(counts),
                 f"{self._name}.feedback",
                 "label_counts",
                 report.label_counts,
-                "must be counts of at least 0, not all 0",
+                "must be counts of at least 0, not all 0 and none above 2^53",
                 "give the examples of each class, or None",
             )
             given[row] = counts
         matrix = self.checked(list(given.values()))
         if matrix is not None:
             self.put(list(given), matrix)
+
+    def read(self, entries: Entries, rows: int) -> Self:
+        """Return the memory of a state of `state_dict`; see `VectorMemory.read`."""
+        made = super().read(entries, rows)
+        if not all(_are_counts(counts) for counts in made.vectors):
+            entries.refuse("vectors", made.vectors, "must be counts, not all 0 for a client")
+        return made
 
     def diversity(self, rows: torch.Tensor) -> torch.Tensor:
         """Return D = JS(p_k, p_bar) / ln 2, p_bar the mean over `rows`; NaN where unknown.
@@ -161,3 +172,16 @@ class LabelMemory(VectorMemory):
         if bool(known.any()):
             result[known] = label_divergence(self.vectors[slots[known]].double())
         return result
+
+
+def _counts(given: Any) -> torch.Tensor:
+    """Return a histogram as flat float32; empty if it is nothing of the kind."""
+    try:
+        return torch.as_tensor(given, dtype=torch.float32).flatten().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return torch.empty(0)
+
+
+def _are_counts(counts: torch.Tensor) -> bool:
+    within = (counts >= 0) & (counts <= MOST_EXAMPLES)
+    return bool(within.all()) and bool((counts > 0).any())

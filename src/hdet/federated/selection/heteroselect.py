@@ -28,11 +28,13 @@ from typing import Any
 import torch
 
 from ...errors import require
+from ...state import Entries
 from . import terms
 from .checks import require_weights
 from .cohort import draw_cohort
 from .diversity import LabelMemory, UpdateMemory
 from .draws import keys
+from .registry import Registry
 from .report import ClientReport
 from .scored import ScoredSelector
 from .selector import Round
@@ -48,7 +50,8 @@ class HeteroSelect(ScoredSelector):
             last probe or participation; one never heard of has the highest value, so that
             it is tried.
         value: what V' ranks: "loss", or "utility", the loss times the number of examples,
-            which is what a client's data weigh in the mean.
+            which is what a client's data weigh in the mean. A loss below 0 makes all of them
+            count from the lowest one; see `loss_floor`.
         diversity: "cohort" chooses clients whose labels taken together are like everybody's
             (see `cohort`; D is then no part of the score but of the draw); "labels" and
             "updates" reward each client for being unlike the others. The first two take
@@ -163,7 +166,10 @@ class HeteroSelect(ScoredSelector):
     def _score(self, now: Round) -> torch.Tensor:
         known, rows = self._registry, now.rows
         losses = self._losses(now)
-        value = terms.value(losses * known.data_sizes(rows) if self._utility else losses)
+        if self._utility:
+            floor = self.loss_floor()
+            losses = (losses - floor if floor < 0 else losses) * known.data_sizes(rows)
+        value = terms.value(losses)
         momentum = terms.momentum(
             known.previous_loss[rows], known.loss[rows], self._momentum_scale
         )
@@ -236,9 +242,11 @@ class HeteroSelect(ScoredSelector):
     def _own_state(self) -> dict[str, Any]:
         return {**super()._own_state(), "memory": self._memory.state_dict()}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        self._memory.load_state_dict(state["memory"])
-        super()._load_own_state(state)
+    def _read_own_state(
+        self, entries: Entries, registry: Registry, last_round: int
+    ) -> dict[str, Any]:
+        memory = self._memory.read(entries.entries("memory"), len(registry.row_of))
+        return super()._read_own_state(entries, registry, last_round) | {"_memory": memory}
 
 
 def _require_one_of(argument: str, given: str, allowed: tuple[str, ...]) -> None:

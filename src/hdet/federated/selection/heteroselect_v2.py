@@ -24,9 +24,11 @@ from typing import Any
 
 import torch
 
+from ...state import Entries
 from . import terms
 from .checks import require_weights
 from .diversity import UpdateMemory
+from .registry import Registry
 from .report import ClientReport
 from .scored import ScoredSelector
 from .selector import Round
@@ -101,6 +103,12 @@ class HeteroSelectV2(ScoredSelector):
     def _own_state(self) -> dict[str, Any]:
         return {**super()._own_state(), "updates": self._updates.state_dict()}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        self._updates.load_state_dict(state["updates"])
-        super()._load_own_state(state)
+    def _read_own_state(
+        self, entries: Entries, registry: Registry, last_round: int
+    ) -> dict[str, Any]:
+        made = super()._read_own_state(entries, registry, last_round)
+        for score in made["_scores"].values():
+            if not 0 <= score <= 1:
+                entries.refuse("scores", score, "must have scores from 0 to 1")
+        updates = self._updates.read(entries.entries("updates"), len(registry.row_of))
+        return made | {"_updates": updates}

@@ -5,6 +5,8 @@ So a report that comes twice, or from a client that was not asked, is known for 
 
 import torch
 
+from ...state import Entries
+
 # A model this many rounds old says nothing of today's; without an end, the invitations that
 # are never answered would pile up.
 _OPEN_ROUNDS = 100
@@ -36,9 +38,39 @@ class Invitations:
         return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
     @classmethod
-    def of(cls, state: torch.Tensor) -> "Invitations":
-        """Return the invitations of a `state`."""
-        result = cls()
-        for number, row in state.tolist():
-            result._rows.setdefault(number, set()).add(row)
-        return result
+    def read(cls, entries: Entries, key: str, last_round: int, rows: int) -> "Invitations":
+        """Return the invitations of a `state`.
+
+        Args:
+            entries: what it stands in.
+            key: its name.
+            last_round: the selector's.
+            rows: how many clients it knows.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        pairs = read_pairs(entries, key, (1, last_round), (0, rows - 1))
+        made = cls()
+        for number, row in pairs.tolist():
+            made._rows.setdefault(number, set()).add(row)
+        return made
+
+
+def read_pairs(
+    entries: Entries, key: str, first: tuple[int, int], second: tuple[int, int]
+) -> torch.Tensor:
+    """Return an entry that is a tensor of pairs of whole numbers.
+
+    Args:
+        entries: what it stands in.
+        key: its name.
+        first: the lowest and the highest of the first column.
+        second: those of the second.
+    """
+    pairs = entries.tensor(key, (None, 2), torch.int64).cpu()
+    for column, (low, high) in enumerate((first, second)):
+        values = pairs[:, column]
+        if bool(((values < low) | (values > high)).any()):
+            entries.refuse(key, pairs, "names a row or a round that is not there")
+    return pairs

@@ -3,11 +3,13 @@
 The memory is (clients ever heard) x (length of a vector) x 4 bytes on the CPU.
 """
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import torch
 
 from ...errors import require
+from ...state import Entries
 
 
 class VectorMemory:
@@ -89,24 +91,30 @@ class VectorMemory:
         """Return the matrix and where each row's vector stands."""
         return {"slot": self._slot.clone(), "vectors": self.vectors.clone()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state of `state_dict`.
+    def read(self, entries: Entries, rows: int) -> Self:
+        """Return the memory of a state of `state_dict`; this one stays as it is.
 
         Args:
-            state: the state.
+            entries: the state.
+            rows: how many clients the selector knows.
 
         Raises:
-            ValueError: if a slot names a vector that is not there.
+            ValueError: if it is damaged, or its vectors are not as long as those here.
         """
-        slot, vectors = state["slot"], state["vectors"]
-        require(
-            bool((slot < len(vectors)).all()) and vectors.ndim == 2,
-            f"{self._name}.load_state_dict",
-            self._argument,
-            tuple(vectors.shape),
-            "has not a vector for each slot",
-            "it is damaged; give what state_dict() returned",
-        )
-        self._slot = slot.to("cpu", torch.int64, copy=True)
-        self._vectors = vectors.to("cpu", torch.float32, copy=True)
-        self._used = len(vectors)
+        length = self._vectors.shape[1] if self._used else None
+        vectors = entries.tensor("vectors", (None, None), torch.float32)
+        slot = entries.tensor("slot", (None,), torch.int64)
+        if len(slot) > rows:
+            entries.refuse("slot", slot, f"must have at most {rows} entries, one for a client")
+        used = slot[slot >= 0].sort().values
+        if not torch.equal(used.cpu(), torch.arange(len(vectors))) or bool((slot < -1).any()):
+            entries.refuse("slot", slot, "has not a vector for each slot, and a slot for each")
+        if len(vectors) and vectors.shape[1] == 0:
+            entries.refuse("vectors", vectors, "must have entries")
+        if len(vectors) and length is not None and vectors.shape[1] != length:
+            entries.refuse("vectors", vectors, f"must be as long as those here, {length}")
+        made = copy.copy(self)
+        made._slot = slot.to("cpu", copy=True)
+        made._vectors = vectors.to("cpu", copy=True) if len(vectors) else torch.empty(0, 0)
+        made._used = len(vectors)
+        return made

@@ -8,6 +8,9 @@ Of the m clients of a round, a share eps that decays is drawn from those never t
 largest first; the others from the tried whose score is at least c times the m-th best, in
 proportion to their scores.
 
+A square of losses below 0 would turn the order of the clients round, so where there are such
+losses all are counted from the lowest one known, l: the mean of (L - l)^2.
+
 Four points differ from the published code, whose edge cases fail or distort: utilities are
 rescaled after clipping, over tried clients alone (not over placeholders of the untried too);
 eps m is rounded at random, so that its mean is right for small m; where either kind runs out
@@ -25,10 +28,13 @@ from typing import Any
 import torch
 
 from ...errors import require
+from ...state import Entries
 from .checks import require_weights, require_within
 from .draws import draw, largest
+from .invitations import read_pairs
 from .pacer import Pacer
-from .report import ClientReport
+from .registry import Registry, floats
+from .report import LARGEST, ClientReport
 from .selector import Round, Selector
 
 # How many times more untried clients are looked at than taken.
@@ -38,8 +44,9 @@ _WINDOW = 5
 class Oort(Selector):
     """Oort's training selector. Probes nobody.
 
-    Reports' `squared_loss` makes the utility exact; without it, it is n |loss|. Invite more
-    clients than are needed and close the round early, as the paper does, by `count`.
+    Reports' `squared_loss` makes the utility exact; without it, it is n |loss|. Losses below 0
+    make all of them count from the lowest one; see `loss_floor`. Invite more clients than are
+    needed and close the round early, as the paper does, by `count`.
 
     Args:
         epsilon: share of clients never tried before the first round, 0 to 1; the paper's.
@@ -169,9 +176,8 @@ class Oort(Selector):
 
     def _utilities(self, rows: torch.Tensor) -> torch.Tensor:
         known = self._registry
-        squares = known.squared_loss[rows]
-        plain = known.loss[rows].square()
-        return known.examples[rows] * torch.where(squares.isnan(), plain, squares).sqrt()
+        losses, squares = known.loss[rows], known.squared_loss[rows]
+        return _utilities(known.examples[rows], losses, squares, self.loss_floor())
 
     def _explore(self, now: Round, new: torch.Tensor, count: int) -> torch.Tensor:
         if count == 0:
@@ -198,26 +204,47 @@ class Oort(Selector):
     def _learn(self, number: int, rows: list[int], reports: list[ClientReport]) -> None:
         if self._alpha == 0:
             return
-        utilities = [
-            report.num_examples * math.sqrt(_squared(report))
+        chosen = [
+            report
             for row, report in zip(rows, reports, strict=True)
             if self._exploited.get(row) == number
         ]
-        self._pacer.note(number, [u for u in utilities if math.isfinite(u)])
+        losses = floats([r.loss for r in chosen])
+        squares = floats([r.squared_loss for r in chosen], 0.0, LARGEST**2)
+        examples = floats([r.num_examples for r in chosen], 0.0)
+        # These may be lower than any before.
+        floor = min([self.loss_floor(), *losses.nan_to_num(0.0).tolist()])
+        utilities = _utilities(examples, losses, squares, floor)
+        self._pacer.note(number, utilities[utilities.isfinite()].tolist())
 
     def _own_state(self) -> dict[str, Any]:
         exploited = torch.tensor(list(self._exploited.items()), dtype=torch.int64)
         return {"exploited": exploited.reshape(-1, 2), "pacer": self._pacer.state_dict()}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        exploited = dict(state["exploited"].tolist())
-        self._pacer.load_state_dict(state["pacer"])
-        self._exploited = exploited
+    def _read_own_state(
+        self, entries: Entries, registry: Registry, last_round: int
+    ) -> dict[str, Any]:
+        rows = (0, len(registry.row_of) - 1)
+        exploited = read_pairs(entries, "exploited", rows, (1, last_round))
+        if len(exploited[:, 0].unique()) < len(exploited):
+            entries.refuse("exploited", exploited, "must hold each row once")
+        pacer = self._pacer.read(entries.entries("pacer"), last_round)
+        return {"_exploited": dict(exploited.tolist()), "_pacer": pacer}
 
 
-def _squared(report: ClientReport) -> float:
-    """Return the mean of the squared losses, or what there is of it; may be NaN."""
-    given = report.squared_loss
-    if given is not None and math.isfinite(given):
-        return float(given)
-    return float(report.loss) ** 2
+def _utilities(
+    examples: torch.Tensor, losses: torch.Tensor, squares: torch.Tensor, floor: float
+) -> torch.Tensor:
+    """Return n sqrt(mean of (L - floor)^2) of each client: [K], NaN where unknown.
+
+    Args:
+        examples: n.
+        losses: mean L; NaN where unknown.
+        squares: mean L^2; where that is NaN, the mean loss squared stands for it.
+        floor: at most 0, and at most every loss.
+    """
+    plain = losses.square()
+    if floor < 0:
+        plain = (losses - floor).square()
+        squares = (squares - 2 * floor * losses + floor**2).clamp_min(0.0)
+    return examples * torch.where(squares.isnan(), plain, squares).sqrt()

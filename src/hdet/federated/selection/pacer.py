@@ -9,9 +9,12 @@ paper raises T by a fixed number of seconds, the code the percentile, which has 
 """
 
 import math
+import sys
 from typing import Any
 
 import torch
+
+from ...state import MOST, Entries
 
 # Change of a window's utility, relative to the window before: flat, and wild.
 _FLAT, _WILD = 0.1, 5.0
@@ -71,13 +74,40 @@ class Pacer:
         reported = [[number, *pair] for number, pair in self._reported.items()]
         return {"percentile": self.percentile, "paced": self._paced, "reported": reported}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state of `state_dict`."""
-        reported = {int(n): (float(total), int(k)) for n, total, k in state["reported"]}
-        percentile, paced = float(state["percentile"]), int(state["paced"])
-        self._reported, self.percentile, self._paced = reported, percentile, paced
+    def read(self, entries: Entries, last_round: int) -> "Pacer":
+        """Return the pacer of a state of `state_dict`; this one stays as it is.
+
+        Args:
+            entries: the state.
+            last_round: the selector's.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        made = Pacer(self._window, entries.number("percentile", 0, 100), self._step)
+        made._paced = entries.integer("paced", 0, last_round)
+        for row in entries.items("reported"):
+            if not _is_report(row, last_round) or row[0] in made._reported:
+                rule = "must be a round that is there once, a sum and a count of utilities"
+                entries.refuse("reported", row, rule)
+            made._reported[row[0]] = float(row[1]), row[2]
+        return made
 
     def _utility(self, first: int, end: int) -> float:
         """Return the sum over rounds first <= r < end of the mean utility reported in r."""
         pairs = [self._reported[r] for r in range(first, end) if r in self._reported]
         return math.fsum(total / count for total, count in pairs)
+
+
+def _is_report(row: Any, last_round: int) -> bool:
+    """Return whether a row of a state is a round, a sum of utilities and their number."""
+    if not isinstance(row, list | tuple) or len(row) != 3:
+        return False
+    number, total, count = row
+    return (
+        type(number) is type(count) is int
+        and type(total) in (int, float)
+        and 1 <= number <= last_round
+        and 0 <= total <= sys.float_info.max
+        and 1 <= count <= MOST
+    )

@@ -26,8 +26,9 @@ from .selector import Round, Selector
 class PowerOfChoice(Selector):
     """Choose the clients with the highest loss among d candidates.
 
-    In rpow-d a client never invited has an infinite loss and so comes first, and one whose
-    last invitation went unanswered the mean loss. Equal losses go by the order of the draw.
+    Losses are only compared, so their sign and scale do not matter. In rpow-d a client never
+    invited has an infinite loss and so comes first, and one whose last invitation went
+    unanswered the mean loss. Equal losses go by the order of the draw.
 
     Args:
         candidates: d >= 1, at least as many as are to be chosen. The paper's d is 2 to 20 times

@@ -21,11 +21,18 @@ from typing import Any
 import torch
 
 from ...errors import require
-from .report import ClientReport
+from ...state import Entries
+from ..checks import read_ids, require_savable
+from ..vectors import flat
+from .report import LARGEST, MOST_EXAMPLES, ClientReport
 
 # NaN and 0 before anything is known.
 _FLOATS = ("loss", "previous_loss", "squared_loss", "examples", "duration", "norm")
 _COUNTS = ("invitations", "last_invited", "answers", "last_answered", "loss_round")
+# What is 0 for a client until the other is not.
+_TOGETHER = (("invitations", "last_invited"), ("answers", "last_answered"))
+# What is counted in int32 stays below.
+LAST_ROUND = 2**31 - 2
 
 
 class Registry:
@@ -118,8 +125,22 @@ class Registry:
         self.invitations[rows] += (self.last_invited[rows] != number).int()
         self.last_invited[rows] = self.last_invited[rows].clamp(min=number)
 
-    def answer(self, rows: list[int], reports: list[ClientReport], number: int) -> None:
-        """Take replies to invitations of round `number`.
+    def norms(self, reports: list[ClientReport]) -> list[float | None]:
+        """Return the norm of each report's update.
+
+        Raises:
+            ValueError: if an update is not a flat vector of floats.
+        """
+        return [_norm(report, f"{self._name}.feedback") for report in reports]
+
+    def answer(
+        self,
+        rows: list[int],
+        reports: list[ClientReport],
+        norms: list[float | None],
+        number: int,
+    ) -> None:
+        """Take replies to invitations of round `number`, and what `norms` made of them.
 
         One that is older than another reply of its client counts, but says nothing new.
         """
@@ -127,12 +148,15 @@ class Registry:
         self.answers[index] += 1
         newest = self.last_answered[index] < number
         index = index[newest]
-        reports = [r for r, new in zip(reports, newest.tolist(), strict=True) if new]
+        keep = newest.tolist()
+        reports = [r for r, new in zip(reports, keep, strict=True) if new]
+        norms = [n for n, new in zip(norms, keep, strict=True) if new]
         self.last_answered[index] = number
         self.observe(index, reports, number)
-        self.squared_loss[index] = _floats([r.squared_loss for r in reports])
-        self.duration[index] = _floats([r.duration for r in reports])
-        self.norm[index] = _floats([_norm(r) for r in reports])
+        squares = [r.squared_loss for r in reports]
+        self.squared_loss[index] = floats(squares, 0.0, LARGEST**2)
+        self.duration[index] = floats([r.duration for r in reports], 0.0)
+        self.norm[index] = floats(norms, 0.0)
 
     def observe(self, rows: torch.Tensor, reports: list[ClientReport], number: int) -> None:
         """Take the losses and sizes of round `number`, unless newer ones are known.
@@ -147,8 +171,8 @@ class Registry:
         if not bool(current.all()):
             keep = current.tolist()
             reports = [r for r, new in zip(reports, keep, strict=True) if new]
-        self.loss[rows] = _floats([r.loss for r in reports])
-        self.examples[rows] = _floats([r.num_examples for r in reports])
+        self.loss[rows] = floats([r.loss for r in reports])
+        self.examples[rows] = floats([r.num_examples for r in reports], 0.0)
         self.loss_round[rows] = number
 
     def believed(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -173,6 +197,10 @@ class Registry:
         invited = self.last_invited[rows]
         return (self.last_answered[rows] < invited) & (self.loss_round[rows] <= invited)
 
+    def lowest_loss(self) -> float:
+        """Return the lowest loss known of any client; inf if none is."""
+        return float(self.loss.nan_to_num(math.inf).min()) if len(self.loss) else math.inf
+
     def data_sizes(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the examples of each client; of those unknown, the mean of the known, or 1."""
         examples = self.examples[rows]
@@ -183,42 +211,41 @@ class Registry:
     def state_dict(self) -> dict[str, Any]:
         """Return ids in the order of their rows, and the tensors."""
         for client in self.row_of:
-            require(
-                isinstance(client, int | str),
-                f"{self._name}.state_dict",
-                "client",
-                client,
-                "must be an int or a string to be saved",
-                "give clients as ints or strings",
-            )
+            require_savable(f"{self._name}.state_dict", client)
         count = len(self.row_of)
         columns = {c: getattr(self, c)[:count].clone() for c in (*_FLOATS, *_COUNTS)}
         return {"ids": list(self.row_of), **columns}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state of `state_dict`; a faulty one changes nothing.
+    def read(self, entries: Entries, last_round: int) -> "Registry":
+        """Return the registry of a state of `state_dict`; this one stays as it is.
 
         Args:
-            state: the state.
+            entries: the state.
+            last_round: the selector's.
 
         Raises:
-            ValueError: if an entry is missing, or not as long as the ids, or an id is twice.
+            ValueError: if it is damaged.
         """
-        call = f"{self._name}.load_state_dict"
-        remedy = "it is damaged; give what state_dict() returned"
-        row_of = {client: row for row, client in enumerate(state.get("ids", []))}
-        columns: dict[str, torch.Tensor] = {}
-        for column in (*_FLOATS, *_COUNTS):
-            tensor = torch.as_tensor(state.get(column, 0))
-            right = tensor.shape == (len(row_of),) and len(row_of) == len(state["ids"])
-            found = tuple(tensor.shape)
-            require(right, call, column, found, "must have one entry for each id", remedy)
-            columns[column] = tensor.to("cpu", getattr(self, column).dtype, copy=True)
-        self.row_of = row_of
-        for column, tensor in columns.items():
-            setattr(self, column, tensor)
-        self._listed, self._place = [], None
-        self._rows = torch.empty(0, dtype=torch.int64)
+        ids = read_ids(entries, "ids")
+        made = Registry(self._name, self.known_sizes)
+        made.row_of = {client: row for row, client in enumerate(ids)}
+        for column in _FLOATS:
+            setattr(made, column, _statistic(entries, column, len(ids)))
+        for column in _COUNTS:
+            counts = entries.tensor(column, (len(ids),), torch.int32)
+            high = (
+                last_round
+                if column in ("last_invited", "last_answered", "loss_round")
+                else None
+            )
+            if bool((counts < 0).any()) or (high is not None and bool((counts > high).any())):
+                rule = "must hold counts of at least 0, and no round after the last"
+                entries.refuse(column, counts, rule)
+            setattr(made, column, counts.to("cpu", copy=True))
+        for count, last in _TOGETHER:
+            if bool(((getattr(made, count) > 0) != (getattr(made, last) > 0)).any()):
+                entries.refuse(last, getattr(made, last), f"must be 0 where `{count}` is")
+        return made
 
     def _register(self, newcomers: list[Any]) -> None:
         before, needed = len(self.row_of), len(self.row_of) + len(newcomers)
@@ -234,22 +261,47 @@ class Registry:
                 setattr(self, column, torch.cat([getattr(self, column), new]))
         self.row_of.update(zip(newcomers, range(before, needed), strict=True))
         if self.known_sizes is not None:
-            self.examples[before:needed] = _floats([self.known_sizes.get(i) for i in newcomers])
+            sizes = [self.known_sizes.get(i) for i in newcomers]
+            self.examples[before:needed] = floats(sizes, 0.0)
 
 
-def _floats(numbers: list[Any]) -> torch.Tensor:
+def floats(values: list[Any], low: float = -LARGEST, high: float = LARGEST) -> torch.Tensor:
+    """Return numbers as float64, NaN where they are None or outside [low, high].
+
+    Args:
+        values: numbers or None.
+        low: the smallest that is believed.
+        high: the largest.
+    """
     # Through an array: several times faster than a tensor of a list, for a million of them.
-    if None in numbers:
-        numbers = [math.nan if n is None else n for n in numbers]
-    plain = array("d", numbers)
+    if None in values:
+        values = [math.nan if n is None else n for n in values]
+    plain = array("d", values)
     if not plain:
         return torch.empty(0, dtype=torch.float64)
-    tensor = torch.frombuffer(plain, dtype=torch.float64)
-    return tensor.masked_fill_(~tensor.isfinite(), math.nan)
+    return _believable(torch.frombuffer(plain, dtype=torch.float64), low, high)
 
 
-def _norm(report: ClientReport) -> float | None:
+def _believable(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    return values.masked_fill_(~((values >= low) & (values <= high)), math.nan)
+
+
+def _statistic(entries: Entries, column: str, length: int) -> torch.Tensor:
+    """Return a column of a state: NaN where unknown."""
+    values = entries.tensor(column, (length,), torch.float64, finite=False)
+    if bool(values.isinf().any()):
+        entries.refuse(column, values, "must be finite, or NaN where unknown")
+    signed = column in ("loss", "previous_loss")
+    if not signed and bool((values < 0).any()):
+        entries.refuse(column, values, "must be at least 0, or NaN where unknown")
+    if column == "examples" and bool(((values <= 0) | (values > MOST_EXAMPLES)).any()):
+        entries.refuse(column, values, "must be above 0 and at most 2^53")
+    high = LARGEST**2 if column == "squared_loss" else LARGEST
+    return _believable(values.to("cpu", copy=True), -high, high)
+
+
+def _norm(report: ClientReport, call: str) -> float | None:
     if report.update is None:
         return report.update_norm
-    update = torch.as_tensor(report.update).detach()
+    update = flat(report.update, call, "update")
     return float(torch.linalg.vector_norm(update, dtype=torch.float64))

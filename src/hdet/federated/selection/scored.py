@@ -9,6 +9,7 @@ as any other, so such a draw stays close to a uniform one; a lower tau_0 makes i
 Source: HeteRo-Select (arXiv 2508.06692), second version's code.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 import torch
 
 from ...errors import require
+from ...state import Entries
 from .draws import draw
+from .registry import Registry
 from .report import ClientReport
 from .selector import Round, Selector
 from .terms import temperature
@@ -100,5 +103,14 @@ class ScoredSelector(Selector):
     def _own_state(self) -> dict[str, Any]:
         return {"scores": self.scores}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        self._scores = dict(state["scores"])
+    def _read_own_state(
+        self, entries: Entries, registry: Registry, last_round: int
+    ) -> dict[str, Any]:
+        scores = entries.raw("scores")
+        # Ids may be ints, which are no names of entries.
+        if not isinstance(scores, Mapping) or not scores.keys() <= registry.row_of.keys():
+            entries.refuse("scores", scores, "must have scores of clients that are there")
+        for score in scores.values():
+            if type(score) is not float or not math.isfinite(score):
+                entries.refuse("scores", score, "must have scores that are finite")
+        return {"_scores": dict(scores)}

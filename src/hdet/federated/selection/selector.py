@@ -9,6 +9,8 @@
   invitation that is still open. So duplicates, replies nobody asked for and clients unknown
   change nothing; a late reply counts, and its numbers are taken unless newer ones have come; a
   reply that never comes leaves the client average in value and recently asked (see `registry`).
+- *Losses* may have any sign and scale. Where a method multiplies a loss by examples, losses are
+  counted from the lowest known one if that is below 0; see `loss_floor`.
 - *Silence.* A client whose probe was not answered is chosen only if the others do not suffice.
 
 No call communicates.
@@ -23,9 +25,10 @@ import torch
 
 from ...errors import require
 from ...seeding import generator
+from ...state import Entries
 from .invitations import Invitations
-from .registry import Registry
-from .report import ClientReport
+from .registry import LAST_ROUND, Registry
+from .report import ClientReport, is_examples
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,11 @@ class Selector(ABC):
         )
         for client, size in (sizes or {}).items():
             require(
-                0 < size < float("inf"),
+                is_examples(size),
                 type(self).__name__,
                 "sizes",
                 {client: size},
-                "must be finite numbers above 0",
+                "must be finite numbers above 0, at most 2^53",
                 "leave out clients whose number of examples is unknown",
             )
         self._seed = seed
@@ -149,8 +152,8 @@ class Selector(ABC):
                 already heard of, are passed over.
 
         Raises:
-            ValueError: if `round` is below 1, or an update or histogram is not as long as
-                those before; nothing is changed then.
+            ValueError: if `round` is below 1, or an update or histogram is not one of numbers
+                or not as long as those before; nothing is changed then.
         """
         _require_whole(f"{type(self).__name__}.feedback", "round", round, "rounds count from 1")
         waiting = self._invitations.waiting(round)
@@ -165,9 +168,21 @@ class Selector(ABC):
             for row, report in taken
             if int(self._registry.last_answered[row]) < round
         ]
+        rows, replies = [row for row, _ in taken], [report for _, report in taken]
+        norms = self._registry.norms(replies)
         self._learn(round, [row for row, _ in newest], [report for _, report in newest])
-        self._registry.answer([row for row, _ in taken], [r for _, r in taken], round)
-        self._invitations.close(round, [row for row, _ in taken])
+        self._registry.answer(rows, replies, norms, round)
+        self._invitations.close(round, rows)
+
+    def loss_floor(self) -> float:
+        """Return what losses are counted from where a method multiplies them by examples.
+
+        0, as long as no loss below it is known, and the method is then the published one. Else
+        the lowest loss known of any client: such losses (of densities, cosines, rewards) have
+        no zero of their own, and a product with one below 0 would turn the order of the
+        clients round. To count from another bound, subtract it from the losses reported.
+        """
+        return min(self._registry.lowest_loss(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state: numbers, strings, lists and tensors.
@@ -195,23 +210,23 @@ class Selector(ABC):
             ValueError: if it is another selector's or damaged; nothing is changed then.
         """
         name = type(self).__name__
-        call = f"{name}.load_state_dict"
-        wanted = {"selector", "round", "registry", "open", "asked", *self._own_state()}
-        lacking = sorted(wanted - state.keys())
-        remedy = f"give what {name}.state_dict() returned"
-        require(not lacking, call, "state", sorted(state), f"lacks {lacking}", remedy)
-        written = state["selector"]
-        require(written == name, call, "selector", written, f"must be {name!r}", remedy)
-        registry = Registry(name, self._registry.known_sizes)
-        registry.load_state_dict(state["registry"])
-        for key, rows in (("open", state["open"][:, 1]), ("asked", state["asked"])):
-            within = bool((rows < len(registry.row_of)).all())
-            require(within, call, key, state[key], "names a row that is not there", remedy)
-        self._load_own_state(state)
-        self._registry = registry
-        self._last_round = int(state["round"])
-        self._asked = state["asked"].to("cpu", torch.int64, copy=True)
-        self._invitations = Invitations.of(state["open"])
+        entries = Entries(state, name)
+        written = entries.text("selector")
+        if written != name:
+            entries.refuse("selector", written, f"must be {name!r}")
+        last_round = entries.integer("round", 0, LAST_ROUND)
+        registry = self._registry.read(entries.entries("registry"), last_round)
+        count = len(registry.row_of)
+        invitations = Invitations.read(entries, "open", last_round, count)
+        asked = entries.tensor("asked", (None,), torch.int64)
+        if bool(((asked < 0) | (asked >= count)).any()):
+            entries.refuse("asked", asked, "names a row that is not there")
+        own = self._read_own_state(entries, registry, last_round)
+        # Nothing can fail any more.
+        self._registry, self._last_round, self._invitations = registry, last_round, invitations
+        self._asked = asked.to("cpu", copy=True)
+        for attribute, value in own.items():
+            setattr(self, attribute, value)
 
     @abstractmethod
     def _choose(self, now: Round) -> torch.Tensor:
@@ -237,9 +252,12 @@ class Selector(ABC):
         """Return what this method alone adds to the state."""
         return {}
 
-    def _load_own_state(self, state: dict[str, Any]) -> None:
-        """Take up what `_own_state` returned, all or nothing."""
-        del state
+    def _read_own_state(
+        self, entries: Entries, registry: Registry, last_round: int
+    ) -> dict[str, Any]:
+        """Return the attributes that `_own_state` was made from, read from a state of it."""
+        del entries, registry, last_round
+        return {}
 
     def _generator(self, number: int, purpose: str) -> torch.Generator:
         return generator(self._seed, "selection", number, purpose)
@@ -273,5 +291,6 @@ class Selector(ABC):
 
 
 def _require_whole(call: str, argument: str, value: int, remedy: str) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    require(whole, call, argument, value, "must be a whole number of at least 1", remedy)
+    whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LAST_ROUND
+    rule = f"must be a whole number of at least 1, at most {LAST_ROUND}"
+    require(whole, call, argument, value, rule, remedy)

@@ -1,0 +1,121 @@
+"""Delta-SGD: each client's rate from the curvature that it has just met.
+
+    eta_k   = min(gamma |x_k - x_{k-1}| / (2 |g(x_k) - g(x_{k-1})|),
+                  sqrt(1 + delta theta_{k-1}) eta_{k-1})
+    theta_k = eta_k / eta_{k-1}
+
+The first term is a step of gamma/2 over the local smoothness, the second how fast the rate may
+rise where the loss is flat; it falls at once. Both gradients are of one mini-batch, that of
+step k, as in the authors' code: gradients of different batches differ by their noise, which is
+no curvature. So a step takes a second gradient, at the weights of the step before.
+
+It is what FedHyper-CL is to be compared with: both move a client's rate at each of its steps,
+start every round anew, and leave nothing on the client. The first step of a round is made at
+eta_0, as in Algorithm 1 (the authors' code makes it at sqrt(1 + delta) eta_0), and the code's
+`eps`, 1e-8, is left out.
+
+Source: Kim, Toghani, Uribe, Kyrillidis, "Adaptive Federated Learning with Auto-Tuned Clients",
+ICLR 2024, arXiv:2306.11201, Algorithm 1, and its authors' code; after Malitsky, Mishchenko,
+"Adaptive Gradient Descent without Descent", ICML 2020, arXiv:1910.09529.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from ..errors import require
+from .checks import require_finite, require_rate, require_same_length
+from .vectors import flat, inner
+
+
+def next_step(
+    eta: torch.Tensor,
+    theta: torch.Tensor,
+    moved: torch.Tensor,
+    bent: torch.Tensor,
+    gamma: float,
+    delta: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return eta_k and theta_k of one client or a batch of clients; pure.
+
+    Args:
+        eta: eta_{k-1}, [...] in float64.
+        theta: theta_{k-1}, likewise.
+        moved: x_k - x_{k-1}, [..., n].
+        bent: g(x_k) - g(x_{k-1}), of one mini-batch, [..., n].
+        gamma: how far a step goes, in halves of one over the local smoothness.
+        delta: how fast the rate may rise.
+
+    Returns:
+        eta_k and theta_k. Where nothing moved, or no gradient changed, nothing is learnt of
+        the curvature and the rate rises as far as it may.
+    """
+    risen = (1 + delta * theta).sqrt() * eta
+    smooth = gamma * inner(moved, moved).sqrt() / (2 * inner(bent, bent).sqrt())
+    # Not so where it is 0 or 0 / 0.
+    new = torch.where(smooth > 0, torch.minimum(smooth, risen), risen)
+    return new, new / eta
+
+
+class DeltaSGD:
+    """Delta-SGD on one client in one round: make a new one each round.
+
+    Give it to `LocalTraining` as its `client_rate`, and the loss on the step's batch to its
+    `step` as a function; or call `update` before every step but the first.
+
+    Args:
+        beta: eta_0 > 0, the rate of the first step; the message's learning rate. The authors
+            take 0.2 for all tasks.
+        gamma: above 0; the authors' 2 is a step of one over the local smoothness.
+        delta: at least 0; with the authors' 0.1 the rate rises by at most 5 % a step.
+        theta: theta_0 > 0; the authors' 1.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self, beta: float, *, gamma: float = 2.0, delta: float = 0.1, theta: float = 1.0
+    ) -> None:
+        call = "DeltaSGD"
+        require_rate(call, beta)
+        for argument, value, usual in (("gamma", gamma, 2), ("theta", theta, 1)):
+            fine = 0 < value < math.inf
+            require(fine, call, argument, value, "must be finite and above 0", f"try {usual}")
+        fine = 0 <= delta < math.inf
+        require(fine, call, "delta", delta, "must be finite and at least 0", "0.1 is usual")
+        self._gamma, self._delta = gamma, delta
+        self._eta = torch.tensor(float(beta), dtype=torch.float64)
+        self._theta = torch.tensor(float(theta), dtype=torch.float64)
+
+    @property
+    def beta(self) -> float:
+        """The rate of the last step, eta_0 before the first."""
+        return float(self._eta)
+
+    def update(self, moved: Any, bent: Any) -> float:
+        """Return the rate of the step that is about to be made; not for the first. Local.
+
+        Args:
+            moved: x_k - x_{k-1}: these weights minus those of the step before, flat, trainable
+                parameters only: [n] tensor or array.
+            bent: the gradient at these weights minus that at those, of this step's mini-batch:
+                [n].
+
+        Raises:
+            ValueError: if they are not finite, or not of one length; the state is then as
+                before.
+        """
+        call = "DeltaSGD.update"
+        step, change = flat(moved, call, "moved"), flat(bent, call, "bent")
+        require_same_length(change, step, call, "bent")
+        require_finite(float(inner(step, step)), call, "moved")
+        require_finite(float(inner(change, change)), call, "bent")
+        eta, theta = (value.to(step.device) for value in (self._eta, self._theta))
+        eta, theta = next_step(
+            eta, theta, step, change.to(step.device), self._gamma, self._delta
+        )
+        require_finite(float(eta), call, "bent")
+        self._eta, self._theta = eta, theta
+        return float(eta)
