@@ -107,3 +107,11 @@ def test_a_long_value_does_not_fill_the_message():
     with pytest.raises(ValueError, match="must be a number") as caught:
         read("x" * 10_000, "number")
     assert len(str(caught.value)) < 400
+
+
+def test_a_list_of_tensors_is_read_item_by_item():
+    entries = Entries({"m": [torch.zeros(2), torch.ones(3)], "bad": [torch.zeros(2), 1.0]}, "X")
+    assert [tensor.tolist() for tensor in entries.tensors("m")] == [[0, 0], [1, 1, 1]]
+    with pytest.raises(ValueError, match=r"entry `bad.1` = 1.0, which must be a tensor"):
+        entries.tensors("bad")
+    assert Entries({"a": 1}, "X").whole() == {"a": 1}

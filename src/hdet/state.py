@@ -94,6 +94,10 @@ class Entries:
         """Return the names of all entries, in order."""
         return list(self._state)
 
+    def whole(self) -> dict[str, Any]:
+        """Return all entries as they are, for what reads them itself."""
+        return dict(self._state)
+
     def format(self, *known: int) -> int:
         """Return the entry `format`, which must be one of `known`."""
         value = self.raw("format")
@@ -241,6 +245,12 @@ class Entries:
         if finite and value.is_floating_point() and not bool(value.isfinite().all()):
             self.refuse(key, found, "must be finite, and has NaN or infinity")
         return value.detach()
+
+    def tensors(self, key: str, *, finite: bool = True) -> list[Tensor]:
+        """Return an entry that is a list of tensors; the rules are those of `tensor`."""
+        rows = {str(i): value for i, value in enumerate(self.items(key))}
+        inside = self._inside(key, rows)
+        return [inside.tensor(i, finite=finite) for i in rows]
 
     def _inside(self, key: str, value: Any) -> "Entries":
         path = f"{self._path}{key}."

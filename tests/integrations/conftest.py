@@ -24,5 +24,8 @@ def warned(caplog):
     """Return a function that gives the warnings and errors logged so far, as one text."""
     logger = logging.getLogger("flwr")
     logger.addHandler(caplog.handler)
-    yield lambda: "\n".join(r.getMessage() for r in caplog.records if r.levelname != "INFO")
+    # A record that reaches the root logger, too, stands there twice.
+    yield lambda: "\n".join(
+        r.getMessage() for r in dict.fromkeys(caplog.records) if r.levelname != "INFO"
+    )
     logger.removeHandler(caplog.handler)

@@ -1,5 +1,6 @@
 """A run resumed from state_dict and model is the run that was never stopped, bit for bit."""
 
+import copy
 import io
 from typing import Any
 
@@ -97,6 +98,112 @@ def test_the_update_of_another_model_is_refused():
     strategy.load_state_dict(state)
     with pytest.raises(ValueError, match="the last update has 3 numbers"):
         run(strategy)
+
+
+def test_what_a_strategy_remembers_of_another_model_is_refused_at_the_start():
+    strategy = STRATEGIES["g over momentum"]()
+    run(strategy, rounds=1)
+    state = strategy.state_dict()
+    del state["model"]  # as of a time when it was not part of the state
+    second = STRATEGIES["g over momentum"]()
+    second.load_state_dict(state)
+    nodes = grid(client_app(norm=True))
+    with pytest.raises(ValueError, match="FedAvgM remembers `momentum_vector` of a model with"):
+        run(second, nodes, initial=ArrayRecord(model(norm=True).state_dict()))
+    assert nodes.calls == 0
+
+
+def test_a_state_is_cloned_when_it_is_loaded():
+    first, second = (STRATEGIES["g over momentum"]() for _ in range(2))
+    half = run(first, rounds=2)
+    state = copy.deepcopy(first.state_dict())
+    second.load_state_dict(state)
+    for tensor in state["strategy"]["momentum_vector"]:
+        tensor.fill_(7.0)
+    state["own"]["global"]["previous"].fill_(7.0)
+    expected = run(first, rounds=1, initial=half.arrays)
+    assert bits(run(second, rounds=1, initial=half.arrays).arrays) == bits(expected.arrays)
+
+
+DAMAGED = {
+    "round": [None, "2", -1, 0.5, True, 10**400],
+    "own": [None, [], {1: 2}],
+    "own.global": [None, "x"],
+    "own.update": [3, torch.zeros(2, 3), torch.full((37,), torch.nan), torch.zeros(3)],
+    "own.beta": ["fast", -1.0, torch.nan],
+    "strategy": [None, {}, {"momentum_vector": None, "m_t": None}],
+    "strategy.momentum_vector": [
+        [],
+        {"0": torch.zeros(1)},
+        [torch.zeros(1)] * 4,
+        [1.0, 2.0, 3.0, 4.0],
+    ],
+    "model": [3, {"0.weight": "wide"}],
+    "usual": [[], 3, [{"form": None, "length": -1.0}, {"form": None, "length": None}]],
+    "more": [1],
+}
+
+
+@pytest.mark.parametrize("path", DAMAGED)
+def test_a_damaged_state_is_refused_whole(path):
+    strategy = STRATEGIES["g over momentum"]()
+    half = run(strategy, rounds=2)
+    good = strategy.state_dict()
+    late = run(strategy, rounds=1, initial=half.arrays)
+    for value in DAMAGED[path]:
+        bad = copy.deepcopy(good)
+        *inside, last = path.split(".")
+        owner = bad
+        for key in inside:
+            owner = owner[key]
+        owner[last] = value
+        if path == "own.beta":  # a rate given to the constructor goes before the state's
+            with pytest.raises(ValueError, match=r"`FedHyper.load_state_dict.*own.beta"):
+                FedHyper(FedAvgM(server_momentum=0.9, **OFF), mode="g").load_state_dict(bad)
+            continue
+        with pytest.raises(ValueError, match="FedHyper.load_state_dict"):
+            strategy.load_state_dict(bad)
+    # Nothing of it was taken: the fourth round is that of a run that saw no such state.
+    clean = STRATEGIES["g over momentum"]()
+    run(clean, rounds=2)
+    assert bits(run(clean, rounds=1, initial=half.arrays).arrays) == bits(late.arrays)
+    expected = run(clean, rounds=1, initial=late.arrays)
+    assert bits(run(strategy, rounds=1, initial=late.arrays).arrays) == bits(expected.arrays)
+
+
+def test_a_damaged_part_of_a_nested_state_leaves_the_rest_alone():
+    strategy = STRATEGIES["selecting inside"]()
+    run(strategy, rounds=2)
+    before = strategy.state_dict()
+    bad = copy.deepcopy(before)
+    bad["own"]["local"]["rate"] = RATE
+    bad["strategy"]["strategy"] = {"m_t": None}
+    with pytest.raises(
+        ValueError, match=r"entry `strategy.strategy` = \['m_t'\], which must be"
+    ):
+        strategy.load_state_dict(bad)
+    after = strategy.state_dict()
+    assert after["own"]["local"]["rate"] == before["own"]["local"]["rate"]
+
+
+def test_a_rate_of_the_train_config_is_part_of_the_state():
+    first = FedHyper(FedAvg(**OFF), mode="sl")
+    half = run(first, rounds=2)
+    second = FedHyper(FedAvg(**OFF), mode="sl")
+    second.load_state_dict(through_a_file(first.state_dict()))
+    assert second.beta == first.beta
+    whole = run(first, rounds=1, initial=half.arrays)
+    assert bits(run(second, rounds=1, initial=half.arrays).arrays) == bits(whole.arrays)
+
+
+def test_a_state_of_before_these_entries_loads():
+    first, second = (STRATEGIES["g+sl+cl over FedAdam"]() for _ in range(2))
+    half = run(first, rounds=2)
+    state = first.state_dict()
+    del state["model"], state["usual"], state["own"]["beta"]
+    second.load_state_dict(state)
+    whole = run(first, rounds=1, initial=half.arrays)
+    assert bits(run(second, rounds=1, initial=half.arrays).arrays) == bits(whole.arrays)
 
 
 def test_a_selectors_state_is_part_of_it():

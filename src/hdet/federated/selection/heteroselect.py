@@ -135,6 +135,8 @@ class HeteroSelect(ScoredSelector):
             if diversity == "updates"
             else LabelMemory("HeteroSelect")
         )
+        if diversity != "updates" and w_diversity > 0:
+            self.goes_by = ("label_counts",)
 
     @classmethod
     def reconstruction(cls, rounds: int, seed: int = 0) -> "HeteroSelect":

@@ -111,6 +111,8 @@ class Oort(Selector):
         self._cut_off, self._clip, self._alpha = cut_off, clip, alpha
         self._blacklist_rounds, self._blacklist_share = blacklist_rounds, blacklist_share
         self._pacer = Pacer(pacer_window, pacer_start, pacer_step)
+        if alpha > 0:
+            self.goes_by = ("duration",)
         # Round in which a row was last chosen for its utility.
         self._exploited: dict[int, int] = {}
 

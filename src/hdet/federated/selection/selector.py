@@ -56,9 +56,12 @@ class Selector(ABC):
     Attributes:
         probe_batches: how many mini-batches a client is to measure a probe's loss on; None
             for all of its data.
+        goes_by: entries of `ClientReport`, of those a client may leave out, without which a
+            part of the choice is neutral.
     """
 
     probe_batches: int | None = None
+    goes_by: tuple[str, ...] = ()
 
     def __init__(self, seed: int = 0, sizes: Mapping[Any, float] | None = None) -> None:
         require(

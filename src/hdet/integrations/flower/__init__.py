@@ -12,7 +12,8 @@ The idea: strategies wrap strategies, so that a sentence says what a run does:
 All but `SelectClients` scale the *step* of the strategy within, w + alpha (inner - w), so they
 go over FedAvgM and FedAdam as over FedAvg; where alpha is 1, the strategy within has the last
 word, bit for bit. On the clients `local_training` reads a message, and `reply` and
-`answer_query` answer. What travels under which key: `records`.
+`answer_query` answer. What travels under which key: `records`; which replies are used:
+`replies`; what becomes of entries that are no weights: `model`.
 
 Source: Wang, Wang, Li, "FedHyper", ICLR 2024, arXiv:2310.03156; equations in
 `hdet.federated.rates`. Rates come from the replies themselves: the noise of a strategy within

@@ -4,7 +4,7 @@ Sources: `hdet.federated.baselines`.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from flwr.serverapp.strategy import Strategy
 from ...errors import require
 from ...federated import Decay as DecayingRate
 from ...federated import FedExP as ExtrapolatedRate
-from .records import Trainable, tensor
+from ...state import Entries
+from .records import Trainable, log, rate_names, tensor
 from .scaled_step import MeanUpdate, ScaledStep
 
 
@@ -84,6 +85,7 @@ class Decay(ScaledStep):
         factor: in (0, 1]; the default is that of FedHyper's own comparison.
         of: "local", the clients' rate, sent as `config["lr"]`, or "global", the server's.
         trainable: as for `FedHyper`.
+        rate_key: as for `FedHyper`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -97,6 +99,7 @@ class Decay(ScaledStep):
         *,
         of: str = "local",
         trainable: Trainable = None,
+        rate_key: str | None = None,
     ) -> None:
         super().__init__(strategy, trainable)
         require(
@@ -108,13 +111,21 @@ class Decay(ScaledStep):
             '"local" decays the rate of the clients',
         )
         self._decay, self._local = DecayingRate(rate, factor), of == "local"
+        self._start, self._rate_key, self._said = float(rate), rate_key, False
 
     def _configure(
         self, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         if self._local:
             # Read ahead on a copy: a round that fails is repeated at its rate.
-            config["lr"] = copy.copy(self._decay).update()
+            now = copy.copy(self._decay).update()
+            names = rate_names(config, self._rate_key)
+            others = {n: config[n] for n in names if config.get(n, self._start) != self._start}
+            if others and not self._said:
+                self._said = True
+                log.warning("Decay: the clients' rate begins at rate=%g, and train_config's %s "
+                            "is not used", self._start, others)  # fmt: skip
+            config.update(dict.fromkeys(names, now))
         return super()._configure(round_, arrays, config, grid)
 
     def _rate(self, mean: MeanUpdate) -> tuple[float, dict[str, Any]]:
@@ -124,5 +135,14 @@ class Decay(ScaledStep):
     def _own_state(self) -> dict[str, Any]:
         return self._decay.state_dict()
 
-    def _load_own(self, state: dict[str, Any]) -> None:
-        self._decay.load_state_dict(state)
+    def _parse_own(self, entries: Entries) -> Callable[[], None]:
+        entries.integer("rounds")
+        fresh = copy.copy(self._decay)
+        fresh.load_state_dict(entries.whole())
+        if not copy.copy(fresh).update() > 0:
+            entries.refuse("rounds", entries.raw("rounds"), "must leave a rate above 0")
+
+        def assign() -> None:
+            self._decay = fresh
+
+        return assign

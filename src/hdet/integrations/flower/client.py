@@ -37,6 +37,8 @@ from .records import (
     PARTITION,
     PREVIOUS_UPDATE,
     SHARE,
+    listed,
+    log,
     only_config,
     tensor,
 )
@@ -57,13 +59,14 @@ def local_training(
 
     Args:
         message: of type train.
-        model: gets the message's weights, entry by entry.
+        model: gets the message's weights, entry by entry. They may be a part of it, such as
+            adapters; the rest stays as it is, and `reply` sends back that part alone.
         optimizer: over `model`'s parameters; its rates are replaced, their ratios are kept.
         steps: K, how many steps will be made, at least 1.
         max_norm: gradients are clipped to this norm; None is no clipping.
 
     Raises:
-        ValueError: if the message lacks a rate, or its entries are not `model`'s.
+        ValueError: if the message lacks a rate, or `model` lacks one of its entries.
     """
     config = only_config(message)
     rate = config.get("lr")
@@ -73,7 +76,7 @@ def local_training(
             f"{sorted(config)}. Wrap the server's strategy in FedHyper or Decay, or give its "
             f"start(...) train_config=ConfigRecord({{'lr': 0.01}})."
         )
-    model.load_state_dict(_weights(message))
+    _load(message, model)
     client_rate = None
     if GAMMA in config:
         client_rate = ClientLocalRate(
@@ -106,7 +109,7 @@ def reply(
     Args:
         message: what is replied to.
         context: of this node; its partition, if it has one, names the client.
-        model: after training.
+        model: after training; the entries that the message brought are sent.
         report: of `LocalTraining.report`.
         metrics: more numbers, under the same names on every client; the server averages them.
     """
@@ -115,7 +118,7 @@ def reply(
     config = only_config(message)
     if SHARE in config:
         record[SHARE] = _number(config[SHARE])
-    content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": record})
+    content = RecordDict({"arrays": _answer_of(message, model), "metrics": record})
     return Message(content, reply_to=message)
 
 
@@ -173,6 +176,34 @@ def _weights(message: Message) -> dict[str, Tensor]:
             f"{sorted(records)}."
         )
     return {name: tensor(array) for name, array in models[0].items()}
+
+
+def _answer_of(message: Message, model: nn.Module) -> ArrayRecord:
+    """Return the model's entries, of those that the message brought; all if it brought none."""
+    state = model.state_dict()
+    if message.content.array_records:
+        state = {name: state[name] for name in _weights(message)}
+    return ArrayRecord(state)
+
+
+def _load(message: Message, model: nn.Module) -> None:
+    """Load the message's weights, which may be a part of the model, such as adapters.
+
+    Raises:
+        ValueError: if `model` lacks an entry of the message's.
+    """
+    weights, own = _weights(message), model.state_dict()
+    if strangers := sorted(weights.keys() - own.keys()):
+        raise ValueError(
+            f"the message brings {listed(strangers)}, which `model` does not have: it has "
+            f"{listed(sorted(own))}. Make server and clients begin from the same model."
+        )
+    kept = {name for name, p in model.named_parameters() if p.requires_grad} - weights.keys()
+    if kept:
+        log.warning("local_training: the message brings nothing for %s, which are trained here "
+                    "all the same: they begin each round as `model` was made, and are not sent "
+                    "back", listed(sorted(kept)))  # fmt: skip
+    model.load_state_dict(weights, strict=False)
 
 
 def _previous_update(message: Message, model: nn.Module) -> Tensor | None:

@@ -7,7 +7,6 @@ running statistics of batch normalisation, are taken as aggregated. With alpha 1
 the strategy within's own, bit for bit.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from flwr.serverapp.strategy import FedAvgM, Strategy
 from torch import Tensor
 
 from ...federated.vectors import inner
-from .records import Trainable, flat, log, metrics_of, model_of, tensor, trainable_names
+from .records import Trainable, flat, log, metrics_of, model_of, tensor
 from .wrapper import Wrapper, chain
 
 
@@ -37,7 +36,7 @@ class ScaledStep(Wrapper):
 
     Args:
         strategy: any Flower strategy.
-        trainable: the entries that count and are scaled; see `trainable_names`.
+        trainable: the entries that count and are scaled; see `FedHyper`.
     """
 
     def __init__(self, strategy: Strategy, trainable: Trainable = None) -> None:
@@ -48,7 +47,7 @@ class ScaledStep(Wrapper):
     def _configure(
         self, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        self._names = trainable_names(arrays, self._trainable, type(self).__name__)
+        self._names = self._model.trainable(self._trainable, type(self).__name__)
         for strategy in chain(self.strategy):
             if isinstance(strategy, FedAvgM):
                 # It takes its own last result for the current model, which ours is not when
@@ -62,11 +61,7 @@ class ScaledStep(Wrapper):
         # Measured first, since some strategies use the replies' arrays up.
         mean = self._mean(good) if good else None
         name = type(self).__name__
-        if mean is not None and not math.isfinite(inner(mean.delta, mean.delta)):
-            log.error("%s: round %d has a mean update that is not finite; the round is left "
-                      "out, and nothing has changed", name, round_)  # fmt: skip
-            return None, None
-        arrays, metrics = self._within(round_, good + rest)
+        arrays, metrics = self._within(round_, good, rest)
         if mean is None or arrays is None:
             log.warning("%s: round %d brought no new model, and changed nothing", name, round_)
             return arrays, metrics

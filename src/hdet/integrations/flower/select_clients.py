@@ -11,9 +11,10 @@ order of clients, and of replies in sums, is by that name: with a seed, selectio
 are the same whatever the ids are and whichever reply comes first.
 """
 
+import copy
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -21,18 +22,25 @@ from flwr.serverapp.strategy import Strategy
 
 from ...errors import require
 from ...federated.selection import ClientReport, Selector
+from ...state import Entries
+from . import advice
+from .metrics import check_metrics, examples_of, loss_of
 from .records import (
+    EXAMPLES,
     LABELS,
+    LOSSES,
     SHARE,
     Trainable,
+    clipped,
     describe,
+    first_of,
     flat,
+    listed,
     log,
     metrics_of,
     model_of,
     only_config,
     partition_of,
-    trainable_names,
 )
 from .selected_grid import SelectedGrid
 from .wrapper import Wrapper, chain
@@ -41,6 +49,7 @@ QUERY = "query.selection"
 _POLL = 1.0  # seconds between looks at who is connected
 # A weight of zero would divide by zero in the round in which only that client replies.
 _LEAST_SHARE = 1e-6
+_BY_ID = "it is known by its node id, so selections will not repeat in another run"
 
 Name = int | str
 
@@ -105,6 +114,7 @@ class SelectClients(Wrapper):
         self._names: dict[int, Name] = {}
         self._probed: list[Name] = []
         self._invited: dict[int, Name] = {}
+        self._said: dict[str, str] = {}
 
     @property
     def selected(self) -> list[Name]:
@@ -150,7 +160,7 @@ class SelectClients(Wrapper):
     def _configure(
         self, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        self._entries = trainable_names(arrays, self._trainable, "SelectClients")
+        self._entries = self._model.trainable(self._trainable, "SelectClients")
         node_of = self._online(grid)
         names = sorted(node_of, key=_place)
         self._probed = self._selector.candidates(names)
@@ -176,12 +186,25 @@ class SelectClients(Wrapper):
         good = sorted(good, key=lambda reply: _place(self._name_of(reply)))
         # Read before aggregating, since some strategies use the replies' arrays up.
         reports = self._reports(good, updates=True)
-        arrays, metrics = self._within(round_, good + rest)
-        self._selector.feedback(round_, reports)
+        arrays, metrics = self._within(round_, good, rest)
+        self._feed_back(round_, reports)
         if missing := sorted(set(self._invited.values()) - reports.keys(), key=_place):
             log.warning("SelectClients: round %d has no usable reply of %s; the selector goes "
                         "on without", round_, missing)  # fmt: skip
         return arrays, metrics
+
+    def _feed_back(self, round_: int, reports: dict[Name, ClientReport]) -> None:
+        """Tell the selector; if it refuses, one by one, so that a single one is passed over."""
+        try:
+            self._selector.feedback(round_, reports)
+        except ValueError:
+            for name, report in list(reports.items()):
+                try:
+                    self._selector.feedback(round_, {name: report})
+                except ValueError as fault:
+                    log.warning("SelectClients: round %d: the selector refuses what %s "
+                                "reports: %s", round_, name, fault)  # fmt: skip
+                    del reports[name]
 
     def _online(self, grid: Grid) -> dict[Name, int]:
         """Wait for enough nodes; return the node of each name."""
@@ -205,18 +228,21 @@ class SelectClients(Wrapper):
             return
         content = RecordDict({"config": ConfigRecord()})
         answers = self._ask([Message(content, node, QUERY) for node in new], grid)
-        partitions = {a.metadata.src_node_id: partition_of(a) for a in answers}
+        partitions = {answer.metadata.src_node_id: partition_of(answer) for answer in answers}
         taken = {self._names[node] for node in online if node in self._names}
+        unnamed = []
         for node in sorted(new):
             name = partitions.get(node)
-            if name is None or name in taken:
-                why = "named no partition" if name is None else f"is a second partition {name}"
-                log.warning("node %d %s; it is known by its node id, so selections will not "
-                            "repeat in another run", node, why)  # fmt: skip
-                name = f"node {node}"
+            if name is None:
+                unnamed.append(node)
+            elif name in taken:
+                log.warning("node %d is a second partition %d; %s", node, name, _BY_ID)
             # A node that comes back with a new id takes up its partition's past.
-            self._names[node] = name
-            taken.add(name)
+            self._names[node] = f"node {node}" if name is None or name in taken else name
+            taken.add(self._names[node])
+        if unnamed:
+            more = f"; nor did {listed(unnamed[1:])}" if len(unnamed) > 1 else ""
+            log.warning("node %d named no partition; %s%s", unnamed[0], _BY_ID, more)
 
     def _probe(
         self, round_: int, arrays: ArrayRecord, nodes: Sequence[int], grid: Grid
@@ -229,13 +255,28 @@ class SelectClients(Wrapper):
         return self._reports(answers, updates=False)
 
     def _ask(self, messages: list[Message], grid: Grid) -> list[Message]:
-        """Return the answers; say who refused."""
-        answers = list(grid.send_and_receive(messages, timeout=self._query_timeout))
-        for answer in answers:
+        """Return the answers, one a node; say who gave none."""
+        asked = {message.metadata.dst_node_id for message in messages}
+        answers: dict[int, Message] = {}
+        failed: list[Message] = []
+        for answer in grid.send_and_receive(messages, timeout=self._query_timeout):
             if answer.has_error():
-                log.warning("node %s could not answer the query (%s); it is silent to the "
-                            "selector", describe(answer), answer.error.reason)  # fmt: skip
-        return [answer for answer in answers if not answer.has_error()]
+                failed.append(answer)
+            elif answer.has_content() and answer.metadata.src_node_id in asked:
+                answers.setdefault(answer.metadata.src_node_id, answer)
+        if failed:
+            why = clipped(failed[0].error.reason or "no reason given")
+            text = (
+                f"node {describe(failed[0])} could not answer the query ({why}); it is silent "
+                f"to the selector"
+            )
+            if others := [answer.metadata.src_node_id for answer in failed[1:]]:
+                text += f"; so are {listed(others)}"
+            if answers:
+                log.warning("%s", text)
+            else:
+                self._say("queries", f"{text}. {advice.QUERY}")
+        return list(answers.values())
 
     def _reports(self, replies: list[Message], updates: bool) -> dict[Name, ClientReport]:
         """Return what replies say, by name; those that say nothing usable are left out."""
@@ -243,11 +284,15 @@ class SelectClients(Wrapper):
         old = flat(self._arrays, self._entries)
         for reply in replies:
             told = metrics_of(reply)
-            new = flat(model_of(reply), self._entries) if updates else None
             try:
+                examples = examples_of(told)
+                if not updates:
+                    # Answers to queries come from here, and were not sifted.
+                    check_metrics(told, cast(str, first_of(told, EXAMPLES)))
+                new = flat(model_of(reply), self._entries) if updates else None
                 reports[self._name_of(reply)] = ClientReport(
-                    loss=_number(told, "train-loss" if updates else "loss"),
-                    num_examples=_number(told, "num-examples"),
+                    loss=loss_of(told),
+                    num_examples=examples,
                     duration=told.get("duration"),
                     update=None if new is None else new - old.to(new.dtype),
                     update_norm=told.get("update-norm"),
@@ -255,8 +300,41 @@ class SelectClients(Wrapper):
                     squared_loss=told.get("squared-loss"),
                 )
             except ValueError as fault:
-                log.warning("node %s told the selector nothing: %s", describe(reply), fault)
+                text = f"node {describe(reply)} told the selector nothing: {fault}"
+                # Of replies that were sifted, all lack what one lacks.
+                if updates:
+                    self._say("loss", f"{text}. {advice.LOSS}")
+                else:
+                    log.warning("%s", text)
         return reports
+
+    def _say(self, about: str, text: str) -> None:
+        """Say something once a run: with the other advice, or now if that is past."""
+        if about in self._said:
+            return
+        self._said[about] = text
+        if self._advised:
+            log.warning("SelectClients: %s", text)
+
+    def _advice(self, told: set[str]) -> Sequence[str]:
+        selector = type(self._selector).__name__
+        if (loss := first_of(dict.fromkeys(told, 0.0), LOSSES)) not in (None, LOSSES[0]):
+            log.info("SelectClients: the clients' metric %r is taken for %r", loss, LOSSES[0])
+        lacking = [n for n in self._selector.goes_by if n.replace("_", "-") not in told]
+        if "label_counts" in lacking:
+            self._say(
+                "labels",
+                f"the clients send no {LABELS!r}, by which {selector} knows whose data are "
+                f"unlike; without, that part of its choice is neutral. They tell the server "
+                f"what a client has; diversity='updates' does without. {advice.LABEL_COUNTS}",
+            )
+        if more := [n.replace("_", "-") for n in lacking if n != "label_counts"]:
+            self._say(
+                "statistics",
+                f"the clients do not send {' and '.join(map(repr, more))}, which {selector} "
+                f"goes by; without, that part of its choice is neutral. {advice.TRAIN}",
+            )
+        return list(self._said.values())
 
     def _name_of(self, reply: Message) -> Name:
         node = reply.metadata.src_node_id
@@ -265,16 +343,13 @@ class SelectClients(Wrapper):
     def _own_state(self) -> dict[str, Any]:
         return self._selector.state_dict()
 
-    def _load_own(self, state: dict[str, Any]) -> None:
-        self._selector.load_state_dict(state)
+    def _parse_own(self, entries: Entries) -> Callable[[], None]:
+        state = entries.whole()
+        # On a copy first: what loads there will load in the caller's own selector.
+        copy.deepcopy(self._selector).load_state_dict(state)
+        return lambda: self._selector.load_state_dict(state)
 
 
 def _place(name: Name) -> tuple[int, Name]:
     """Return a name's place in the canonical order: partitions by number, then nodes."""
     return (0, name) if isinstance(name, int) else (1, name)
-
-
-def _number(told: dict[str, Any], key: str) -> float:
-    if not isinstance(told.get(key), int | float):
-        raise ValueError(f"its metrics hold no number {key!r}, but {sorted(told)}")
-    return told[key]
