@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hdet.bench.records import Result, RunFolder, mean_and_error, write_json
+from hdet.bench.files import write_json
+from hdet.bench.records import Result, RunFolder, mean_and_error
 from tests.bench.fake_run import ROWS, STEPS, SYNC, fake_run
 
 RESULT = Result(3.3, 3.4, False, 0.05, 1e-4, 12.0, 0.03)

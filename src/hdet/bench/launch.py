@@ -12,13 +12,14 @@ to every process of the terminal: the ranks ignore it, and their parent ends the
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,7 +27,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .failures import RunError
+from .failures import FolderError, RunError
 
 
 class RankError(RunError):
@@ -111,9 +112,16 @@ def process_context(*preload: str) -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", *preload])
-    # What is ignored when the server starts stays ignored there, and in what it forks.
-    with ignoring_interrupts():
-        forkserver.ensure_running()
+    # It would end the blocking of Ctrl-C, if it had to be started below.
+    resource_tracker.ensure_running()
+    # What is ignored when the server starts stays ignored there, and in what it forks. A
+    # Ctrl-C that comes meanwhile is blocked, and so comes when this is over.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with ignoring_interrupts():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return context
 
 
@@ -157,8 +165,10 @@ def _title(rank: int, ranks: int) -> str:
 
 
 def _error(rank: int, ranks: int) -> str:
-    """Return the traceback of the exception that is being handled."""
-    return f"{_title(rank, ranks)}\n{traceback.format_exc()}".rstrip()
+    """Return the traceback of the exception that is being handled, or what is wrong on disk."""
+    error = sys.exception()
+    said = str(error) if isinstance(error, FolderError) else traceback.format_exc()
+    return f"{_title(rank, ranks)}\n{said}".rstrip()
 
 
 def _ending(code: int | None) -> str:
