@@ -8,6 +8,7 @@ terms of the options before a user reads them.
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import require
 from .. import run_folders
 from .flower_engine import require_flower
 from .folder import Plan
@@ -74,7 +75,9 @@ def check(plan: Plan) -> None:
         if plan.engine == "flower":
             require_flower()
         # The rest only the data and the rules know.
-        Federation(plan.settings)
+        images, batch = len(Federation(plan.settings).data.labels), plan.settings.batch
+        rule = f"is more than all {images} images"
+        require(batch <= images, "Settings", "batch", batch, rule, "take a smaller one")
     except ValueError as error:
         raise ValueError(in_options(str(error))) from error
 
