@@ -1,6 +1,7 @@
 """Every command's folder: whose it is, and what is broken in it is named before any work."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,31 @@ def test_what_is_damaged_is_named_with_its_remedy(
     assert "): remove " in message
     assert "\n" not in message
     assert len(message) < 700
+    went_on = False
+    while not went_on:
+        # One file may be damaged in more than one line.
+        follow(message)
+        try:
+            with folder.resumed():
+                went_on = True
+        except FolderError as error:
+            assert str(error) != message
+            message = str(error)
+
+
+def follow(message: str) -> None:
+    """Do as a message says."""
+    file, what = message.partition(" is damaged (")[0], message.partition("): remove ")[2]
+    gone = Path(file if what.startswith("it,") else what.partition(", and ")[0])
+    if what.startswith("that line"):
+        lines = Path(file).read_bytes().splitlines(keepends=True)
+        number = re.search(r"\(line (\d+):", message)
+        del lines[int(number[1]) - 1 if number else 0]
+        Path(file).write_bytes(b"".join(lines))
+    elif gone.is_dir():
+        shutil.rmtree(gone)
+    else:
+        gone.unlink()
 
 
 ASKED = [
