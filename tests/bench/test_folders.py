@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,23 +183,24 @@ def test_what_is_damaged_is_named_with_its_remedy(
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(FolderError) as caught, folder.resumed():
-        pytest.fail("went on")
-    message = str(caught.value)
+    message = said(folder)
     assert message.startswith(f"{path} is damaged (")
     assert "): remove " in message
     assert "\n" not in message
     assert len(message) < 700
-    went_on = False
-    while not went_on:
-        # One file may be damaged in more than one line.
+    # One file may be damaged in more than one line.
+    for _ in range(3):
         follow(message)
-        try:
-            with folder.resumed():
-                went_on = True
-        except FolderError as error:
-            assert str(error) != message
-            message = str(error)
+        with suppress(FolderError), folder.resumed():
+            return
+        message = said(folder)
+    pytest.fail(message)
+
+
+def said(folder: CommandFolder) -> str:
+    with pytest.raises(FolderError) as caught, folder.resumed():
+        pytest.fail("went on")
+    return str(caught.value)
 
 
 def follow(message: str) -> None:
