@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,17 @@ def refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is not JSON")
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
     """Let no file of this process grow beyond 100 bytes, as on a disk that is full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -49,11 +52,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [x.name for x in file.parent.iterdir()] == ["a.json"]
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_on_a_full_disk_the_old_file_stays_and_the_remedy_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_whole(file, "old")
-    with pytest.raises(FolderError, match=r"a.txt cannot be written \(.*\): free some space"):
+    words = r"a.txt cannot be written \(.*\): free some space"
+    with pytest.raises(FolderError, match=words), small_disk():
         write_whole(file, "n" * 101)
     assert file.read_text() == "old"
     assert [x.name for x in tmp_path.iterdir()] == ["a.txt"]
@@ -87,12 +90,12 @@ def test_what_a_kill_left_of_a_line_never_runs_into_the_next(tmp_path: Path, lef
     assert file.read_text() == '{"a": 3}\n'
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     append(file, [{"a": "x" * 60}])
     whole = file.read_text()
-    with pytest.raises(FolderError, match="lines.jsonl cannot be written .*free some space"):
+    words = "lines.jsonl cannot be written .*free some space"
+    with pytest.raises(FolderError, match=words), small_disk():
         append(file, [{"a": "y" * 60}])
     assert file.read_text() == whole
     append(file, [{"b": 1}])
