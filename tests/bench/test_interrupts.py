@@ -1,5 +1,6 @@
 """Ctrl-C ends a command with one line, whatever it is doing, and leaves no process."""
 
+import os
 import signal
 import subprocess
 import textwrap
@@ -58,6 +59,33 @@ def test_while_the_report_is_made(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert output.endswith(f"\nStopped.\nGo on with: hdet bilevel --resume {out}\n")
     assert "Traceback" not in output
+
+
+STARTING = """
+    import sys
+    from pathlib import Path
+
+    import typer
+
+    from hdet.bench.run_folders import errors_said
+    from hdet.bench.workers import pool
+
+    try:
+        with errors_said("hdet bench", Path("nowhere")), pool(2, "unimportable"):
+            pass
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    """
+
+
+def test_while_the_workers_are_started(tmp_path: Path) -> None:
+    """What they are to import is never imported to its end."""
+    begun = blocking(tmp_path, "unimportable", WAITING)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with started("-c", textwrap.dedent(STARTING), PYTHONPATH=paths) as process:
+        wait_for(begun, process)
+        output = signalled(process, signal.SIGINT)
+    assert (process.returncode, output) == (130, "\nStopped.\n")
 
 
 def workers(begun: Path, out: Path) -> AbstractContextManager[subprocess.Popen[str]]:

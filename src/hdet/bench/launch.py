@@ -72,8 +72,9 @@ def on_ranks(fn: Callable[..., None], ranks: int, *args: object) -> bool:
             for r in range(ranks)
         ]
         try:
-            for process in processes:
-                process.start()
+            with holding_interrupts():
+                for process in processes:
+                    process.start()
             codes = _wait(processes)
         finally:
             _end(processes)
@@ -122,7 +123,47 @@ def process_context(*preload: str) -> ForkServerContext | SpawnContext:
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # The server answers once it has imported all that, which takes seconds. Whoever asks for
+    # processes and is gone by then would have them started for nobody.
+    first = context.Process(target=_nothing)
+    try:
+        first.start()
+        first.join()
+    except BaseException:
+        _end_server()
+        raise
     return context
+
+
+def _nothing() -> None:
+    """Do nothing, in a process that shows that the server is there."""
+
+
+def _end_server() -> None:
+    """End the server at once; another is started when there is need."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+        # Its state is left for `ensure_running`, which looks for it.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+@contextmanager
+def holding_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, which must be short.
+
+    A process that is being started must be known to its parent, to be ended by it.
+    """
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager

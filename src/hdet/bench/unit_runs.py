@@ -17,6 +17,7 @@ from rich.console import Console
 
 from .files import append, damaged, finite, read_lines
 from .folders import Asked, CommandFolder
+from .launch import holding_interrupts
 from .parsing import parsed
 from .workers import pool, progress, raise_from
 
@@ -101,7 +102,8 @@ def do_runs(
     console = Console()
     with progress(console) as bars, pool(processes, outcome.__module__) as workers:
         bar = bars.add_task("Runs", total=len(todo))
-        futures = {workers.submit(outcome, unit): unit for unit in todo}
+        with holding_interrupts():
+            futures = {workers.submit(outcome, unit): unit for unit in todo}
         for count, future in enumerate(as_completed(futures), 1):
             raise_from(future.exception(), futures[future])
             folder.append(futures[future], future.result())
