@@ -15,7 +15,7 @@ ALLOWED = {
     "cli": {"commands"},
     "commands": {"", "bench", "errors"},
     "__main__": {"cli"},
-    "bench": CORE | {"", "bench", "errors", "seeding"},
+    "bench": CORE | {"", "bench", "errors", "seeding", "state"},
     "integrations": CORE | {"", "errors", "integrations", "state"},
     "": CORE,
     "errors": set(),

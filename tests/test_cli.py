@@ -1,17 +1,24 @@
 """The command line: an error of the user's is one line and exit code 2."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("typer")
+from click.types import FloatParamType, FloatRange, IntParamType, IntRange
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from hdet import __version__, commands
+from hdet.bench.files import append
 from hdet.bench.launch import RankError
-from hdet.bench.records import RunFolder, Settings
+from hdet.bench.lock import locked
+from hdet.bench.records import Settings
 
 DIGITS = ["compare", "--task", "digits", "--steps", "20", "--replicas", "2"]
 
@@ -67,12 +74,10 @@ def test_data_that_went_missing_are_missed_before_any_rank_starts(
 
 
 def stop(fn: object, ranks: int, path: str, settings: Settings) -> bool:
-    RunFolder(Path(path)).create(settings)
     raise KeyboardInterrupt
 
 
 def fail(fn: object, ranks: int, path: str, settings: Settings) -> bool:
-    RunFolder(Path(path)).create(settings)
     raise RankError("[rank 1 of 2]\nTraceback:\nValueError: x[0] is the cause")
 
 
@@ -120,6 +125,102 @@ def test_other_ranks_than_torchrun_has_started_are_refused(
     code, output = run("compare", "--resume", str(tmp_path))
     assert code == 2
     assert "begun with 2 replicas, and torchrun has started 3" in output
+
+
+# Every command with what it needs.
+COMMANDS = {
+    "compare": DIGITS,
+    "federate": ["federate"],
+    "bilevel": ["bilevel", "quadratic"],
+    "bench robustness": ["bench", "robustness", "--problems", "digits-sgd"],
+    "bench federated": ["bench", "federated", "--experiments", "rates"],
+    "bench bilevel": ["bench", "bilevel", "--tasks", "quadratic"],
+}
+
+
+def numeric_options() -> Iterator[tuple[str, str, str]]:
+    """Yield each numeric option of each command, and a value that it cannot have."""
+    for name in COMMANDS:
+        command: Any = get_command(commands.app)
+        for word in name.split():
+            command = command.commands[word]
+        for option in command.params:
+            if isinstance(option.type, (FloatParamType, FloatRange)):
+                yield from ((name, option.opts[0], value) for value in ("nan", "inf", "-inf"))
+                yield name, option.opts[0], "-1"
+            elif isinstance(option.type, (IntParamType, IntRange)) and option.name != "seed":
+                yield from ((name, option.opts[0], value) for value in ("0", "-1", "nan"))
+
+
+@pytest.mark.parametrize(("name", "option", "value"), list(numeric_options()))
+def test_a_number_that_cannot_be_is_refused_by_name_before_any_work(
+    tmp_path: Path, name: str, option: str, value: str
+) -> None:
+    out = tmp_path / "run"
+    code, output = run(*COMMANDS[name], option, value, "--out", str(out))
+    assert code == 2
+    assert option in output
+    assert "Traceback" not in output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", "1/0", "1e400"])
+def test_a_start_that_cannot_be_is_refused_by_name(tmp_path: Path, value: str) -> None:
+    out = tmp_path / "run"
+    start = f"--starts={value}"
+    code, output = run(*COMMANDS["bench robustness"], start, "--out", str(out))
+    assert code == 2
+    assert output.startswith(f"hdet bench robustness: --starts '{value}' must be numbers")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["compare", "bench robustness", "bench bilevel"])
+def test_more_than_a_machine_can_hold_is_refused(name: str) -> None:
+    code, output = run(*COMMANDS[name], "--seeds", "99999999999")
+    assert code == 2
+    assert "99999999999 is not in the range" in output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x", "/dev/full", "x" * 300])
+def test_a_place_that_cannot_be_written_is_one_line(name: str, out: str) -> None:
+    code, output = run(*COMMANDS[name], "--out", out)
+    assert code == 2, output
+    assert output.startswith(f"hdet {name}: ")
+    assert "name another folder" in output or "name one that is not there" in output
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_in_use_is_one_line(tmp_path: Path, name: str) -> None:
+    with locked(tmp_path / "run"):
+        code, output = run(*COMMANDS[name], "--out", str(tmp_path / "run"))
+    assert code == 2, output
+    assert output == (
+        f"hdet {name}: {tmp_path / 'run'} is in use by process {os.getpid()}: wait until that "
+        f"run is over, or end it.\n"
+    )
+
+
+def full(fn: object, ranks: int, path: str, settings: Settings) -> bool:
+    Path(path, "lines.jsonl").symlink_to("/dev/full")
+    append(Path(path, "lines.jsonl"), [{}])
+    raise AssertionError
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "on_ranks", full)
+    code, output = run(*DIGITS, "--out", str(tmp_path))
+    assert code == 1
+    *_, cause, remedy = output.splitlines()
+    file = tmp_path / "lines.jsonl"
+    assert cause == (
+        f"{file} cannot be written (No space left on device): free some space, or name another "
+        f"folder."
+    )
+    assert remedy == f"Once the cause is gone, go on with: hdet compare --resume {tmp_path}"
 
 
 def test_without_its_packages_the_command_says_what_to_install() -> None:

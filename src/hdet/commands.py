@@ -15,7 +15,7 @@ from .bench.federated.command import federate
 from .bench.launch import first_process, on_ranks, world_size
 from .bench.records import RunFolder, Settings
 from .bench.report import summarise, table, write_report
-from .bench.run_folders import errors_said, nothing_else_given, nothing_there
+from .bench.run_folders import MOST, errors_said, nothing_else_given, ready
 from .bench.tasks import TASKS, get_task
 
 app = typer.Typer(
@@ -50,10 +50,12 @@ def compare(
     task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "text",
     replicas: Annotated[
         int,
-        typer.Option(min=1, help="Local processes; torchrun's ranks count instead."),
+        typer.Option(min=1, max=MOST, help="Local processes; torchrun's ranks count instead."),
     ] = 4,
     steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 200,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each configuration.")] = 2,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Runs of each configuration.")
+    ] = 2,
     only: Annotated[
         str, typer.Option(help="Names of configurations, separated by commas.")
     ] = "",
@@ -81,11 +83,12 @@ def compare(
     the same stream. The folder that is printed at the end has every number, the plots,
     and report.html.
     """
-    folder = resume or out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
-    with errors_said(COMMAND, folder):
+    path = resume or out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = RunFolder(path)
+    with errors_said(COMMAND, path):
         if resume is not None:
             nothing_else_given(context, {"resume"})
-            settings = RunFolder(folder).settings()
+            settings = folder.settings()
             # Missing data are an error of the user's: say so here, not from a rank.
             get_task(settings.task, settings.data)
         else:
@@ -100,26 +103,26 @@ def compare(
                 spread=spread,
                 loss_scale=loss_scale,
             )
-            nothing_there(COMMAND, folder)
         if world_size() not in (None, settings.replicas):
             raise ValueError(
-                f"{folder} was begun with {settings.replicas} replicas, and torchrun "
+                f"{path} was begun with {settings.replicas} replicas, and torchrun "
                 f"has started {world_size()}: start as many as before."
             )
-        _run(folder, settings)
+        with ready(folder, settings, resume is not None):
+            _run(folder, settings)
 
 
 app.command()(federate)
 app.command()(bilevel)
 
 
-def _run(folder: Path, settings: Settings) -> None:
+def _run(folder: RunFolder, settings: Settings) -> None:
     if first_process():
-        _introduce(folder, settings)
-    if not on_ranks(run_all, settings.replicas, str(folder), settings):
+        _introduce(folder.path, settings)
+    if not on_ranks(run_all, settings.replicas, str(folder.path), settings):
         return
-    report = write_report(RunFolder(folder))
-    Console().print(table(summarise(RunFolder(folder))))
+    report = write_report(folder)
+    Console().print(table(summarise(folder)))
     print(f"Report: {report}")
 
 

@@ -4,6 +4,8 @@ A message names the argument, the rule, the value that broke it and the remedy, 
 where several processes run, says whose message it is: `[rank 2 of 8]`.
 """
 
+import reprlib
+
 import torch.distributed as dist
 
 
@@ -35,4 +37,39 @@ def require(
         ValueError: if `holds` is false.
     """
     if not holds:
-        raise ValueError(f"{where()}`{call}({argument}={value!r})` {rule}: {remedy}.")
+        raise ValueError(f"{where()}`{call}({argument}={short(value)})` {rule}: {remedy}.")
+
+
+def short(value: object, most: int = 100) -> str:
+    """Return a value as a part of one line: no whole data set, model or object.
+
+    Args:
+        value: what to show; arrays and tensors with more than one number by their shape.
+        most: characters.
+    """
+    try:
+        text = " ".join(_SHORT.repr(value).split())
+    except Exception:
+        # An object whose `repr` fails must not hide what is wrong with it.
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+class _Short(reprlib.Repr):
+    """`reprlib`, which looks at no more of a value than it shows, with arrays by shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 8
+        self.maxstring = self.maxother = self.maxlong = 200
+
+    def repr_instance(self, x: object, level: int) -> str:
+        """Show any other object; the method of that name in `reprlib`."""
+        shape = getattr(x, "shape", None)
+        if isinstance(shape, tuple) and len(shape) > 0:
+            kind, dtype = type(x).__name__, getattr(x, "dtype", "no dtype")
+            return f"<{kind} of shape {tuple(shape)}, {dtype}>"
+        return super().repr_instance(x, level)
+
+
+_SHORT = _Short()

@@ -13,14 +13,13 @@ before anything is assigned, so a refused state changes nothing.
 
 import math
 import numbers
-import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
-from .errors import where
+from .errors import short, where
 
 T = TypeVar("T")
 
@@ -74,7 +73,7 @@ class Entries:
             remedy or f"it is damaged, or of something else; give what {self._source} returned"
         )
         raise ValueError(
-            f"{where()}{self._call} got {what} = {_short(value)}, which {rule}: {remedy}."
+            f"{where()}{self._call} got {what} = {short(value, 60)}, which {rule}: {remedy}."
         )
 
     def raw(self, key: str) -> Any:
@@ -280,14 +279,3 @@ class Entries:
         if above > -math.inf and not found > above:
             self.refuse(key, value, f"must be above {above:g}")
         return found
-
-
-def _short(value: object) -> str:
-    """Return a value as a line of a message: at most a few dozen characters."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
-    try:
-        text = reprlib.repr(value)
-    except Exception:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."

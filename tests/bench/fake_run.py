@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hdet.bench.records import Configuration, RunFolder, Settings, write_json
+from hdet.bench.files import write_json
+from hdet.bench.records import Configuration, RunFolder, Settings
 
 STEPS, SYNC, AUTO, REPLICAS = 200, 10, 60, 8
 GROUPS = ["embedding", "no_decay", "non_embedding", "transformer"]

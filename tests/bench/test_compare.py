@@ -10,7 +10,8 @@ import pytest
 from hdet.bench import compare
 from hdet.bench.compare import plan, unfinished, units
 from hdet.bench.configurations import CHECKPOINT
-from hdet.bench.records import Result, RunFolder, Settings, write_json
+from hdet.bench.files import write_json
+from hdet.bench.records import Result, RunFolder, Settings
 
 
 def planned(**changes: Any) -> Settings:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,9 @@ def fail_on_one() -> None:
     if dist.get_rank() == 1:
         raise ValueError("the cause")
     if dist.get_rank() == 2:
-        time.sleep(60)
+        # It would never end by itself.
+        while True:
+            signal.pause()
     dist.barrier()
 
 
@@ -40,10 +41,8 @@ def test_the_function_runs_on_every_rank(tmp_path: Path) -> None:
 
 @pytest.mark.ranks
 def test_an_error_in_one_rank_ends_all_and_is_the_one_raised() -> None:
-    began = time.monotonic()
     with pytest.raises(RankError) as caught:
         on_ranks(fail_on_one, 3)
-    assert time.monotonic() - began < 20
     lines = str(caught.value).splitlines()
     assert lines[0] == "[rank 1 of 3]"
     assert lines[-1] == "ValueError: the cause"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hdet.bench.records import Result, RunFolder, mean_and_error, write_json
+from hdet.bench.files import write_json
+from hdet.bench.records import Result, RunFolder, mean_and_error
 from tests.bench.fake_run import ROWS, STEPS, SYNC, fake_run
 
 RESULT = Result(3.3, 3.4, False, 0.05, 1e-4, 12.0, 0.03)
@@ -67,17 +68,6 @@ def test_a_result_that_is_not_finite_is_null_in_the_file(tmp_path: Path, value: 
     assert result is not None
     assert math.isnan(result.train_loss)
     assert asdict(result) | {"train_loss": 3.3} == asdict(RESULT)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    file = tmp_path / "deep" / "a.json"
-    write_json(file, {"b": [1, {"c": math.inf}], 2: None})
-    before = file.read_text()
-    assert json.loads(before, parse_constant=refuse) == {"b": [1, {"c": None}], "2": None}
-    with pytest.raises(TypeError):
-        write_json(file, {"b": object()})
-    assert file.read_text() == before
-    assert [x.name for x in file.parent.iterdir()] == ["a.json"]
 
 
 def test_lines_are_of_one_kind_and_in_order(folder: RunFolder) -> None:

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,12 @@ from hdet.bench.compare import plan, run_all
 from hdet.bench.launch import on_ranks
 from hdet.bench.records import RunFolder, Settings
 from hdet.bench.run_log import unlearned
+from tests.interrupted import signalled, started, wait_for
 
 # With two ranks a sum is the same in any order, and hides how DDP lays out its buckets.
-RANKS, STEPS = 3, 60
+RANKS, STEPS = 3, 40
+# Behind the checkpoint after 10 steps, and the lines of 15.
+HELD = 18
 
 
 @pytest.mark.parametrize(
@@ -31,17 +30,6 @@ def test_checkpoints_come_at_syncs_about_four_times_a_run(
     assert interval(steps, sync_every) == every
 
 
-def started(*options: str) -> subprocess.Popen[str]:
-    """Return `hdet compare` in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "hdet", "compare", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def metrics(folder: RunFolder, name: str) -> list[dict[str, Any]]:
     """Return the whole lines of a run."""
     file = folder.run(name, 0) / "metrics.jsonl"
@@ -49,16 +37,19 @@ def metrics(folder: RunFolder, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def signal_behind_checkpoint(
-    process: subprocess.Popen[str], what: signal.Signals, folder: RunFolder, name: str
-) -> str:
-    """Send `what` to all processes once a run has a checkpoint; return the output."""
-    newest = folder.run(name, 0) / "checkpoint.json"
-    while process.poll() is None and not newest.exists():
-        time.sleep(0.002)
-    os.killpg(process.pid, what)
-    # Returns once nobody holds the pipe any more: no rank is left behind.
-    return process.communicate(timeout=20)[0]
+def interrupted(folder: RunFolder, name: str, what: signal.Signals) -> tuple[int, str]:
+    """Go on with a folder, send a signal to all its processes in a run; return how it ended.
+
+    The run waits for it at a step behind its first checkpoint, and cannot end before.
+    """
+    held = folder.path.parent / what.name
+    held.mkdir()
+    command = ["-m", "tests.bench.held_compare", "compare", "--resume", str(folder.path)]
+    with started(*command, HELD_AT=f"{name}:{HELD}", HELD=str(held)) as process:
+        for rank in range(RANKS):
+            wait_for(held / str(rank), process)
+        output = signalled(process, what)
+        return process.returncode, output
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -81,32 +72,30 @@ def planned() -> Settings:
 
 @pytest.mark.ranks
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_stopped_then_killed_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     folder, whole = RunFolder(tmp_path / "cut"), RunFolder(tmp_path / "whole")
     folder.create(planned())
-    resume = ["--resume", str(folder.path)]
 
     # Replicas that are never averaged, stopped by Ctrl-C.
-    process = started(*resume)
-    output = signal_behind_checkpoint(process, signal.SIGINT, folder, "warm-init")
-    assert process.returncode == 130
-    assert f"Go on with: hdet compare --resume {folder.path}" in output.replace("\n", "")
+    code, output = interrupted(folder, "warm-init", signal.SIGINT)
+    assert code == 130
+    assert output.endswith(f"\nStopped.\nGo on with: hdet compare --resume {folder.path}\n")
     assert "Traceback" not in output
 
     # Spread, averaging and auto-LR, killed without warning.
-    process = started(*resume)
-    signal_behind_checkpoint(process, signal.SIGKILL, folder, "hdet-full")
-    assert process.returncode == -signal.SIGKILL
+    assert interrupted(folder, "hdet-full", signal.SIGKILL)[0] == -signal.SIGKILL
     unit = folder.run("hdet-full", 0)
     step = json.loads((unit / "checkpoint.json").read_text())["step"]
+    assert 0 < step < HELD
     kept = [line for line in metrics(folder, "hdet-full") if line["step"] <= step]
+    # What was written behind the checkpoint, the last line of it torn.
+    assert len(metrics(folder, "hdet-full")) > len(kept)
     with (unit / "metrics.jsonl").open("a") as file:
-        # What was written behind the checkpoint, the last line of it torn.
-        file.write(json.dumps({**kept[-1], "step": step + 1}) + "\n")
         file.write('{"kind": "step", "st')
 
     on_ranks(run_all, RANKS, str(folder.path), planned())
+    whole.create(planned())
     on_ranks(run_all, RANKS, str(whole.path), planned())
     for name in ("warm-init", "hdet-full"):
         cut, expected = folder.result(name, 0), whole.result(name, 0)

@@ -118,17 +118,40 @@ def test_in_flowers_simulation_it_does_what_it_does_here(monkeypatch):
             assert found == pytest.approx(expected.train_metrics_clientapp[t][name], rel=1e-5)
 
 
+# Goes behind the app: the second training of partition 1 does not end.
+HELD = """
+import os
+import time
+from pathlib import Path
+
+_home, _examples_of = Path(os.environ["FLWR_HOME"]), examples_of
+
+
+def examples_of(context):
+    if context.node_config["partition-id"] == 1:
+        if (_home / "trained").exists():
+            (_home / "held").touch()
+            time.sleep(100_000)
+        (_home / "trained").touch()
+    return _examples_of(context)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_on_real_nodes_the_death_of_one_is_survived():
-    """A SuperLink and four SuperNodes; one is killed in the second of three rounds."""
+    """A SuperLink and four SuperNodes; one is killed in the second of three rounds.
+
+    It waits for that in its training, so that it cannot have replied before.
+    """
     config = {**QUICK, "rounds": 3, "selector": "random", "timeout": 120.0}
     with Flower(simulation=False) as flower:
+        with (flower.home / "app" / "client_app.py").open("a") as app:
+            app.write(HELD)
         nodes = [flower.supernode(partition, of=4) for partition in range(4)]
         run = flower.run(as_text(config))
-        # With seed 0 the first two rounds select partition 1. The node's own log is read, for
-        # the run's comes with a delay in which the node could reply.
-        flower.wait_for("Receiving: train message", 2, "supernode-1", timeout=250)
+        # With seed 0 the first two rounds select partition 1.
+        flower.wait_for_file("held", timeout=250)
         kill_group(nodes[1].pid)
         assert finished(run, 330)
         log = flower.log("run")

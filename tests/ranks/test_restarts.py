@@ -29,12 +29,13 @@ def _start(options, folder, *arguments):
     )
 
 
-def _lines(process, seconds=100):
+def _lines(process, seconds=300):
     out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err[-3000:]
     return out.splitlines()
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_run_ends_as_one_that_was_never_killed_to_the_last_bit(tmp_path):
     three = ["--standalone", "--nproc-per-node", "3", "--max-restarts", "2"]
     (tmp_path / "whole").mkdir()
@@ -50,11 +51,12 @@ def test_a_killed_run_ends_as_one_that_was_never_killed_to_the_last_bit(tmp_path
     assert whole[-1].startswith("held-out loss 0.")
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_a_run_goes_on_with_the_nodes_that_are_left(tmp_path):
     # The meeting point is here, since any of the nodes may be the one that dies.
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    quick = "is_host=false,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
+    # On a busy machine a node may be late to the first meeting, or to say that it is alive.
+    quick = "is_host=false,last_call_timeout=12,keep_alive_interval=1,keep_alive_max_attempt=12"
     nodes = [
         "--nnodes=2:4",
         "--nproc-per-node=1",
@@ -73,7 +75,7 @@ def test_a_run_goes_on_with_the_nodes_that_are_left(tmp_path):
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(170)
+        reader.join(370)
     codes = sorted(agent.returncode for agent in agents)
     errors = "\n".join(err[-1500:] for _, err in said.values())
     assert codes == [-9, 0, 0, 0], errors

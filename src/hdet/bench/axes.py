@@ -6,9 +6,9 @@ that of the runs that learn, and what lies outside is for the picture to mark.
 Only `matplotlib.figure.Figure` is used, never pyplot: no window, no list of figures.
 """
 
-import os
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from .curves import Array
+from .files import write_whole
 from .records import Configuration, Settings
 
 STYLE: Any = {
@@ -144,8 +145,6 @@ def dot_range(losses: Array) -> tuple[float, float]:
 
 def save(drawn: Figure, file: Path) -> Path:
     """Write the picture whole, or leave what was there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    drawn.savefig(beside, format="png")
-    os.replace(beside, file)
-    return file
+    picture = BytesIO()
+    drawn.savefig(picture, format="png")
+    return write_whole(file, picture.getvalue())

@@ -6,16 +6,13 @@ its own state to `checkpoint-<step>.rank<r>.pt`. Once all have, rank 0 names the
 is killed, that file names a checkpoint which is whole.
 """
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 import torch.distributed as dist
 
-from .records import write_json
+from .files import damaged, read_json, read_tensors, write_json, write_tensors
 
 
 class Stateful(Protocol):
@@ -42,25 +39,37 @@ class Checkpoints:
         self._path = path
         self._parts = parts
         self._newest = path / "checkpoint.json"
+        self._anew = f"remove {path}, and --resume does that run again"
 
     def step(self) -> int:
         """Return the step of the checkpoint on disk, 0 if there is none. Local."""
         if not self._newest.exists():
             return 0
-        return json.loads(self._newest.read_text())["step"]
+        content = read_json(self._newest, self._anew)
+        step = content.get("step") if isinstance(content, dict) else None
+        if not isinstance(step, int) or step < 1:
+            raise damaged(self._newest, "it names no step", self._anew)
+        return step
 
     def load(self, step: int) -> None:
-        """Set all parts to this rank's state after `step`. Local."""
-        state = torch.load(self._file(step), weights_only=True)
-        for name, part in self._parts.items():
-            part.load_state_dict(state[name])
+        """Set all parts to this rank's state after `step`. Local.
+
+        Raises:
+            FolderError: if it is damaged.
+        """
+        file = self._file(step)
+        state = read_tensors(file, self._anew)
+        try:
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
+        # What a model, an optimizer or a scheduler says of a state that is not its own.
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise damaged(file, error, self._anew) from error
 
     def save(self, step: int) -> None:
         """Save every rank's state after `step` in place of an earlier. Collective."""
-        file = self._file(step)
-        beside = file.with_suffix(".tmp")
-        torch.save({name: p.state_dict() for name, p in self._parts.items()}, beside)
-        os.replace(beside, file)
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        write_tensors(self._file(step), state)
         dist.barrier()
         if dist.get_rank() == 0:
             write_json(self._newest, {"step": step})

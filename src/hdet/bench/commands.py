@@ -16,7 +16,7 @@ from .robustness.problems import PROBLEMS, load
 from .robustness.regret import rows, standings
 from .robustness.report import table, write_report
 from .robustness.units import STARTS, Folder, Settings, plan, start_label
-from .run_folders import errors_said, nothing_else_given, nothing_there
+from .run_folders import MOST, errors_said, nothing_else_given, ready
 
 app = typer.Typer(help="Compare this library with others, and keep the numbers.")
 _COMMAND = "hdet bench robustness"
@@ -31,7 +31,7 @@ def robustness(
     methods: Annotated[
         str, typer.Option(help=f"Names, separated by commas: {', '.join(LABELS)}.")
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs from each start.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Runs from each start.")] = 3,
     starts: Annotated[
         str, typer.Option(help="Initial peak rates, as multiples of the best.")
     ] = ",".join(map(start_label, STARTS)),
@@ -40,7 +40,7 @@ def robustness(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; default one per core.")
+        int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
     ] = None,
 ) -> None:
     """Start every method from rates far too low to far too high, and see how it ends.
@@ -56,17 +56,15 @@ def robustness(
             settings = folder.settings()
         else:
             settings = plan(_names(problems), _names(methods), _numbers(starts), seeds)
-            nothing_there(_COMMAND, path)
         for problem in settings.problems:
             # Missing data are an error of the user's: say so before anything is written.
             load(problem)
-        if resume is None:
-            folder.create(settings)
-        _introduce(path, settings)
-        run_all(folder, processes)
-        report = write_report(folder)
-    Console().print(table(standings(rows(folder))))
-    print(f"Report: {report}")
+        with ready(folder, settings, resume is not None):
+            _introduce(path, settings)
+            run_all(folder, processes)
+            report = write_report(folder)
+            Console().print(table(standings(rows(folder))))
+            print(f"Report: {report}")
 
 
 app.command()(federated)

@@ -5,6 +5,7 @@ has a `result.json`; so a comparison that was killed goes on by doing the units 
 have none, the first of them from its last checkpoint.
 """
 
+import math
 from pathlib import Path
 
 import torch.distributed as dist
@@ -19,8 +20,8 @@ from rich.progress import (
 from rich.table import Column
 
 from ..seeding import generator
-from .configurations import CHECKPOINT, checkpoint, configurations
-from .records import Configuration, Result, RunFolder, Settings
+from .configurations import checkpoint, configurations
+from .records import CHECKPOINT, Configuration, Result, RunFolder, Settings
 from .tasks import get_task
 from .training import run
 
@@ -71,6 +72,14 @@ def plan(
         ValueError: naming what is wrong and what to write.
         MissingDataError: if the task's data are not there.
     """
+    if replicas == 1:
+        raise ValueError("one replica leaves nothing to compare: start at least 2.")
+    if spread == 0:
+        raise ValueError("--spread 0 leaves nothing to compare: try 0.11, or leave it out.")
+    if not 0 < spread < 1:
+        raise ValueError(f"--spread {spread:g} must lie between 0 and 1: try 0.11.")
+    if not 0 < loss_scale < math.inf:
+        raise ValueError(f"--loss-scale {loss_scale:g} must be finite and above 0: try 0.1.")
     problem = get_task(task, data)
     rows = configurations(problem, spread)
     names = [row.name for row in rows]
@@ -89,12 +98,6 @@ def plan(
             f"--steps {steps}{more} is longer than one pass over the {task} stream at "
             f"{replicas} replicas, {longest} steps: give at most {most}."
         )
-    if replicas == 1:
-        raise ValueError("one replica leaves nothing to compare: start at least 2.")
-    if spread == 0:
-        raise ValueError("--spread 0 leaves nothing to compare: try 0.11, or leave it out.")
-    if loss_scale <= 0:
-        raise ValueError(f"--loss-scale {loss_scale:g} must be above 0: try 0.1.")
     # OneCycle peaks after three tenths of the run; there the controller takes over.
     auto_lr_after = max(1, round(0.3 * steps / sync_every)) * sync_every
     if auto_lr_after >= steps:
@@ -126,16 +129,13 @@ def run_all(path: str, settings: Settings) -> None:
     """Run every unit that has no result yet; rank 0 shows progress. Collective.
 
     Args:
-        path: the run folder; made if it has no `config.json`.
-        settings: what was asked for.
+        path: the run folder, which was created.
+        settings: what it asks for.
     """
     # Under torchrun every rank has read its own clock for the folder's name.
     names = [path]
     dist.broadcast_object_list(names)
     folder = RunFolder(Path(names[0]))
-    if dist.get_rank() == 0 and not (folder.path / "config.json").exists():
-        folder.create(settings)
-    dist.barrier()
     task = get_task(settings.task, settings.data)
     todo = unfinished(folder)
     # The list must be read everywhere before rank 0 shortens it.

@@ -7,7 +7,7 @@ rates between, averaging alone; and whether auto-LR finds its way from a rate th
 times too low.
 """
 
-from .records import Configuration
+from .records import CHECKPOINT, Configuration
 from .tasks import Task
 
 
@@ -126,9 +126,6 @@ def configurations(task: Task, spread: float) -> list[Configuration]:
             note="Can the controller climb out of a rate ten times too low?",
         ),
     ]
-
-
-CHECKPOINT = "checkpoint"
 
 
 def checkpoint(task: Task) -> Configuration:

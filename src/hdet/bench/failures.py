@@ -7,3 +7,7 @@ class RunError(RuntimeError):
 
 class DivergedError(RunError):
     """A run came to numbers that are not finite, and would again."""
+
+
+class FolderError(ValueError):
+    """A file of a run folder cannot be read or written; the message names it and a remedy."""

@@ -12,13 +12,14 @@ to every process of the terminal: the ranks ignore it, and their parent ends the
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,7 +27,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .failures import RunError
+from .failures import FolderError, RunError
 
 
 class RankError(RunError):
@@ -71,8 +72,9 @@ def on_ranks(fn: Callable[..., None], ranks: int, *args: object) -> bool:
             for r in range(ranks)
         ]
         try:
-            for process in processes:
-                process.start()
+            with holding_interrupts():
+                for process in processes:
+                    process.start()
             codes = _wait(processes)
         finally:
             _end(processes)
@@ -111,10 +113,57 @@ def process_context(*preload: str) -> ForkServerContext | SpawnContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", *preload])
-    # What is ignored when the server starts stays ignored there, and in what it forks.
-    with ignoring_interrupts():
-        forkserver.ensure_running()
+    # It would end the blocking of Ctrl-C, if it had to be started below.
+    resource_tracker.ensure_running()
+    # What is ignored when the server starts stays ignored there, and in what it forks. A
+    # Ctrl-C that comes meanwhile is blocked, and so comes when this is over.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with ignoring_interrupts():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # The server answers once it has imported all that, which takes seconds. Whoever asks for
+    # processes and is gone by then would have them started for nobody.
+    first = context.Process(target=_nothing)
+    try:
+        first.start()
+        first.join()
+    except BaseException:
+        _end_server()
+        raise
     return context
+
+
+def _nothing() -> None:
+    """Do nothing, in a process that shows that the server is there."""
+
+
+def _end_server() -> None:
+    """End the server at once; another is started when there is need."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+        # Its state is left for `ensure_running`, which looks for it.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+@contextmanager
+def holding_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, which must be short.
+
+    A process that is being started must be known to its parent, to be ended by it.
+    """
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -157,8 +206,10 @@ def _title(rank: int, ranks: int) -> str:
 
 
 def _error(rank: int, ranks: int) -> str:
-    """Return the traceback of the exception that is being handled."""
-    return f"{_title(rank, ranks)}\n{traceback.format_exc()}".rstrip()
+    """Return the traceback of the exception that is being handled, or what is wrong on disk."""
+    error = sys.exception()
+    said = str(error) if isinstance(error, FolderError) else traceback.format_exc()
+    return f"{_title(rank, ranks)}\n{said}".rstrip()
 
 
 def _ending(code: int | None) -> str:

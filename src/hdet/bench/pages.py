@@ -1,12 +1,13 @@
 """Reports as one HTML file each: a template, its values, and the plots inside it."""
 
 import base64
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+
+from .files import write_whole
 
 
 def write_page(
@@ -40,7 +41,4 @@ def write_page(
         name: base64.b64encode(plot.read_bytes()).decode() for name, plot in plots.items()
     }
     page = environment.get_template(template).render(plots=pictures, **values)
-    beside = file.with_suffix(".tmp")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, file)
-    return file
+    return write_whole(file, page)

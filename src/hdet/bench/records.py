@@ -6,21 +6,26 @@
     <folder>/runs/<name>/seed<k>/result.json   written last; without, unfinished
     <folder>/summary.json, plots/*.png, report.html
 
-Whole files are written beside their place and moved there, so that a killed run leaves
-no half of one; of a JSON-lines file a torn last line is passed over. Whole files are
-strict JSON, with null for NaN and infinity; the lines of a diverged run hold `NaN`.
+Whole files are strict JSON, with null for NaN and infinity; the lines of a diverged run hold
+`NaN`. See `files` for how they are written.
 """
 
-import json
 import math
-import os
-import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+from ..errors import require
+from .failures import FolderError
+from .files import damaged, read_json, read_lines, read_tensors
+from .folders import CommandFolder
+from .parsing import nan_for_null, parsed, require_finite, require_name
+
+# The run that makes the checkpoint for warm starts; no row of the table.
+CHECKPOINT = "checkpoint"
+_METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,23 @@ class Settings:
     data: str | None
     configurations: list[Configuration] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        for name in ("replicas", "steps", "seeds", "sync_every", "auto_lr_after"):
+            value = getattr(self, name)
+            require(value >= 1, "Settings", name, value, "must be at least 1", "raise it")
+        warm = self.warm_steps
+        require(warm >= 0, "Settings", "warm_steps", warm, "must be at least 0", "raise it")
+        for name in ("spread", "loss_scale", "lr_of_lr", "momentum_of_lr", "noise"):
+            require_finite("Settings", name, getattr(self, name))
+        for row in self.configurations:
+            require_finite("Configuration", "lr", row.lr)
+            require_finite("Configuration", "spread", row.spread)
+            require_name("Configuration", "name", row.name)
+        names = [row.name for row in self.configurations]
+        good = len({*names, CHECKPOINT}) == len(names) + 1
+        rule = f"must have each name once, and none may be `{CHECKPOINT}`"
+        require(good, "Settings", "configurations", names, rule, "name them apart")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -118,50 +140,84 @@ class Result:
     sync_share: float
 
 
-class RunFolder:
+@dataclass(frozen=True)
+class StepLine:
+    """A line of kind `step` of `metrics.jsonl`; see `RunFolder.lines`."""
+
+    kind: str
+    step: int
+    losses: list[float]
+    base_lr: list[float]
+    replica_lr: list[list[float]]
+
+
+class RunFolder(CommandFolder[Settings]):
     """One comparison on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def create(self, settings: Settings) -> None:
-        """Make the folder and write what was asked for."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", asdict(settings))
-        write_json(self.path / "environment.json", environment())
+    plan_type, command = Settings, "hdet compare"
 
     def settings(self) -> Settings:
         """Read back what was asked for.
 
         Raises:
-            ValueError: if this is not a run folder.
+            FolderError: if this is not a run folder.
         """
-        try:
-            raw = json.loads((self.path / "config.json").read_text())
-            rows = [Configuration(**row) for row in raw.pop("configurations")]
-            return Settings(**raw, configurations=rows)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{self.path} is not a run folder of `hdet compare`: {error}. Give the "
-                f"folder that the run printed."
-            ) from error
+        return self.plan()
 
-    def environment(self) -> dict[str, Any]:
-        """Read the versions and the machine."""
-        return json.loads((self.path / "environment.json").read_text())
+    def check(self) -> None:
+        """Read what is there; see `CommandFolder.check`."""
+        super().check()
+        settings = self.settings()
+        for name in (*(row.name for row in settings.configurations), CHECKPOINT):
+            for seed in range(settings.seeds):
+                result = self.result(name, seed)
+                if result is not None:
+                    steps = settings.warm_steps if name == CHECKPOINT else settings.steps
+                    self._check_run(name, seed, None if result.diverged else steps)
+
+    def _check_run(self, name: str, seed: int, steps: int | None) -> None:
+        """Read the lines of a run that is over; it has made so many steps, None if lost."""
+        file, made = self.run(name, seed) / _METRICS, 0
+        if name == CHECKPOINT:
+            read_tensors(self.warm_start(seed), self.anew(name, seed))
+        try:
+            for line in read_lines(file, self.anew(name, seed)):
+                if parsed(dict[str, Any], line).get("kind") == "step":
+                    step = parsed(StepLine, line).step
+                    if step != made + 1:
+                        raise ValueError(f"it is followed by step {step}")
+                    made = step
+        except FolderError:
+            raise
+        except ValueError as error:
+            raise damaged(
+                file, f"behind step {made}: {error}", self.anew(name, seed)
+            ) from error
+        if steps not in (None, made):
+            raise damaged(file, f"it ends at step {made} of {steps}", self.anew(name, seed))
+
+    def anew(self, name: str, seed: int) -> str:
+        """Return the remedy for what is damaged of a run, in words."""
+        return f"remove {self.run(name, seed)}, and --resume does that run again"
 
     def run(self, name: str, seed: int) -> Path:
         """Return the folder of one run."""
         return self.path / "runs" / name / f"seed{seed}"
 
+    def warm_start(self, seed: int) -> Path:
+        """Return the file with the weights that warm starts begin from."""
+        return self.run(CHECKPOINT, seed) / "model.pt"
+
     def result(self, name: str, seed: int) -> Result | None:
         """Return how a run ended; None if it has not. What was not finite is NaN."""
-        file = self.run(name, seed) / "result.json"
+        file, anew = self.run(name, seed) / "result.json", self.anew(name, seed)
         if not file.exists():
             return None
-        raw: dict[str, Any] = json.loads(file.read_text())
-        raw |= {key: math.nan for key, value in raw.items() if value is None}
-        return Result(**raw)
+        raw = read_json(file, anew)
+        try:
+            return parsed(Result, nan_for_null(raw))
+        except ValueError as error:
+            raise damaged(file, error, anew) from error
 
     def results(self, name: str) -> dict[int, Result]:
         """Return the finished runs of a configuration by their seeds, in order."""
@@ -176,51 +232,8 @@ class RunFolder:
         line has `step` and what `OneCycleAutoLR.metrics()` returned after it: `weights`
         and `delta` are absent until the controller has acted. Losses may be NaN.
         """
-        file = self.run(name, seed) / "metrics.jsonl"
-        if not file.exists():
-            return
-        # Parsing is what costs, and this spares it the lines of other kinds.
-        mark = f'"kind": "{kind}"'
-        with file.open() as stream:
-            for text in stream:
-                if mark in text and text.endswith("\n"):
-                    yield json.loads(text)
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write `content` whole, or leave what was there; null stands for NaN, infinity."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    beside.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
-    os.replace(beside, file)
-
-
-def finite(content: Any) -> Any:
-    """Return the content with None for every float that JSON does not have."""
-    if isinstance(content, dict):
-        return {key: finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
-
-
-def environment() -> dict[str, Any]:
-    """Return the versions and the machine that a result depends on."""
-    packages = {}
-    for name in ("hdet", "torch", "numpy", "scikit-learn"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = None
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "packages": packages,
-    }
+        file = self.run(name, seed) / _METRICS
+        yield from read_lines(file, self.anew(name, seed), f'"kind": "{kind}"')
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -13,9 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from .files import write_json
 from .findings import findings
 from .pages import write_page
-from .records import RunFolder, Settings, write_json
+from .records import RunFolder, Settings
 from .rows import Row, number, power, summarise, with_error
 
 # Mean learning rate and training loss as the paper's table has them; + is its own mark

@@ -6,6 +6,7 @@ last two say how to go on with the folder, if there is one.
 
 import re
 import shlex
+import signal
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import MissingDataError
-from .failures import DivergedError, RunError
+from .failures import DivergedError, FolderError, RunError
+from .files import FULL, unwritable
+from .folders import Asked, CommandFolder
 from .launch import first_process
 
 _console = Console(stderr=True)
+# Processes, or seeds: a number that was mistyped must not fill the memory before the first run.
+MOST = 1000
 # How `hdet.errors.require` begins: the call, its argument and the value.
 _FAULT = re.compile(r"`(\w+)\((\w+)=(.*?)\)`")
 
@@ -56,7 +61,11 @@ def errors_said(command: str, path: Path, again: str = "go on") -> Iterator[None
     Raises:
         typer.Exit: in place of what was raised inside.
     """
+    before = signal.getsignal(signal.SIGINT)
     try:
+        # What was started must be ended in order. Where Ctrl-C is ignored, it stays so.
+        if before is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
     except (ValueError, MissingDataError) as error:
         if first_process():
@@ -69,26 +78,41 @@ def errors_said(command: str, path: Path, again: str = "go on") -> Iterator[None
             _say_how_to_go_on(command, path, f"Once the cause is gone, {again} with")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A process that was ended while it drew leaves the cursor hidden, in the last line.
         _console.show_cursor()
         _say("\nStopped.")
         _say_how_to_go_on(command, path, f"{again.capitalize()} with")
         raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def nothing_there(command: str, path: Path) -> None:
-    """Raise if `path` holds anything: a run must not mix with other files.
+@contextmanager
+def ready(folder: CommandFolder[Asked], plan: Asked, resume: bool) -> Iterator[None]:
+    """Hold a run's folder, made or gone on with; only where this process may speak.
+
+    Args:
+        folder: the run's.
+        plan: what is asked for, of a folder that is to be made.
+        resume: whether the folder is there.
 
     Raises:
-        ValueError: naming the option, the path and the remedy.
+        FolderError: naming what is in the way, and the remedy.
+        RunError: if the folder is what a run that has begun could not go on for.
     """
-    if (path / "config.json").exists():
-        raise ValueError(
-            f"--out {path} holds a run already: go on with it by `{command} --resume {path}`, "
-            f"or name another folder."
-        )
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"--out {path} is not an empty folder: name one that is not there.")
+    if not first_process():
+        yield
+        return
+    with folder.resumed() if resume else folder.begun(plan):
+        try:
+            yield
+        except FolderError as error:
+            raise RunError(str(error)) from error
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RunError(str(unwritable(folder.path, error))) from error
 
 
 def nothing_else_given(context: typer.Context, free: Collection[str]) -> None:

@@ -6,16 +6,17 @@ Every rank keeps the means of all of them; only rank 0 writes.
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .records import Result
+from .files import append, damaged, read_lines, write_whole
+from .parsing import parsed
+from .records import Result, StepLine
 
 
 class RunLog:
@@ -27,7 +28,6 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path / "metrics.jsonl"
-        self._file: TextIO | None = None
         self._pending: list[dict[str, Any]] = []
         self._block: list[Tensor] = []
         self._means: list[float] = []
@@ -44,24 +44,19 @@ class RunLog:
         """Keep the lines of the first `done` steps, and go on behind them. Local.
 
         Raises:
-            RuntimeError: if some of those lines are not there.
+            FolderError: if some of those lines are not there, or damaged.
         """
-        kept = list(_lines_up_to(self._path, done)) if done else []
-        for line in map(json.loads, kept):
+        anew = f"remove {self._path.parent}, and --resume does that run again"
+        kept = list(_lines_up_to(self._path, done, anew)) if done else []
+        for line in kept:
             if line["kind"] == "step":
                 self._add(line)
         if len(self._means) != done:
-            raise RuntimeError(
-                f"{self._path} has {len(self._means)} of the {done} steps that its "
-                f"checkpoint has seen: to train this run anew, remove "
-                f"{self._path.parent}."
-            )
+            what = f"it has {len(self._means)} of the {done} steps that its checkpoint has seen"
+            raise damaged(self._path, what, anew)
         if dist.get_rank() == 0:
             # Other ranks may be reading still: they must find the old file or the new.
-            beside = self._path.with_suffix(".tmp")
-            beside.write_text("".join(kept))
-            os.replace(beside, self._path)
-            self._file = self._path.open("a")
+            write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def step(self, step: int, loss: Tensor, metrics: dict[str, Any], seconds: float) -> None:
         """Take note of an optimizer step, without waiting for the loss. Local.
@@ -95,21 +90,13 @@ class RunLog:
             if line["kind"] == "step":
                 line["losses"] = next(by_step)
                 self._add(line)
-            if self._file:
-                self._file.write(json.dumps(line) + "\n")
-        if self._file:
-            self._file.flush()
+        if dist.get_rank() == 0:
+            append(self._path, self._pending)
         self._pending, self._block = [], []
 
     def _add(self, line: dict[str, Any]) -> None:
         self._means.append(sum(line["losses"]) / len(line["losses"]))
         self._rates.append(sum(line["base_lr"]) / len(line["base_lr"]))
-
-    def close(self) -> None:
-        """Write what is left. Collective."""
-        self.flush()
-        if self._file:
-            self._file.close()
 
     def state_dict(self) -> dict[str, float]:
         """Return this rank's times; the rest is in the file."""
@@ -162,10 +149,15 @@ def unlearned(means: list[float]) -> bool:
     return sum(tail) / len(tail) > 1.02 * sum(head) / len(head)
 
 
-def _lines_up_to(file: Path, step: int) -> Iterator[str]:
+def _lines_up_to(file: Path, step: int, remedy: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of the first `step` steps; a torn last one is of a later step."""
-    with file.open() as stream:
-        for text in stream:
-            if not text.endswith("\n") or json.loads(text)["step"] > step:
-                return
-            yield text
+    for line in read_lines(file, remedy):
+        try:
+            if parsed(dict[str, Any], line).get("kind") == "step":
+                parsed(StepLine, line)
+            later = parsed(int, line.get("step"), "step") > step
+        except ValueError as error:
+            raise damaged(file, error, remedy) from error
+        if later:
+            return
+        yield line

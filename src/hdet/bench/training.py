@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import OneCycleAutoLR, add_noise_, average_
 from ..seeding import generator
 from .checkpoints import Checkpoints, interval
-from .configurations import CHECKPOINT
-from .records import Configuration, Result, RunFolder, Settings, write_json
+from .files import read_tensors, write_json, write_tensors
+from .records import CHECKPOINT, Configuration, Result, RunFolder, Settings
 from .run_log import RunLog
 from .tasks import Task
 
@@ -64,8 +64,8 @@ def run(
 
     model = task.model(generator(seed, "model"))
     if row.warm_start:
-        file = folder.run(CHECKPOINT, seed) / "model.pt"
-        model.load_state_dict(torch.load(file, weights_only=True))
+        file = folder.warm_start(seed)
+        model.load_state_dict(read_tensors(file, folder.anew(CHECKPOINT, seed)))
     ddp = DistributedDataParallel(model)
     if row.noisy:
         noise = generator(seed, "noise", rank)
@@ -125,11 +125,11 @@ def run(
         if "replicas hold NaN or infinite" not in str(error):
             raise
         held_out = math.nan
-    log.close()
+    log.flush()
     result = log.result(held_out)
     if rank == 0:
         if making_checkpoint:
-            torch.save(model.state_dict(), path / "model.pt")
+            write_tensors(folder.warm_start(seed), model.state_dict())
         write_json(path / "result.json", asdict(result))
         checkpoints.remove()
     dist.barrier()

@@ -5,22 +5,23 @@
 
 A run is a function of its unit alone and computes in one thread, so any number of processes
 gives the same numbers, and a benchmark that was stopped goes on with the units that have no
-line. The parent writes the results: one file, one writer. A line is written whole: what a kill
-leaves of the last one is passed over.
+line. The parent writes the results: one file, one writer.
 """
 
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from rich.console import Console
 
-from .records import environment, write_json
+from .files import append, damaged, finite, read_lines
+from .folders import Asked, CommandFolder
+from .launch import holding_interrupts
+from .parsing import parsed
 from .workers import pool, progress, raise_from
+
+_REMEDY = "remove that line, and --resume does its run again"
 
 
 class Unit(Protocol):
@@ -33,67 +34,49 @@ class Unit(Protocol):
 
 
 AnyUnit = TypeVar("AnyUnit", bound=Unit)
-# A dataclass of plain values.
-Plan = TypeVar("Plan")
 
 
-class UnitFolder(Generic[Plan]):
+class UnitFolder(CommandFolder[Asked]):
     """One run of such a benchmark on disk; a benchmark names its plan and its command.
 
-    Args:
-        path: the folder.
-
     Attributes:
-        plan_type: the dataclass that `config.json` has the content of.
-        command: as the user types it.
+        values: what a run's line has, name and type, by the first part of its key.
     """
 
-    plan_type: ClassVar[Callable[..., Any]]
-    command: ClassVar[str]
+    values: ClassVar[Mapping[str, Mapping[str, Any]]]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def create(self, plan: Plan) -> None:
-        """Make the folder and write what was asked for."""
-        write_json(self.path / "config.json", asdict(plan))  # pyright: ignore[reportArgumentType]
-        write_json(self.path / "environment.json", environment())
-
-    def plan(self) -> Plan:
-        """Read back what was asked for.
-
-        Raises:
-            ValueError: if this is not a folder of this benchmark.
-        """
-        try:
-            return self.plan_type(**json.loads((self.path / "config.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} is not a run folder of `{self.command}`: {error!r}. Give "
-                f"the folder that the run printed."
-            ) from error
+    def check(self) -> None:
+        """Read what is there; see `CommandFolder.check`."""
+        super().check()
+        for key, outcome in self.results().items():
+            for name, kind in self.values.get(key.partition("/")[0], {}).items():
+                try:
+                    if name not in outcome:
+                        raise ValueError(f"{name} is missing")
+                    parsed(kind, outcome[name], name)
+                except ValueError as error:
+                    raise damaged(self._results, f"{key}: {error}", _REMEDY) from error
 
     def append(self, unit: Unit, outcome: dict[str, Any]) -> None:
-        """Write how a run went, whole."""
-        line = json.dumps({"key": unit.key, **outcome}, allow_nan=False) + "\n"
-        with open(self.path / "results.jsonl", "a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        """Write how a run went."""
+        append(self._results, [finite({"key": unit.key, **outcome})], lasting=True)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """Return how the runs went that are over, by key."""
-        file = self.path / "results.jsonl"
-        if not file.exists():
-            return {}
+        """Return how the runs went that are over, by key.
+
+        Raises:
+            FolderError: if a line is not one that was written.
+        """
         found = {}
-        for line in file.read_text().splitlines():
-            try:
-                outcome = json.loads(line)
-            except ValueError:
-                continue
+        for number, outcome in enumerate(read_lines(self._results, _REMEDY), 1):
+            if not isinstance(outcome, dict) or not isinstance(outcome.get("key"), str):
+                raise damaged(self._results, f"line {number}: it is of no run", _REMEDY)
             found[outcome["key"]] = outcome
         return found
+
+    @property
+    def _results(self) -> Path:
+        return self.path / "results.jsonl"
 
 
 def do_runs(
@@ -119,7 +102,8 @@ def do_runs(
     console = Console()
     with progress(console) as bars, pool(processes, outcome.__module__) as workers:
         bar = bars.add_task("Runs", total=len(todo))
-        futures = {workers.submit(outcome, unit): unit for unit in todo}
+        with holding_interrupts():
+            futures = {workers.submit(outcome, unit): unit for unit in todo}
         for count, future in enumerate(as_completed(futures), 1):
             raise_from(future.exception(), futures[future])
             folder.append(futures[future], future.result())

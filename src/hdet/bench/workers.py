@@ -27,7 +27,7 @@ from rich.progress import (
 )
 
 from ..errors import MissingDataError
-from .failures import RunError
+from .failures import FolderError, RunError
 from .launch import ignoring_interrupts, process_context
 
 
@@ -75,11 +75,12 @@ def raise_from(error: BaseException | None, unit: object) -> None:
 
     Raises:
         MissingDataError: if that is what happened.
+        FolderError: likewise.
         WorkerError: in every other case.
     """
     if error is None:
         return
-    if isinstance(error, MissingDataError):
+    if isinstance(error, (MissingDataError, FolderError)):
         raise error
     if isinstance(error, BrokenProcessPool):
         raise WorkerError(

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from ...bilevel.solvers import SOLVERS
-from ..run_folders import errors_said, nothing_else_given, nothing_there
+from ..run_folders import errors_said, nothing_else_given, ready
 from .execution import run
 from .folder import Folder
 from .methods import METHODS
@@ -82,33 +82,31 @@ def bilevel(
             if task is not None:
                 raise ValueError(f"--resume goes on with the folder's task: leave {task} out.")
             nothing_else_given(context, {"resume", "budget", "max_steps", "task"})
-            _go_on(context, folder)
+            made = _extended(context, folder.settings())
         elif task is None:
             raise ValueError(f"TASK is missing: write one of {', '.join(TASKS)}.")
         else:
             given = {name: context.params[name] for name in OPTIONS}
             given["budget"] = BUDGETS.get(task, 1) if budget is None else budget
             made = _checked({"task": task, **given})
-            nothing_there(COMMAND, path)
-            folder.create(made)
-        print(f"Folder: {path}", flush=True)
-        run(folder)
-        report = write_report(folder)
-    Console().print(table(folder))
-    print(f"Report: {report}")
+        with ready(folder, made, resume is not None):
+            if made != folder.settings():
+                folder.extend(made)
+            print(f"Folder: {path}", flush=True)
+            run(folder)
+            report = write_report(folder)
+            Console().print(table(folder))
+            print(f"Report: {report}")
 
 
-def _go_on(context: typer.Context, folder: Folder) -> None:
-    """Check what the folder asks for, with the limits that were given anew."""
-    before = folder.settings()
+def _extended(context: typer.Context, before: Settings) -> Settings:
+    """Return what the folder asks for, with the limits that were given anew."""
     given = {
         name: context.params[name]
         for name in ("budget", "max_steps")
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    settings = _checked({**vars(before), **given})
-    if settings != before:
-        folder.extend(settings)
+    return _checked({**vars(before), **given})
 
 
 def _checked(given: dict[str, object]) -> Settings:

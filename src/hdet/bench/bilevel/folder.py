@@ -8,22 +8,32 @@
     <folder>/result.json       written last: an `Outcome`; without, unfinished
     <folder>/summary.json, plots/*.png, report.html
 
-A step's line is written at once and flushed, so that others can follow a run; of a torn last
-line the reader takes no notice, and a run that goes on drops what its state does not have.
+A step's line is written at once, so that others can follow a run; a run that goes on drops
+what its state does not have.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from ...bilevel import Counts, Step
-from ..records import environment, write_json
+from ...state import Entries
+from ..files import (
+    append,
+    damaged,
+    read_json,
+    read_lines,
+    read_tensors,
+    torn,
+    write_json,
+    write_tensors,
+    write_whole,
+)
+from ..folders import CommandFolder
+from ..parsing import nan_for_null, parsed
 from .settings import Settings
+
+_STEPS, _STATE = "steps.jsonl", "state.pt"
 
 
 @dataclass(frozen=True)
@@ -49,62 +59,58 @@ class Outcome:
     seconds: float
 
 
-class Folder:
+class Folder(CommandFolder[Settings]):
     """One bilevel run on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def create(self, settings: Settings) -> None:
-        """Make the folder and write what was asked for."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        versions = environment()
-        try:
-            versions["packages"]["scikit-image"] = version("scikit-image")
-        except PackageNotFoundError:
-            versions["packages"]["scikit-image"] = None
-        write_json(self.path / "environment.json", versions)
-        write_json(self.path / "config.json", asdict(settings))
+    plan_type, command, packages = Settings, "hdet bilevel", ("scikit-image",)
 
     def settings(self) -> Settings:
         """Read back what was asked for.
 
         Raises:
-            ValueError: if this is not a run folder.
+            FolderError: if this is not a run folder.
         """
-        try:
-            return Settings(**json.loads((self.path / "config.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} is not a run folder of `hdet bilevel`: {error}. Give the "
-                f"folder that the run printed."
-            ) from error
+        return self.plan()
+
+    def check(self) -> None:
+        """Read what is there; see `CommandFolder.check`."""
+        super().check()
+        self.state()
+        if self.outcome() is None:
+            # The steps are those of the state, and come again.
+            return
+        self.theta()
+        steps = [one.step for one in self.steps()]
+        if torn(self.path / _STEPS) or steps != list(range(1, len(steps) + 1)):
+            what = "it does not have every step"
+            raise damaged(self.path / _STEPS, what, self._again)
 
     def extend(self, settings: Settings) -> None:
         """Let a run go on that is complete: write what is asked for now."""
-        write_json(self.path / "config.json", asdict(settings))
+        self.write_plan(settings)
         (self.path / "result.json").unlink(missing_ok=True)
-
-    def environment(self) -> dict[str, Any]:
-        """Read the versions and the machine."""
-        return json.loads((self.path / "environment.json").read_text())
 
     def begin(self, rows: list[dict[str, Any]]) -> None:
         """Make these the steps: those of the state that a run goes on from."""
-        beside = self.path / "steps.tmp"
-        beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(beside, self.path / "steps.jsonl")
+        write_whole(self.path / _STEPS, "".join(json.dumps(row) + "\n" for row in rows))
 
     def append(self, step: Step) -> None:
         """Write a step's line."""
-        with (self.path / "steps.jsonl").open("a") as lines:
-            lines.write(json.dumps(asdict(step)) + "\n")
+        append(self.path / _STEPS, [asdict(step)])
 
     def steps(self) -> list[Step]:
-        """Read the steps that were made, in order; a torn last line is passed over."""
-        file = self.path / "steps.jsonl"
-        lines = file.read_text().splitlines(True) if file.exists() else []
-        return [Step(**json.loads(line)) for line in lines if line.endswith("\n")]
+        """Read the steps that were made, in order.
+
+        Raises:
+            FolderError: if a line is not one that was written.
+        """
+        file, made = self.path / _STEPS, []
+        for line in read_lines(file, self._again):
+            try:
+                made.append(parsed(Step, line))
+            except ValueError as error:
+                raise damaged(file, f"step {len(made) + 1}: {error}", self._again) from error
+        return made
 
     def write_state(self, state: dict[str, Any], seconds: float) -> None:
         """Write what the run goes on from, whole or not at all.
@@ -113,23 +119,35 @@ class Folder:
             state: the method's own, numbers and tensors.
             seconds: wall time so far.
         """
-        self._save({"state": state, "seconds": seconds}, "state.pt")
+        write_tensors(self.path / _STATE, {"state": state, "seconds": seconds})
 
     def state(self) -> tuple[dict[str, Any] | None, float]:
-        """Read it back; None and 0 where there is none."""
-        file = self.path / "state.pt"
+        """Read it back; None and 0 where there is none.
+
+        Raises:
+            FolderError: if it is damaged.
+        """
+        file = self.path / _STATE
         if not file.exists():
             return None, 0.0
-        raw = torch.load(file, weights_only=True)
-        return raw["state"], raw["seconds"]
+        remedy = f"remove {file}, and --resume begins the run again"
+        raw = read_tensors(file, remedy)
+        try:
+            whole = Entries(raw, "hdet bilevel --resume", call=str(file), source="the run")
+            state, seconds = whole.entries("state"), whole.number("seconds", low=0.0)
+            for row in state.items("history"):
+                parsed(Step, row)
+        except ValueError as error:
+            raise damaged(file, error, remedy) from error
+        return raw["state"], seconds
 
     def write_theta(self, theta: Any) -> None:
         """Write what was learned."""
-        self._save(theta, "theta.pt")
+        write_tensors(self.path / "theta.pt", theta)
 
     def theta(self) -> Any:
         """Read what was learned."""
-        return torch.load(self.path / "theta.pt", weights_only=True)
+        return read_tensors(self.path / "theta.pt", self._again)
 
     def finish(self, outcome: Outcome) -> None:
         """Write that the run is complete, and how it ended."""
@@ -140,10 +158,12 @@ class Folder:
         file = self.path / "result.json"
         if not file.exists():
             return None
-        raw = json.loads(file.read_text())
-        return Outcome(**{**raw, "counts": Counts(**raw["counts"])})
+        content = read_json(file, self._again)
+        try:
+            return parsed(Outcome, nan_for_null(content))
+        except ValueError as error:
+            raise damaged(file, error, self._again) from error
 
-    def _save(self, content: Any, name: str) -> None:
-        beside = (self.path / name).with_suffix(".tmp")
-        torch.save(content, beside)
-        os.replace(beside, self.path / name)
+    @property
+    def _again(self) -> str:
+        return f"remove {self.path / 'result.json'}, and --resume ends the run again"

@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ..files import write_json
 from ..pages import write_page
-from ..records import write_json
 from ..run_folders import option
 from .folder import Folder, Outcome
 from .methods import METHODS

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..run_folders import errors_said, nothing_else_given, nothing_there
+from ..run_folders import MOST, errors_said, nothing_else_given, ready
 from ..unit_runs import do_runs
 from .execution import load, outcome
 from .findings import findings
@@ -27,7 +27,7 @@ def bilevel(
         str, typer.Option(help=f"To compare on: {', '.join(BUDGETS)}.")
     ] = ",".join(BUDGETS),
     seeds: Annotated[
-        int, typer.Option(min=1, help="Runs of each method from each start.")
+        int, typer.Option(min=1, max=MOST, help="Runs of each method from each start.")
     ] = Plan.seeds,
     scale: Annotated[
         float, typer.Option(help="Factor of all budgets, as 0.1 for a quick look.")
@@ -37,7 +37,7 @@ def bilevel(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; default one per core.")
+        int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
     ] = None,
 ) -> None:
     """Compare MAID with fixed accuracies and HOAG, at equal cost from every first accuracy.
@@ -60,26 +60,24 @@ def bilevel(
                 seeds,
                 scale,
             )
-            nothing_there(COMMAND, path)
         every = units(plan)
         for task in dict.fromkeys(unit.task for unit in every if unit.task in BUDGETS):
             # Missing data are an error of the user's: say so before anything is written.
             load(task, FIRST_SEED)
-        if resume is None:
-            folder.create(plan)
-        print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
-        print(f"Folder: {path}", flush=True)
-        if "comparison" in plan.experiments and "dfo-ls" not in plan.methods:
-            print("Without DFO-LS, which is not installed: pip install hdet[peers].")
-        do_runs(folder, unfinished(folder), outcome, processes)
-        report = write_report(folder)
-        found = findings(folder)
-    for table in tables(found):
-        Console().print(table)
-    for verdict in found.verdicts:
-        said = "yes" if verdict.clear else "by the means" if verdict.reached else "no"
-        print(f"{verdict.task}: {verdict.wanted}: {said}")
-    print(f"Report: {report}")
+        with ready(folder, plan, resume is not None):
+            print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
+            print(f"Folder: {path}", flush=True)
+            if "comparison" in plan.experiments and "dfo-ls" not in plan.methods:
+                print("Without DFO-LS, which is not installed: pip install hdet[peers].")
+            do_runs(folder, unfinished(folder), outcome, processes)
+            report = write_report(folder)
+            found = findings(folder)
+            for table in tables(found):
+                Console().print(table)
+            for verdict in found.verdicts:
+                said = "yes" if verdict.clear else "by the means" if verdict.reached else "no"
+                print(f"{verdict.task}: {verdict.wanted}: {said}")
+            print(f"Report: {report}")
 
 
 def _names(option: str, text: str, known: Collection[str]) -> list[str]:

@@ -20,7 +20,7 @@ from ...bilevel.linear import CurvatureError
 from ...bilevel.result import Callback
 from ..bilevel.methods import run_method
 from ..bilevel.tasks import TASKS, Task
-from ..records import finite
+from ..files import finite
 from . import crossover
 from .units import CERTIFIED, OURS, Unit, condition
 

@@ -9,12 +9,16 @@ crossover   from which condition number on adaptive accuracy is worth its line s
 <folder>/summary.json, plots/*.png, report.html
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import ClassVar
 
 from ...bilevel import Rules
+from ...errors import require
 from ..bilevel.methods import METHODS
+from ..parsing import require_names
 from ..unit_runs import UnitFolder
 from . import crossover
 
@@ -60,6 +64,23 @@ PROTOTYPES = {"certified": "certified MAID as printed", "plain": "MAID as printe
 PROTOTYPE_TASK, PROTOTYPE_BUDGET = "quadratic", 20_000
 EXPERIMENTS = ("comparison", "prototype", "crossover")
 _CONDITION = "condition-"
+# What a run's line has; null stands for what was not finite.
+_JUDGED = dict[str, float | None]
+_VALUES = {
+    "status": str,
+    "stuck": bool,
+    "failure": str,
+    "judged": _JUDGED,
+    "start": _JUDGED,
+    "steps": int,
+    "failed_searches": int,
+    "cost": int,
+    "trajectory": list[list[float | None]],
+    "seconds": float,
+    "title": str,
+    "parameters": int,
+}
+_CROSSOVER = {"outer": int, "descent": int, "cost": int, "reached": bool, "seconds": float}
 # Seeds 0 and up are for the record.
 FIRST_SEED = 0
 
@@ -92,6 +113,14 @@ class Plan:
     seeds: int = 3
     scale: float = 1.0
     methods: list[str] = field(default_factory=known_methods)
+
+    def __post_init__(self) -> None:
+        require_names("Plan", "experiments", self.experiments, EXPERIMENTS)
+        require_names("Plan", "tasks", self.tasks, BUDGETS)
+        require_names("Plan", "methods", self.methods, LABELS)
+        require(self.seeds >= 1, "Plan", "seeds", self.seeds, "must be at least 1", "try 3")
+        good, rule = 0 < self.scale < math.inf, "must be finite and above 0"
+        require(good, "Plan", "scale", self.scale, rule, "try 0.1")
 
     def budget(self, task: str) -> int:
         """Return the cost of a run of the comparison."""
@@ -177,6 +206,7 @@ class Folder(UnitFolder[Plan]):
     """One run of the benchmark on disk."""
 
     plan_type, command = Plan, "hdet bench bilevel"
+    values: ClassVar = {"comparison": _VALUES, "prototype": _VALUES, "crossover": _CROSSOVER}
 
 
 def unfinished(folder: Folder) -> Sequence[Unit]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..run_folders import errors_said, nothing_else_given, nothing_there
+from ..run_folders import errors_said, nothing_else_given, ready
 from .data import TASKS
 from .execution import run
 from .folder import ENGINES, Folder, Plan
@@ -79,16 +79,16 @@ def federate(
     with errors_said(COMMAND, path, "begin again, to the same numbers,"):
         if resume is not None:
             nothing_else_given(context, {"resume"})
-            check(folder.plan())
+            made = folder.plan()
+            check(made)
         else:
             given = {name: context.params[name] for name in FIELDS}
             given["data"] = None if data is None else str(data.resolve())
             made = plan(given, engine)
-            nothing_there(COMMAND, path)
-            folder.create(made)
-        print(f"Folder: {path}", flush=True)
-        run(folder)
-        report = write_report(folder)
-    settings = folder.plan().settings
-    Console().print(table(summarise(folder.records(), settings), folder.seconds()))
-    print(f"Report: {report}")
+        with ready(folder, made, resume is not None):
+            print(f"Folder: {path}", flush=True)
+            run(folder)
+            report = write_report(folder)
+            found = summarise(folder.records(), made.settings)
+            Console().print(table(found, folder.seconds()))
+            print(f"Report: {report}")

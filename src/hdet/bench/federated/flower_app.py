@@ -6,12 +6,12 @@ folder, to be read, run again, or taken as the beginning of another app.
 """
 
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 
 import jinja2
 
+from ..files import write_whole
 from .settings import DELTA_SGD_RATE, Settings
 
 # Flower's own strategies, the counterparts of `hdet.federated.server_optimizers` with the
@@ -75,12 +75,9 @@ def write_app(folder: Path, settings: Settings) -> None:
             name for name in ("Decay", "FedExP", "FedHyper") if name in "".join(outer)
         ],
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name in environment.list_templates(extensions=["j2"]):
         page = environment.get_template(name).render(values)
-        beside = folder / "app.tmp"
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, folder / name.removesuffix(".j2"))
+        write_whole(folder / name.removesuffix(".j2"), page)
 
 
 def strategies(settings: Settings) -> tuple[str, list[str]]:

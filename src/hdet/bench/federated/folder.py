@@ -8,26 +8,33 @@
     <folder>/app, flower.log   with Flower: the app that ran, and what Flower said
     <folder>/summary.json, plots/*.png, report.html
 
-A round's line is written at once and flushed, so that others can follow a run; of a torn
-last line the reader takes no notice. The lines of a diverged run hold `NaN`.
+A round's line is written at once, so that others can follow a run. The lines of a diverged run
+hold `NaN`.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..records import environment, write_json
+from ...errors import require
+from ..files import (
+    append,
+    damaged,
+    read_json,
+    read_lines,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from ..folders import CommandFolder
+from ..parsing import parsed
 from .run import RoundRecord
 from .settings import Settings
 
 ENGINES = ("in-process", "flower")
+_ROUNDS = "rounds.jsonl"
 # The layers of torch.nn.Sequential(Linear, ReLU, Linear), as its state dict names them.
 _ENTRIES = ("0.weight", "0.bias", "2.weight", "2.bias")
 
@@ -44,40 +51,27 @@ class Plan:
     settings: Settings
     engine: str = "in-process"
 
+    def __post_init__(self) -> None:
+        known = f"write one of {', '.join(ENGINES)}"
+        require(self.engine in ENGINES, "Plan", "engine", self.engine, "is not known", known)
 
-class Folder:
+
+class Folder(CommandFolder[Plan]):
     """One federated run on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    plan_type, command, packages = Plan, "hdet federate", ("flwr", "ray")
 
-    def create(self, plan: Plan) -> None:
-        """Make the folder and write what was asked for."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        versions = environment()
-        if plan.engine == "flower":
-            versions["packages"] |= {name: _version(name) for name in ("flwr", "ray")}
-        write_json(self.path / "environment.json", versions)
-        write_json(self.path / "config.json", asdict(plan))
-
-    def plan(self) -> Plan:
-        """Read back what was asked for.
-
-        Raises:
-            ValueError: if this is not a run folder.
-        """
-        try:
-            raw = json.loads((self.path / "config.json").read_text())
-            return Plan(Settings(**raw["settings"]), raw["engine"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{self.path} is not a run folder of `hdet federate`: {error}. Give the "
-                f"folder that the run printed."
-            ) from error
-
-    def environment(self) -> dict[str, Any]:
-        """Read the versions and the machine."""
-        return json.loads((self.path / "environment.json").read_text())
+    def check(self) -> None:
+        """Read what is there; see `CommandFolder.check`."""
+        super().check()
+        if self.seconds() is None:
+            # The rounds of a run that was stopped come again.
+            return
+        self.model()
+        rounds, asked = [one.round for one in self.records()], self.plan().settings.rounds
+        if rounds != list(range(1, asked + 1)):
+            what = f"it has {len(rounds)} of {asked} rounds"
+            raise damaged(self.path / _ROUNDS, what, self._again)
 
     def begin(self) -> None:
         """Forget the rounds of a run that was stopped: the same ones come again."""
@@ -86,23 +80,29 @@ class Folder:
 
     def append(self, record: RoundRecord) -> None:
         """Write a round's line."""
-        with (self.path / "rounds.jsonl").open("a") as lines:
-            lines.write(json.dumps(asdict(record)) + "\n")
+        append(self.path / _ROUNDS, [asdict(record)])
 
     def records(self) -> list[RoundRecord]:
-        """Read the rounds that are over, in order."""
-        file = self.path / "rounds.jsonl"
-        return list(parse(file.read_text().splitlines(True))) if file.exists() else []
+        """Read the rounds that are over, in order.
+
+        Raises:
+            FolderError: if a line is not one that was written.
+        """
+        file, made = self.path / _ROUNDS, []
+        for line in read_lines(file, self._again):
+            try:
+                made.append(parsed(RoundRecord, line))
+            except ValueError as error:
+                raise damaged(file, f"round {len(made) + 1}: {error}", self._again) from error
+        return made
 
     def write_model(self, parts: Iterable[Tensor]) -> None:
         """Write the final model, whose tensors are given as for `state_of`."""
-        beside = self.path / "model.tmp"
-        torch.save(state_of(parts), beside)
-        os.replace(beside, self.path / "model.pt")
+        write_tensors(self.path / "model.pt", state_of(parts))
 
     def model(self) -> Mapping[str, Tensor]:
         """Read the final model's state dict."""
-        return torch.load(self.path / "model.pt", weights_only=True)
+        return read_tensors(self.path / "model.pt", self._again)
 
     def finish(self, seconds: float) -> None:
         """Write that the run is complete.
@@ -115,7 +115,17 @@ class Folder:
     def seconds(self) -> float | None:
         """Return the wall time of a complete run; None if it is not complete."""
         file = self.path / "result.json"
-        return json.loads(file.read_text())["seconds"] if file.exists() else None
+        if not file.exists():
+            return None
+        content = read_json(file, self._again)
+        try:
+            return parsed(dict[str, float], content)["seconds"]
+        except (KeyError, ValueError) as error:
+            raise damaged(file, error, self._again) from error
+
+    @property
+    def _again(self) -> str:
+        return f"remove {self.path / 'result.json'}, and --resume begins the run again"
 
 
 def state_of(parts: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -132,10 +142,3 @@ def parse(lines: Iterable[str]) -> Iterator[RoundRecord]:
     for line in lines:
         if line.endswith("\n"):
             yield RoundRecord(**json.loads(line))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

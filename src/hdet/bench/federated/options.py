@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import require
 from .. import run_folders
 from .flower_engine import require_flower
-from .folder import ENGINES, Plan
+from .folder import Plan
 from .run import Federation
 from .settings import Settings
 
@@ -57,8 +57,6 @@ def plan(given: Mapping[str, Any], engine: str) -> Plan:
     if named["proximal_mu"] is None:
         named["proximal_mu"] = FEDPROX_MU if named["strategy"] == "fedprox" else 0.0
     try:
-        known = f"write one of {', '.join(ENGINES)}"
-        require(engine in ENGINES, "Plan", "engine", engine, "is not known", known)
         made = Plan(Settings(**named), engine)
     except ValueError as error:
         raise ValueError(in_options(str(error))) from error
@@ -77,7 +75,9 @@ def check(plan: Plan) -> None:
         if plan.engine == "flower":
             require_flower()
         # The rest only the data and the rules know.
-        Federation(plan.settings)
+        images, batch = len(Federation(plan.settings).data.labels), plan.settings.batch
+        rule = f"is more than all {images} images"
+        require(batch <= images, "Settings", "batch", batch, rule, "take a smaller one")
     except ValueError as error:
         raise ValueError(in_options(str(error))) from error
 

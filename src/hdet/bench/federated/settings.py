@@ -95,8 +95,15 @@ class Settings:
             require(value >= 1, "Settings", name, value, "must be at least 1", "raise it")
         for name in ("concentration", "local_rate", "global_rate"):
             value = getattr(self, name)
-            good = 0 < value < math.inf
-            require(good, "Settings", name, value, "must be above 0", "raise it")
+            good, rule = 0 < value < math.inf, "must be above 0 and finite"
+            require(good, "Settings", name, value, rule, "try 0.1")
+        for name in ("max_norm", "probe"):
+            value = getattr(self, name)
+            good, rule = value is None or 0 < value < math.inf, "must be above 0"
+            require(good, "Settings", name, value, rule, "None is no limit")
+        share, good = self.final_share, 0 < self.final_share <= 1
+        rule = "must lie in (0, 1]"
+        require(good, "Settings", "final_share", share, rule, "1 keeps the rate")
         mu, fine = self.proximal_mu, 0 <= self.proximal_mu < math.inf
         rule = "must be finite and at least 0"
         require(fine, "Settings", "proximal_mu", mu, rule, "0 trains without the term")

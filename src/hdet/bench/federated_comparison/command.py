@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from ..federated.data import load
-from ..run_folders import errors_said, nothing_else_given, nothing_there
+from ..run_folders import MOST, errors_said, nothing_else_given, ready
 from ..unit_runs import do_runs
 from .execution import outcome
 from .findings import findings
@@ -24,10 +24,10 @@ def federated(
         str, typer.Option(help=f"Names, separated by commas: {', '.join(EXPERIMENTS)}.")
     ] = ",".join(EXPERIMENTS),
     seeds: Annotated[
-        int, typer.Option(min=1, help="Runs of each strategy from each start.")
+        int, typer.Option(min=1, max=MOST, help="Runs of each strategy from each start.")
     ] = Plan.rate_seeds,
     selection_seeds: Annotated[
-        int, typer.Option(min=1, help="Runs of each selector.")
+        int, typer.Option(min=1, max=MOST, help="Runs of each selector.")
     ] = Plan.selection_seeds,
     rounds: Annotated[
         int, typer.Option(min=2, help="Of a run of rates; selection has twice as many.")
@@ -37,7 +37,7 @@ def federated(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; default one per core.")
+        int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
     ] = None,
 ) -> None:
     """Compare federated learning rates from every start, and client selectors.
@@ -53,24 +53,22 @@ def federated(
             plan = folder.plan()
         else:
             plan = Plan(_experiments(experiments), seeds, selection_seeds, rounds)
-            nothing_there(COMMAND, path)
         every = [unit.settings for unit in units(plan)]
         for source in dict.fromkeys((s.task, s.data, s.pool) for s in every):
             # Missing data are an error of the user's: say so before anything is written.
             load(*source)
-        if resume is None:
-            folder.create(plan)
-        print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
-        print(f"Folder: {path}", flush=True)
-        do_runs(folder, unfinished(folder), outcome, processes)
-        report = write_report(folder)
-        found = findings(folder)
-    for table in tables(found):
-        Console().print(table)
-    for verdict in found.verdicts:
-        said = "yes" if verdict.clear else "by the means" if verdict.reached else "no"
-        print(f"{verdict.task}: {verdict.wanted}: {said}")
-    print(f"Report: {report}")
+        with ready(folder, plan, resume is not None):
+            print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
+            print(f"Folder: {path}", flush=True)
+            do_runs(folder, unfinished(folder), outcome, processes)
+            report = write_report(folder)
+            found = findings(folder)
+            for table in tables(found):
+                Console().print(table)
+            for verdict in found.verdicts:
+                said = "yes" if verdict.clear else "by the means" if verdict.reached else "no"
+                print(f"{verdict.task}: {verdict.wanted}: {said}")
+            print(f"Report: {report}")
 
 
 def _experiments(text: str) -> list[str]:

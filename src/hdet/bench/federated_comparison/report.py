@@ -4,7 +4,6 @@ The page holds its pictures and loads nothing, so it can be sent on alone. It na
 of the machine it was made on.
 """
 
-import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..files import write_json
 from ..pages import write_page
-from ..records import write_json
 from . import grid, selections
 from .findings import Findings, content, findings
 from .page import TITLE, introduction, sections
@@ -51,7 +50,7 @@ def write_report(folder: Folder) -> Path:
         introduction=introduction(found),
         sections=sections(found),
         missing=found.missing,
-        versions=json.loads((folder.path / "environment.json").read_text()),
+        versions=folder.environment(),
         command=again,
     )
 

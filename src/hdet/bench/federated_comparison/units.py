@@ -15,8 +15,11 @@ more than sharper pictures.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from ...errors import require
 from ..federated.settings import Settings
+from ..parsing import require_names
 from ..unit_runs import UnitFolder
 
 LOCAL_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
@@ -50,6 +53,12 @@ SELECTORS = {
 MU_SELECTORS = (RANDOM, "power-of-choice", "oort-without-system", "hetero-select")
 MUS = (0.0, 0.01, 0.5)
 EXPERIMENTS = ("rates", "selection", "mu")
+# What a run's line has.
+_NUMBERS = ("final", "peak", "drop", "last", "late_deviation", "worst_class", "fairness")
+_VALUES: dict[str, Any] = dict.fromkeys((*_NUMBERS, "seconds"), float)
+_VALUES |= dict.fromkeys(("alpha", "beta"), float | None)
+_VALUES |= dict.fromkeys(("bytes_down", "bytes_up", "probed"), int)
+_VALUES |= {"accuracies": list[float], "diverged": bool}
 TASKS = {
     "rates": ("digits", "fashion"),
     "selection": ("mnist", "fashion"),
@@ -75,6 +84,12 @@ class Plan:
     rate_seeds: int = 3
     selection_seeds: int = 20
     rounds: int = 50
+
+    def __post_init__(self) -> None:
+        require_names("Plan", "experiments", self.experiments, EXPERIMENTS)
+        for name, least in (("rate_seeds", 1), ("selection_seeds", 1), ("rounds", 2)):
+            value, rule = getattr(self, name), f"must be at least {least}"
+            require(value >= least, "Plan", name, value, rule, "raise it")
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,7 @@ class Folder(UnitFolder[Plan]):
     """One run of the benchmark on disk."""
 
     plan_type, command = Plan, "hdet bench federated"
+    values: ClassVar = dict.fromkeys(EXPERIMENTS, _VALUES)
 
 
 def unfinished(folder: Folder) -> Sequence[Unit]:

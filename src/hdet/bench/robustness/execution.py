@@ -12,6 +12,7 @@ from statistics import fmean
 
 from rich.console import Console
 
+from ..launch import holding_interrupts
 from ..tasks import Task
 from ..workers import pool, progress, raise_from
 from .methods import all_methods
@@ -67,7 +68,8 @@ def run_all(
             known, later = units(folder)
             done = len(known) - len(todo)
             bars.update(bar, total=len(known) + later, completed=done)
-            futures = {running.submit(_work, folder.path, unit): unit for unit in todo}
+            with holding_interrupts():
+                futures = {running.submit(_work, folder.path, unit): unit for unit in todo}
             for count, future in enumerate(as_completed(futures), 1):
                 raise_from(future.exception(), futures[future])
                 bars.advance(bar)

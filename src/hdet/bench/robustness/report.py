@@ -14,8 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..files import write_json
 from ..pages import write_page
-from ..records import write_json
 from .execution import unfinished
 from .methods import OURS, START_FREE
 from .regret import TOLERANCE, Standing, references, rows, standings

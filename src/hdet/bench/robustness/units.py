@@ -11,16 +11,17 @@ decade more while its best rate lies at the edge, and the starts once the best r
 known. So a run that was stopped goes on by doing what has no result.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-from ..records import environment, mean_and_error, write_json
+from ...errors import require
+from ..files import damaged, read_json, write_json
+from ..folders import CommandFolder
+from ..parsing import nan_for_null, parsed, require_name, require_names
+from ..records import mean_and_error
 from .methods import LABELS, PLAIN, START_FREE
 from .problems import PROBLEMS, Outcome, Problem
 
@@ -49,6 +50,24 @@ class Settings:
     seeds: int
     sweep: list[int]
 
+    def __post_init__(self) -> None:
+        names = [problem.name for problem in self.problems]
+        require_names("Settings", "problems", names, names)
+        for problem in self.problems:
+            require_name("Problem", "name", problem.name)
+            steps, centre = problem.steps, problem.centre
+            require(steps >= 1, "Problem", "steps", steps, "must be at least 1", "raise it")
+            good, rule = 0 < centre < math.inf, "must be finite and above 0"
+            require(good, "Problem", "centre", centre, rule, "correct it")
+        require_names("Settings", "methods", self.methods, LABELS)
+        labels = [start_label(start) for start in self.starts if 0 < start < math.inf]
+        good, rule = 0 < len(set(labels)) == len(self.starts), "must be above 0, each once"
+        require(good, "Settings", "starts", self.starts, rule, "try 1/10,1,10")
+        seeds, sweep = self.seeds, self.sweep
+        require(seeds >= 1, "Settings", "seeds", seeds, "must be at least 1", "try 3")
+        good, rule = 0 < len(sweep) == len(set(sweep)), "must name some, each once"
+        require(good, "Settings", "sweep", sweep, rule, "correct it")
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -75,38 +94,36 @@ class Unit:
         return f"{self.problem.name}, {self.method}, {self.place}, seed {self.seed}"
 
 
-class Folder:
+@dataclass(frozen=True)
+class _Run:
+    """What the file of a run has: its `Outcome` and where it began; null is not finite."""
+
+    held_out: float | None
+    lr: float
+    start: float | None
+    steps: list[int]
+    lrs: list[float | None]
+    seconds: float
+
+
+class Folder(CommandFolder[Settings]):
     """One run of the benchmark on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def create(self, settings: Settings) -> None:
-        """Make the folder and write what was asked for."""
-        write_json(self.path / "config.json", asdict(settings))
-        versions = environment()
-        versions["packages"] |= {name: _version(name) for name in PEER_PACKAGES}
-        write_json(self.path / "environment.json", versions)
+    plan_type, command, packages = Settings, "hdet bench robustness", PEER_PACKAGES
 
     def settings(self) -> Settings:
         """Read back what was asked for.
 
         Raises:
-            ValueError: if this is not a folder of this benchmark.
+            FolderError: if this is not a folder of this benchmark.
         """
-        try:
-            raw = json.loads((self.path / "config.json").read_text())
-            problems = [Problem(**problem) for problem in raw.pop("problems")]
-            return Settings(problems=problems, **raw)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"{self.path} is not a run folder of `hdet bench robustness`: {error!r}. "
-                f"Give the folder that the run printed."
-            ) from error
+        return self.plan()
 
-    def environment(self) -> dict[str, Any]:
-        """Read the versions and the machine."""
-        return json.loads((self.path / "environment.json").read_text())
+    def check(self) -> None:
+        """Read what is there; see `CommandFolder.check`."""
+        super().check()
+        for file in sorted(self.path.glob("runs/*/*/*/seed*.json")):
+            _read(file)
 
     def file(self, problem: str, method: str, place: str, seed: int) -> Path:
         """Return where the result of a run is, or will be."""
@@ -114,19 +131,19 @@ class Folder:
 
     def write(self, unit: Unit, outcome: Outcome) -> None:
         """Write how a run went; null stands for what is not finite."""
-        content = {"held_out": outcome.held_out, "lr": unit.lr, "start": unit.start}
-        content |= {"steps": outcome.steps, "lrs": outcome.lrs, "seconds": outcome.seconds}
-        write_json(self.file(unit.problem.name, unit.method, unit.place, unit.seed), content)
+        held_out, steps, lrs, seconds = vars(outcome).values()
+        run = _Run(held_out, unit.lr, unit.start, steps, lrs, seconds)
+        file = self.file(unit.problem.name, unit.method, unit.place, unit.seed)
+        write_json(file, asdict(run))
 
     def outcome(self, problem: str, method: str, place: str, seed: int) -> Outcome | None:
         """Return how a run went; None if it has not. What was not finite is NaN."""
         file = self.file(problem, method, place, seed)
         if not file.exists():
             return None
-        raw = json.loads(file.read_text())
-        lrs = [math.nan if lr is None else lr for lr in raw["lrs"]]
-        held_out = math.nan if raw["held_out"] is None else raw["held_out"]
-        return Outcome(held_out, raw["steps"], lrs, raw["seconds"])
+        run = _read(file)
+        lrs, held_out = nan_for_null(run.lrs), nan_for_null(run.held_out)
+        return Outcome(held_out, run.steps, lrs, run.seconds)
 
     def losses(self, problem: str, method: str, place: str) -> list[float] | None:
         """Return the held-out losses by seed, NaN if not finite; None until all are there."""
@@ -269,8 +286,10 @@ def plan(
     )
 
 
-def _version(package: str) -> str | None:
+def _read(file: Path) -> _Run:
+    remedy = "remove it, and --resume does that run again"
+    content = read_json(file, remedy)
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        return parsed(_Run, content)
+    except ValueError as error:
+        raise damaged(file, error, remedy) from error
