@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hdet.replica.optimizer_state import weight_dependent_state
+from hdet.replica.optimizer_state import all_state, reset_state, weight_dependent_state
 from tests.helpers import loss_at, small_model
 
 
@@ -66,15 +66,4 @@ def test_only_the_groups_with_weight_decay_count():
 class AdamWScheduleFree(torch.optim.AdamW):
     """Keeps a second copy of the weights, `z`, under the package's name for it."""
 
-    def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
-        super().step(closure)
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p].setdefault("z", p.detach().clone())
-
-
-def test_copies_of_the_weights_are_averaged_and_their_moments_are_not():
-    model, optimizer = stepped(lambda p: AdamWScheduleFree(p, weight_decay=0.1))
-    found = weight_dependent_state(optimizer)
-    assert [t.shape for t in found] == [p.shape for p in model.parameters()]
-    assert all(found[i] is optimizer.state[p]["z"] for i, p in enumerate(model.parameters()))
+    def step(self, closure=None):
