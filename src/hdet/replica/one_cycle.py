@@ -229,6 +229,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
                 never given a loss, if all replicas are non-finite, or if replicas were
                 promised and no process group is there.
         """
+        if self._constructed and self._apart:
+            self._ensemble.require_connection()
         if self._constructed and self._exploring and not self._ensemble.counts(skipped):
             return
         if loss is not None:
@@ -314,10 +316,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
     # --- internals
 
     @property
-    def _exploring(self) -> bool:
-        """Whether the replicas ever differ, by their rates or by their gradients."""
-        apart = self._spread > 0 or not self._shared_gradients
-        return apart and self._ensemble.replicas.size > 1
+    def _apart(self) -> bool:
+        return self._spread > 0 or not self._shared_gradients
 
     @property
     def _steps_done(self) -> int:
