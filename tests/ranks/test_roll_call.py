@@ -364,6 +364,51 @@ def test_a_child_of_a_process_does_not_stand_in_for_it():
         run_ranks(_outlived, 2)
 
 
+# --- another world than it was made for
+
+
+def _early(kind, folder):
+    """Make it before the process group, and use it after; and after the group's end."""
+    rank = dist.get_rank()
+    dist.barrier()
+    dist.destroy_process_group()
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    early = _scheduler(kind, model, optimizer)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/again", rank=rank, world_size=2
+    )
+    late = _scheduler(kind, model, torch.optim.AdamW(model.parameters(), 0.01))
+    said = []
+    for call in (lambda: early.step(1.0), early.converge, early.converged().__enter__):
+        try:
+            optimizer.step()
+            call()
+        except RuntimeError as error:
+            said.append(str(error))
+    dist.barrier()
+    dist.destroy_process_group()
+    try:
+        late.converge()
+    except RuntimeError as error:
+        said.append(str(error))
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/once_more", rank=rank, world_size=2
+    )
+    return said
+
+
+@pytest.mark.parametrize("kind", ["explorer", "one cycle"])
+def test_what_was_made_for_another_world_says_so_on_every_rank(kind, tmp_path):
+    for rank, said in enumerate(run_ranks(_early, 2, kind, str(tmp_path))):
+        assert len(said) == 4
+        for text in said[:3]:
+            assert text.startswith(f"[rank {rank} of 2]")
+            assert "was made for 1 replicas, and the process group now has 2" in text
+            assert "make it after torch.distributed.init_process_group" in text
+        assert "was made for 2 replicas, and the process group now has 1" in said[3]
+
+
 def test_the_message_reads_well():
     said = run_ranks(_train, 2, "explorer", "never steps")[0][0]
     assert re.fullmatch(

@@ -1,7 +1,10 @@
 import gc
 import math
+import random
 from collections import namedtuple
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -293,3 +296,45 @@ def test_the_helper_scores_the_model_on_the_batch():
     score = hdet.probe(model, data, loss)
     for k in (0, 1, 0):
         assert torch.equal(torch.as_tensor(score()), loss_at(model, k, 0))
+
+
+def test_what_a_loader_draws_from_anywhere_is_put_back_and_the_same_for_all():
+    drawn = []
+    # The legacy state is the global one, which is what there is to be looked after.
+    numpy: Any = np.random
+    states = random.getstate(), numpy.get_state()
+    try:
+        for place in (1, 2):  # two ranks, whose states stand at different places
+            draws = []
+            for probed in (False, True):
+                random.seed(place)
+                numpy.seed(place)
+                if probed:
+                    score = lambda: drawn.append((random.random(), numpy.rand())) or 1.0
+                    evaluate(score, None, "eval", 0, 7)
+                draws.append((random.random(), numpy.rand()))
+            assert draws[0] == draws[1]
+        assert drawn[0] == drawn[1]
+    finally:
+        random.setstate(states[0])
+        numpy.set_state(states[1])
+
+
+def test_a_loss_of_derivatives_is_scored_and_leaves_no_gradient_behind():
+    model = small_model()
+    x = torch.linspace(-1, 1, 6).double().reshape(1, 6)
+
+    def loss(m, _):
+        point = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(m(point).sum(), point, create_graph=True)
+        slope.square().sum().backward(inputs=list(m.parameters()))
+        return slope.square().sum()
+
+    with torch.enable_grad():
+        expected = loss(model, None).item()
+    kept = {p: p.grad for p in model.parameters()}
+    found, _ = evaluate(hdet.probe(model, [x], loss), model, "eval", 0, 0)
+    assert float(found) == expected
+    assert isinstance(found, torch.Tensor)
+    assert not found.requires_grad
+    assert all(p.grad is kept[p] for p in model.parameters())

@@ -14,7 +14,7 @@ def mean(meter: LossMeter) -> float:
 
 def test_numbers_and_tensors_of_any_dtype_and_shape_make_one_mean():
     meter = LossMeter()
-    for loss in (1.0, torch.tensor([[2.0]]), torch.tensor(3, dtype=torch.bfloat16), 6):
+    for loss in (1.0, torch.tensor([[2.0]]), torch.tensor(3, dtype=torch.bfloat16), 6.0):
         meter.observe(loss)
     assert mean(meter) == 3.0
 
@@ -23,6 +23,14 @@ def test_a_loss_with_a_graph_is_taken_without_it():
     meter = LossMeter()
     meter.observe(torch.ones((), requires_grad=True) * 2)
     assert not meter.row(CPU).requires_grad
+
+
+@pytest.mark.parametrize("value", [3, True, torch.tensor(3), torch.tensor(True), "1.0", 1j])
+def test_a_number_of_epochs_is_not_taken_for_a_loss(value):
+    meter = LossMeter()
+    with pytest.raises(ValueError, match=r"A loss is a float.*`step\(epoch\)` is not how"):
+        meter.observe(value)
+    assert meter.row(CPU).tolist() == [0, 0, 0, 0]
 
 
 def test_a_loss_with_several_elements_is_refused():

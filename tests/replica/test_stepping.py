@@ -1,3 +1,7 @@
+import sys
+import types
+import warnings
+
 import pytest
 import torch
 
@@ -11,16 +15,84 @@ def made(fused=False):
     return model, optimizer, Stepping(optimizer, "Explorer")
 
 
-def test_a_scheduler_that_is_stepped_once_per_process_is_noticed():
+class AcceleratedScheduler:
+    """Calls what it wraps as Accelerate's does, in a run of two processes."""
+
+    def __init__(self, stepping):
+        self.scheduler = stepping
+
+    def step(self):
+        for _ in range(2):
+            self.scheduler.took_place()
+
+
+def test_a_scheduler_that_is_stepped_once_per_process_is_refused_with_the_remedy():
     _, optimizer, stepping = made()
+    prepared = AcceleratedScheduler(stepping)
     for _ in range(3):
         optimizer.step()
+        prepared.step()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="step_scheduler_with_optimizer=False") as error:
+        prepared.step()
+    assert "passed to Accelerate's `prepare()`" in str(error.value)
+    assert "sync_gradients" not in str(error.value)
+
+
+class GradientState:
+    """As Accelerate has it, under `accumulate()` of two micro-batches."""
+
+    _shared_state = {"sync_gradients": True}
+    num_steps = 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_scheduler_that_is_stepped_at_every_micro_batch_is_refused_with_the_remedy(
+    known, monkeypatch
+):
+    if known:
+        module = types.SimpleNamespace(GradientState=GradientState)
+        monkeypatch.setitem(sys.modules, "accelerate.state", module)
+    _, optimizer, stepping = made()
+    for _ in range(3):
         stepping.took_place()
+        optimizer.step()
         stepping.took_place()
+    stepping.took_place()
     optimizer.step()
     stepping.took_place()
-    with pytest.raises(RuntimeError, match="step_scheduler_with_optimizer=False"):
+    with pytest.raises(RuntimeError, match="if accelerator.sync_gradients") as error:
         stepping.took_place()
+    assert "`scheduler.observe(loss)` for every micro-batch" in str(error.value)
+    assert ("prepare()" in str(error.value)) != known
+
+
+def test_one_call_an_epoch_is_a_warning_at_once_and_then_an_error():
+    _, optimizer, stepping = made()
+    for epoch in range(3):
+        for _ in range(30):
+            optimizer.step()
+        if epoch == 0:
+            with pytest.warns(UserWarning, match="called once for 30 steps of the optimizer"):
+                stepping.took_place()
+        elif epoch == 1:
+            stepping.took_place()
+        else:
+            with pytest.raises(RuntimeError, match="once for 30 steps.*not epochs") as error:
+                stepping.took_place()
+            assert "Call it after every `optimizer.step()`" in str(error.value)
+
+
+def test_steps_before_the_first_call_are_said_once_and_no_error():
+    _, optimizer, stepping = made()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for t in range(12):
+            optimizer.step()
+            if t % 4 == 0:  # not in a row
+                optimizer.step()
+            assert stepping.took_place()
+    assert len(caught) == 1
 
 
 def test_a_step_of_the_optimizer_counts_once():

@@ -23,8 +23,13 @@ class Converging(ABC):
 
     @property
     @abstractmethod
+    def _apart(self) -> bool:
+        """Whether replicas would differ, by their values or by their gradients."""
+
+    @property
     def _exploring(self) -> bool:
-        """Whether the replicas ever differ."""
+        """Whether there are several, and they do."""
+        return self._apart and self._ensemble.replicas.size > 1
 
     @property
     @abstractmethod
@@ -85,6 +90,8 @@ class Converging(ABC):
             RuntimeError: if a rank does not call it; on every rank, if all replicas are
                 non-finite.
         """
+        if self._apart:
+            self._ensemble.require_connection()
         if self._exploring:
             found = self._ensemble.sync(self._steps_done, call="`converge`")
             self._ensemble.record(found)
@@ -115,6 +122,8 @@ class Converging(ABC):
             RuntimeError: if a rank does not enter; on every rank, if all replicas are
                 non-finite.
         """
+        if self._apart:
+            self._ensemble.require_connection()
         if not self._exploring:
             yield
             return

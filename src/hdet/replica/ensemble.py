@@ -97,6 +97,7 @@ class Ensemble:
     ) -> None:
         self.replicas = replicas
         self.meter = LossMeter()
+        self._size = replicas.size
         self._optimizer = optimizer
         self._model = model
         self._name = name
@@ -123,7 +124,7 @@ class Ensemble:
         If it does not, the losses observed for it are dropped.
 
         Raises:
-            RuntimeError: if there is no process group for the replicas that were promised,
+            RuntimeError: if the process group is not there, or another than it was made for,
                 the scheduler is stepped inside `converged()`, several times per optimizer
                 step, or without one for long.
         """
@@ -140,8 +141,15 @@ class Ensemble:
         return took_place
 
     def require_connection(self) -> None:
-        """Raise a `RuntimeError` if the promised replicas have no process group. Local."""
-        if not self.replicas.connected:
+        """Raise a `RuntimeError` unless the replicas are those it was made for. Local."""
+        if self.replicas.size != self._size:
+            raise RuntimeError(
+                f"{where()}`{self._name}` was made for {self._size} replicas, and the process "
+                f"group now has {self.replicas.size}: make it after "
+                f"torch.distributed.init_process_group, and use it before the group is "
+                f"destroyed."
+            )
+        if not self.replicas.connected and self._size > 1:
             raise RuntimeError(
                 f"`{self._name}(world_size={self.replicas.size})` has no process group to "
                 f"average over: call torch.distributed.init_process_group first, and start "

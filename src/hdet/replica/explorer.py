@@ -225,6 +225,8 @@ class Explorer(Converging, OuterScheduler):
                 neither loss nor probe at a sync, or nothing finite and nothing to return to.
         """
         refuse_epoch(_NAME, epoch)
+        if self._apart:
+            self._ensemble.require_connection()
         if self._exploring and not self._ensemble.counts(skipped):
             return
         if loss is not None:
@@ -363,10 +365,8 @@ class Explorer(Converging, OuterScheduler):
     # --- internals
 
     @property
-    def _exploring(self) -> bool:
-        """Whether the replicas ever differ, by their values or by their gradients."""
-        apart = bool(self._exploration.dimensions) or not self._shared_gradients
-        return apart and self._ensemble.replicas.size > 1
+    def _apart(self) -> bool:
+        return bool(self._exploration.dimensions) or not self._shared_gradients
 
     @property
     def _active(self) -> bool:

@@ -253,6 +253,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
                 promised and no process group is there.
         """
         refuse_epoch(_NAME, epoch)
+        if self._constructed and self._apart:
+            self._ensemble.require_connection()
         if self._constructed and self._exploring and not self._ensemble.counts(skipped):
             return
         if loss is not None:
@@ -364,10 +366,8 @@ class OneCycleAutoLR(Converging, OneCycleLR):
     # --- internals
 
     @property
-    def _exploring(self) -> bool:
-        """Whether the replicas ever differ, by their rates or by their gradients."""
-        apart = self._spread > 0 or not self._shared_gradients
-        return apart and self._ensemble.replicas.size > 1
+    def _apart(self) -> bool:
+        return self._spread > 0 or not self._shared_gradients
 
     @property
     def _steps_done(self) -> int:

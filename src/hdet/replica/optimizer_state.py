@@ -9,11 +9,15 @@ all of them and is left alone. Two kinds of state follow the weights, which diff
   `weight_decay` is not 0. Decoupled are `AdamW`, `Muon`, `Adafactor`, whatever sets
   `decoupled_weight_decay`, and Schedule-Free's moments;
 - **copies of the weights**, under the names that packages give them: `z` (Schedule-Free),
-  `master_param` (apex), `slow_buffer` and `slow_param` (Lookahead), `ema`.
+  `master_param` (apex), `slow_buffer` and `slow_param` (Lookahead), `ax` (ASGD), `ema`.
+
+State may be nested, as a list of preconditioners is, and some may be the optimizer's own rather
+than a parameter's. All of it is healed, and averaged where the replicas share no gradients.
 """
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +27,7 @@ from torch.optim import Optimizer
 _DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "ScheduleFree")
 # Schedule-Free counts in its groups, and corrects its moments by it.
 _GROUP_COUNTERS = {"k": 0, "weight_sum": 0.0, "lr_max": -1.0}
-_COPIES_OF_WEIGHTS = ("z", "master_param", "slow_buffer", "slow_param", "ema")
+_COPIES_OF_WEIGHTS = ("z", "master_param", "slow_buffer", "slow_param", "ax", "ema")
 
 
 def weight_dependent_state(optimizer: Optimizer) -> list[Tensor]:
@@ -42,7 +46,9 @@ def weight_dependent_state(optimizer: Optimizer) -> list[Tensor]:
         coupled = group.get("weight_decay", 0) != 0 and not (
             decoupled or group.get("decoupled_weight_decay", False)
         )
-        if key in _COPIES_OF_WEIGHTS or (coupled and tensor.shape == parameter.shape):
+        if parameter is None:
+            continue
+        if key in _COPIES_OF_WEIGHTS or (coupled and tensor.ndim > 0):
             found.append(tensor)
     return found
 
@@ -73,22 +79,61 @@ def overflows(optimizer: Optimizer) -> bool:
 def reset_state(optimizer: Optimizer) -> None:
     """Set the state to what it began with: zeros, and copies of weights to the weights."""
     for _, parameter, key, tensor in _state_tensors(optimizer, with_step=True):
-        if key in _COPIES_OF_WEIGHTS:
+        if key in _COPIES_OF_WEIGHTS and parameter is not None:
             tensor.copy_(parameter)
         else:
             tensor.zero_()
-    for state in optimizer.state.values():
-        if isinstance(state.get("step"), int):
-            state["step"] = 0
+    for owner in optimizer.state.values():
+        _reset_counters(owner)
     for group in optimizer.param_groups:
         group |= {key: value for key, value in _GROUP_COUNTERS.items() if key in group}
 
 
+def _reset_counters(state: Any) -> None:
+    """Set steps that are plain numbers to 0, wherever in the state they are."""
+    if isinstance(state, dict) and isinstance(state.get("step"), (int, float)):
+        state["step"] = type(state["step"])(0)
+    for value in _items(state).values():
+        _reset_counters(value)
+
+
 def _state_tensors(
     optimizer: Optimizer, with_step: bool = False
-) -> Iterator[tuple[dict, Tensor, str, Tensor]]:
+) -> Iterator[tuple[dict, Tensor | None, str, Tensor]]:
+    """Yield group, parameter, key and tensor: of each parameter, then of what is not by one.
+
+    State may be nested, in dictionaries and lists; the key is the outermost one's name, or a
+    name further in that says more.
+    """
+    owners: set[int] = set()
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            for key, value in sorted(optimizer.state.get(parameter, {}).items()):
-                if isinstance(value, Tensor) and (with_step or key != "step"):
-                    yield group, parameter, key, value
+            owners.add(id(parameter))
+            for key, tensor in _walk(optimizer.state.get(parameter, {})):
+                if with_step or key != "step":
+                    yield group, parameter, key, tensor
+    # Most often under a name; sorted by it, since the order has to be the same on all ranks.
+    shared = [(key, value) for key, value in optimizer.state.items() if id(key) not in owners]
+    for name, value in sorted(shared, key=lambda item: str(item[0])):
+        if not isinstance(name, Tensor):
+            for key, tensor in _walk({str(name): value}):
+                if with_step or key != "step":
+                    yield {}, None, key, tensor
+
+
+def _walk(state: Any, key: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor with the name that it goes by."""
+    if isinstance(state, Tensor):
+        yield key, state
+    for name, value in _items(state).items():
+        known = name in _COPIES_OF_WEIGHTS or name == "step"
+        yield from _walk(value, name if known or not key else key)
+
+
+def _items(state: Any) -> dict[str, Any]:
+    """Return what is inside a dictionary, in order of the keys, or in a list or tuple."""
+    if isinstance(state, dict):
+        return {str(key): state[key] for key in sorted(state, key=str)}
+    if isinstance(state, (list, tuple)):
+        return {str(index): value for index, value in enumerate(state)}
+    return {}

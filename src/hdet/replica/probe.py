@@ -4,18 +4,21 @@ On batches of their own, the replicas' losses differ by the batches far more tha
 hyperparameters. On one common batch the batch cancels, and what is left is the line search.
 
 A probe is any callable that returns this replica's loss as one number. It runs without
-gradients, in eval or train mode, with the random state set aside (and the same for all
-replicas, so that dropout draws the same masks), and with the model's buffers put back.
+gradients unless it needs them, in eval or train mode, with the random states of torch, NumPy
+and `random` set aside (and the same for all replicas, so that dropout draws the same masks),
+and with the model's buffers put back.
 
 Source: common random numbers, as in HDET's loss comparison (arXiv 2604.24708, equation 4) but
 paired; the measurement that called for it is in the documentation.
 """
 
 import math
+import random  # noqa: TID251 -- nothing is drawn: its state is put aside and back
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +31,7 @@ from .meshes import reshard
 
 Probe = Callable[[], Tensor | float]
 Mode = Literal["eval", "train"]
+_Score = TypeVar("_Score")
 
 
 def probe(
@@ -47,7 +51,8 @@ def probe(
             replicas do not train on serve best, as fresh as there are. Larger batches give
             a clearer signal, at one forward pass each per sync.
         loss: loss(model, batch) -> mean loss, one element. Label smoothing and other
-            regularisers left out, it scores what you care for.
+            regularisers left out, it scores what you care for. If it takes derivatives of
+            the model, wrap it in `torch.enable_grad()`, or it is called a second time.
         process_group: over which the batch is sent; default all processes.
 
     Returns:
@@ -89,7 +94,8 @@ def probe(
             )
         kind = type(loader).__name__
         require(box[0] is not None, "probe", "loader", kind, "gave no batch", "give it data")
-        return loss(model, _move(box[0], device))
+        batch = _move(box[0], device)
+        return _in_either_mode(lambda: loss(model, batch), model)
 
     return score
 
@@ -128,7 +134,7 @@ def evaluate(
         if model is not None:
             model.train(mode == "train")
         with _random_state(model, seed, sync):
-            result = score()
+            result = _in_either_mode(score, model)
     finally:
         for module, was in zip(modules, training, strict=True):
             module.training = was
@@ -150,17 +156,64 @@ def evaluate(
     return result, 1000 * (time.perf_counter() - start)
 
 
+def _in_either_mode(call: Callable[[], _Score], model: nn.Module | None) -> _Score:
+    """Return `call()`, made without gradients unless it turns out to need them.
+
+    As where the loss holds derivatives of the model. No gradient is left behind.
+    """
+    try:
+        return call()
+    except RuntimeError as error:
+        if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+    kept = [] if model is None else [(p, p.grad) for p in model.parameters()]
+    try:
+        for parameter, _ in kept:
+            parameter.grad = None
+        with torch.enable_grad():
+            return call()
+    finally:
+        for parameter, gradient in kept:
+            parameter.grad = gradient
+
+
 @contextmanager
 def _random_state(model: nn.Module | None, seed: int, sync: int) -> Iterator[None]:
-    """Give the block the same random state on all replicas, and put the old one back."""
+    """Give the block the same random state on all replicas, and put the old one back.
+
+    Of torch, on the CPU and the model's devices, and of what data loaders draw from besides:
+    NumPy's global state, where NumPy is loaded, and that of `random`.
+    """
     devices = set() if model is None else {p.device for p in model.parameters()}
-    cuda = [d.index or 0 for d in devices if d.type == "cuda"]
-    with torch.random.fork_rng(devices=cuda):
-        torch.set_rng_state(generator(seed, "probe", sync).get_state())
-        for index in cuda:
-            state = generator(seed, "probe", sync, device=f"cuda:{index}").get_state()
-            torch.cuda.set_rng_state(state, index)
+    modules = [(d, torch.get_device_module(d)) for d in devices if d.type in ("cuda", "xpu")]
+    if any(d.type == "mps" for d in devices):
+        modules.append((torch.device("mps"), torch.mps))
+    numpy = getattr(sys.modules.get("numpy"), "random", None)
+    ours = generator(seed, "probe", sync)
+    kept = torch.get_rng_state(), random.getstate(), numpy and numpy.get_state()
+    on_devices = [(_place(d), m, m.get_rng_state(*_place(d))) for d, m in modules]
+    try:
+        torch.set_rng_state(ours.get_state())
+        number = int(torch.randint(2**32, (), generator=ours))
+        random.seed(number)
+        if numpy:
+            numpy.seed(number)
+        for device, module in modules:
+            state = generator(seed, "probe", sync, device=str(device)).get_state()
+            module.set_rng_state(state, *_place(device))
         yield
+    finally:
+        torch.set_rng_state(kept[0])
+        random.setstate(kept[1])
+        if numpy:
+            numpy.set_state(kept[2])
+        for place, module, state in on_devices:
+            module.set_rng_state(state, *place)
+
+
+def _place(device: torch.device) -> tuple[torch.device, ...]:
+    """Return the argument that names a device; there is only one MPS, and it takes none."""
+    return () if device.type == "mps" else (device,)
 
 
 def _move(batch: Any, device: torch.device) -> Any:

@@ -5,6 +5,8 @@ device and read once, at the sync. HDET (arXiv 2604.24708), equation (4): L_r is
 of what replica r was given since the last sync.
 """
 
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -34,8 +36,19 @@ class LossMeter:
             loss: a number, or a tensor with one element on any device.
 
         Raises:
-            ValueError: if a tensor has more or fewer elements.
+            ValueError: if a tensor has more or fewer elements, or it is an integer, which
+                would be a number of steps or epochs taken for a loss.
         """
+        if isinstance(loss, Tensor):
+            is_float = loss.is_floating_point()
+        else:
+            is_float = hasattr(loss, "__float__") and not isinstance(loss, numbers.Integral)
+        if not is_float:
+            what = f"a tensor of {loss.dtype}" if isinstance(loss, Tensor) else repr(loss)
+            raise ValueError(
+                f"{where()}A loss is a float, and {what} was given: `step(epoch)` is not how "
+                f"this scheduler is called. Give this replica's own training loss, or nothing."
+            )
         if isinstance(loss, Tensor):
             loss = _scalar(loss)
             if not isinstance(self._sum, Tensor):
@@ -43,6 +56,8 @@ class LossMeter:
                 # any other dtype to it needs no conversion first: this runs at every step.
                 wide = torch.float32 if loss.device.type == "mps" else torch.float64
                 self._sum = torch.full((), self._sum, dtype=wide, device=loss.device)
+        else:
+            loss = float(loss)
         self._sum = self._sum + loss
         self._count += 1
         if self._restored_count:
