@@ -1,7 +1,14 @@
+from typing import Any
+
 import pytest
 import torch
 
-from hdet.replica.optimizer_state import overflows, weight_dependent_state
+from hdet.replica.optimizer_state import (
+    all_state,
+    overflows,
+    reset_state,
+    weight_dependent_state,
+)
 from tests.helpers import loss_at, small_model
 
 
@@ -103,3 +110,47 @@ def test_state_of_any_honest_size_does_not_overflow():
     assert not overflows(optimizer)
     optimizer.state[weight]["momentum_buffer"][1] = float("nan")
     assert overflows(optimizer)
+
+
+class Shampoo(torch.optim.SGD):
+    """Keeps lists and dictionaries in its state, and some that is no parameter's."""
+
+    def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["preconditioner"] = [torch.eye(2) * 3, {"right": torch.eye(3) * 5}]
+                state["inner"] = {"step": 4, "master_param": p.detach() + 1}
+        own: Any = self.state
+        own["global"] = {"step": torch.tensor(7.0), "scale": torch.tensor([2.0])}
+
+
+def test_nested_state_is_found_healed_and_reset():
+    model, optimizer = stepped(lambda p: Shampoo(p, 0.1))
+    first, count = next(model.parameters()), len(list(model.parameters()))
+    found = all_state(optimizer)
+    assert len(found) == 3 * count + 1
+    assert found[-1].tolist() == [2.0]
+    assert [t.shape for t in found[:2]] == [first.shape, (2, 2)]  # in order of the names
+    copies = weight_dependent_state(optimizer)
+    assert [t.shape for t in copies] == [p.shape for p in model.parameters()]
+    reset_state(optimizer)
+    state, shared = optimizer.state[first], dict(optimizer.state)["global"]  # pyright: ignore
+    assert torch.equal(state["inner"]["master_param"], first)
+    assert state["inner"]["step"] == 0
+    assert not state["preconditioner"][0].any()
+    assert not state["preconditioner"][1]["right"].any()
+    assert shared["step"].item() == shared["scale"].item() == 0
+
+
+def test_nested_state_that_saw_coupled_weight_decay_is_averaged():
+    model, optimizer = stepped(lambda p: Shampoo(p, 0.1, weight_decay=0.1))
+    count = len(list(model.parameters()))
+    assert len(weight_dependent_state(optimizer)) == 3 * count
+
+
+def test_the_average_of_asgd_follows_the_weights():
+    model, optimizer = stepped(lambda p: torch.optim.ASGD(p, 0.1))
+    pairs = zip(weight_dependent_state(optimizer), model.parameters(), strict=True)
+    assert all(t is optimizer.state[p]["ax"] for t, p in pairs)
