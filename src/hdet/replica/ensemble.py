@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import where
-from ..state import MOST, Entries
+from ..state import Entries
 from .agreement import Facts, digest, refuse_difference
 from .averaging import Averaging, check_health, check_layout
 from .groups import Replicas
@@ -33,42 +32,7 @@ from .rate_effect import RateEffect
 from .roll_call import RollCall
 from .signals import LossMeter, interval_means
 from .stepping import Stepping
-
-
-@dataclass(frozen=True)
-class Sync:
-    """What a sync found; the same on every rank but for `milliseconds`.
-
-    Attributes:
-        losses: L_r of every replica, the mean over the interval; NaN where it gave none, or
-            where its weights were not finite.
-        given: whether any replica was given a loss in the interval.
-        masked: the replicas whose loss or weights were not finite. Weights are healed.
-        divergence: ||theta_r - mean|| / ||mean|| of every replica before it was averaged.
-        milliseconds: this process's time for the whole sync.
-        probes: the probe's loss on every replica; NaN without a probe.
-        fallen: the replicas that `judge` left out of the average; healed too.
-        broken: the replicas whose weights were not finite, or whose optimizer state overflows.
-        rescued: whether no replica was finite and `rescue` was called.
-    """
-
-    losses: list[float]
-    given: bool
-    masked: list[int]
-    divergence: list[float]
-    milliseconds: float
-    probes: list[float]
-    fallen: list[int]
-    broken: list[int]
-    rescued: bool
-
-    @property
-    def mean_loss(self) -> float:
-        """Mean of the finite losses, of the probes where none was given; NaN for none."""
-        given = [x for x in self.losses if math.isfinite(x)]
-        finite = given or [x for x in self.probes if math.isfinite(x)]
-        # Divided first: the sum of what is finite need not be.
-        return math.fsum(x / len(finite) for x in finite) if finite else math.nan
+from .sync import Sync, parsed_ensemble
 
 
 class Ensemble:
@@ -362,30 +326,8 @@ class Ensemble:
         }
 
     def parsed(self, entries: Entries) -> dict[str, Any]:
-        """Return what `assign` takes, from what `state_dict` returned. Changes nothing.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
-        interval = entries.entries("interval")
-        shape = interval.integers("shape", low=1)
-        place = interval.integers("place")
-        if place and (len(place) != len(shape) or not all(map(int.__lt__, place, shape))):
-            interval.refuse("place", place, f"must lie within {shape}")
-        sums = _nested(interval, "sums", [] if place else shape)
-        mine, here = list(self.replicas.shape), list(self.replicas.place)
-        if shape != mine or place not in ([], here):
-            sums = None  # Another rank's losses, or another world's, are dropped.
-        elif not place:
-            for index in here:
-                sums = sums[index]
-        masked = entries.integers("masked_total")
-        return {
-            "syncs": entries.integer("syncs"),
-            "ever_given": entries.boolean("ever_given"),
-            "masked": masked if len(masked) == mine[0] else [0] * mine[0],
-            "sums": sums,
-        }
+        """Return what `assign` takes, from what `state_dict` returned. Changes nothing."""
+        return parsed_ensemble(entries, self.replicas)
 
     def assign(self, parsed: dict[str, Any]) -> None:
         """Go on from what `parsed` returned."""
@@ -463,15 +405,3 @@ class Ensemble:
 
 # Those whose replicas part and meet, so that each leaves the others' weights to them.
 _met: "weakref.WeakSet[Ensemble]" = weakref.WeakSet()
-
-
-def _nested(entries: Entries, key: str, shape: list[int]) -> Any:
-    """Return [sum, count], or such pairs in lists of a shape, once they have been checked."""
-    if shape:
-        rows = entries.listed(key, shape[0])
-        return [_nested(rows, row, shape[1:]) for row in map(str, range(shape[0]))]
-    pair = entries.listed(key, 2)
-    total = pair.raw("0")
-    # NaN is a good sum: the interval had such a loss.
-    total = total if isinstance(total, float) else pair.number("0")
-    return [total, int(pair.number("1", 0, MOST))]

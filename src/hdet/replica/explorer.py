@@ -29,11 +29,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
-from ..errors import require, where
-from ..state import Entries
-from .agreement import Facts, public_numbers
 from .averaged_weights import AveragedWeights
-from .converging import Converging
 from .dimensions import Request
 from .ensemble import Ensemble, Sync
 from .exploration import Exploration, Reading
@@ -45,12 +41,14 @@ from .explorer_checks import (
     new_level_message,
     nothing_finite_message,
     overwritten_message,
+    refuse_other_groups,
+    require_model,
     warn_of_few_syncs,
 )
+from .explorer_state import NAME, ExplorerState
 from .group_values import on_load, own_rates, set_initial_rates
 from .hyperparameters import lr
 from .meshes import find_replicas
-from .outer_scheduler import OuterScheduler
 from .probe import Mode, Probe, evaluate
 from .rate_effect import differing
 from .rate_search import Move
@@ -66,12 +64,11 @@ from .setup_checks import (
 from .signals import interval_means
 from .wrapped_schedule import Schedule, WrappedSchedule
 
-_NAME = "Explorer"
 _log = logging.getLogger("hdet")
 _RESCUES = 3  # returns to the averaged weights in a row that are one too many
 
 
-class Explorer(Converging, OuterScheduler):
+class Explorer(ExplorerState):
     """Tunes learning rates, and any other scalars, while the model trains.
 
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
@@ -143,26 +140,19 @@ class Explorer(Converging, OuterScheduler):
         probe_mode: Mode = "eval",
         shared_gradients: bool = True,
     ) -> None:
-        given, optimizer = optimizer, unwrapped(optimizer, _NAME)
+        given, optimizer = optimizer, unwrapped(optimizer, NAME)
         scheduler = unwrapped_schedule(scheduler)
-        require_rates(optimizer, _NAME)
+        require_rates(optimizer, NAME)
         check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode, seed)
         dimensions = collect([lr()] if explore is None else explore, optimizer)
         parameters = []
         if any(d.is_rate for d in dimensions):
-            refuse_lr_free(optimizer, _NAME, "explore=[]")
+            refuse_lr_free(optimizer, NAME, "explore=[]")
         if dimensions or not shared_gradients:
-            refuse_unfit(given, _NAME)
+            refuse_unfit(given, NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
-        replicas = find_replicas(parameters, _NAME, process_group)
-        require(
-            not (probe is not None and model is None and replicas.inner),
-            _NAME,
-            "model",
-            None,
-            "must be given with a probe where a replica is several processes",
-            "pass the module that the probe calls, or the probe would see older weights",
-        )
+        replicas = find_replicas(parameters, NAME, process_group)
+        require_model(probe, model, replicas)
         self.optimizer = optimizer
         self._probe = probe
         self._probe_mode: Mode = probe_mode
@@ -172,7 +162,7 @@ class Explorer(Converging, OuterScheduler):
         self._synced = self._introduced = self._found = False
         self._shared_gradients = shared_gradients
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
-        self._ensemble = Ensemble(optimizer, model, replicas, _NAME, average_state, self._facts)
+        self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
         self._averaged = AveragedWeights(optimizer, model)
         self._search = search
         searches = warmup_steps == 0 and probe is not None if search is None else search
@@ -224,7 +214,7 @@ class Explorer(Converging, OuterScheduler):
             RuntimeError: if a rank does not come to a sync; on every rank, if there is
                 neither loss nor probe at a sync, or nothing finite and nothing to return to.
         """
-        refuse_epoch(_NAME, epoch)
+        refuse_epoch(NAME, epoch)
         if self._apart:
             self._ensemble.require_connection()
         if self._exploring and not self._ensemble.counts(skipped):
@@ -233,7 +223,7 @@ class Explorer(Converging, OuterScheduler):
             self.observe(loss)
         self._ensemble.meter.keep()
         if self._scaled:
-            self._refuse_other_groups()
+            refuse_other_groups(len(self._schedule.groups), self.optimizer)
         if self._exploring and not self._introduced:
             self._ensemble.introduce(self._step + 1)
             self._introduced = True
@@ -301,140 +291,7 @@ class Explorer(Converging, OuterScheduler):
         rank = self._ensemble.replicas.rank
         return [row[rank] for row in self._values.rates()]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return numbers and tensors that load with `weights_only=True`. Local.
-
-        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
-        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
-        each rank saves its own weights and state. Either way the resumed run is the same to
-        the last bit. It has the averaged weights: as much again as the model, DTensors where
-        the model is sharded.
-        """
-        if self._scaled:
-            self._values.read_unexplored()
-        else:
-            self._schedule.read()
-        return {
-            "format": 2,
-            "step": self._step,
-            "schedule": self._schedule.state_dict(),
-            "exploration": self._exploration.state_dict(),
-            "others": self._values.state_dict(),
-            "averaged": self._averaged.state_dict(),
-            "ensemble": self._ensemble.state_dict(),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`, and set all values to this replica's. Local.
-
-        Loads on another number of replicas: the spread is laid anew over them; on one replica
-        training goes on at the values found. The state of the wrapped scheduler itself is
-        taken over too, as from a run that had no Explorer yet: the schedule goes on at the
-        same rate, which is where exploration begins, without a search unless it was asked for.
-
-        Args:
-            state_dict: from `state_dict()` of an Explorer over the same hyperparameters, or
-                of the scheduler that is wrapped here.
-
-        Raises:
-            ValueError: if it does not fit; then nothing has changed.
-        """
-        entries = Entries(state_dict, _NAME)
-        if not entries.has("format") and not entries.has("exploration"):
-            self._take_over_schedule(entries, state_dict)
-            return
-        entries.format(1, 2)
-        step = entries.integer("step")
-        schedule = self._schedule.parsed(entries.entries("schedule"))
-        exploration = self._exploration.parsed(entries.entries("exploration"))
-        others = entries.entries("others") if entries.has("others") else None
-        changed = self._values.parsed(others)
-        averaged = self._averaged.parsed(entries.entries("averaged"))
-        ensemble = self._ensemble.parsed(entries.entries("ensemble"))
-        # Nothing can fail any more.
-        self._schedule.assign(schedule)
-        self._step = step
-        self._exploration.assign(exploration)
-        self._values.assign(changed, self._schedule.groups)
-        self._averaged.assign(averaged)
-        self._ensemble.assign(ensemble)
-        self._introduced, self._last, self._rescues = False, {}, 0
-        self._found = self._exploration.syncs > 0
-        self._apply()
-
     # --- internals
-
-    @property
-    def _apart(self) -> bool:
-        return bool(self._exploration.dimensions) or not self._shared_gradients
-
-    @property
-    def _active(self) -> bool:
-        """Whether their values differ by now."""
-        return (
-            self._exploring
-            and bool(self._exploration.dimensions)
-            and self._step >= self._warmup
-        )
-
-    @property
-    def _scaled(self) -> bool:
-        """Whether values are in effect that others have not set."""
-        return self._active or (self._found and bool(self._exploration.dimensions))
-
-    @property
-    def _steps_done(self) -> int:
-        return self._step
-
-    def _facts(self) -> Facts:
-        """Return what has to be the same on every replica."""
-        values, exploration = self._values, self._exploration
-        explored = {f"explore {d.name}": d.settings() for d in exploration.dimensions}
-        rates = "changed by others" if values.taken_over else values.unscaled()
-        return {
-            "class": _NAME,
-            "sync_every": self._interval,
-            "warmup_steps": self._warmup,
-            "probe": self._probe is not None,
-            "probe_mode": self._probe_mode,
-            "seed": self._seed,
-            "search": self._search,
-            "shared_gradients and what is averaged": self._ensemble.average_state,
-            "optimizer": type(self.optimizer).__name__,
-            "schedule": [self._schedule.name, public_numbers(self._schedule.own_state())],
-            **explored,
-            "rates of the schedule": rates if self._scaled else public_numbers(self.base_lrs),
-            "state of the search": exploration.state_dict(),
-            "rates held by the search": [held.ended_at for held in self._schedule.groups],
-        }
-
-    def _refuse_other_groups(self) -> None:
-        made, now = len(self._schedule.groups), len(self.optimizer.param_groups)
-        if now != made:
-            raise ValueError(
-                f"{where()}`{_NAME}` was made for {made} parameter groups and the optimizer "
-                f"now has {now}: add groups before making it."
-            )
-
-    def _take_over_schedule(self, entries: Entries, state: dict[str, Any]) -> None:
-        """Go on from the state of the wrapped scheduler itself, at its own rates."""
-        rates = self._schedule.rates_of(entries, state)
-        wrapped = self._schedule.parsed_own(entries, state, rates)
-        step = self._schedule.steps_of(entries, state)
-        self._schedule.assign_own(wrapped)
-        self._schedule.begin(rates)
-        self._step = step
-        dimensions, size = self._exploration.dimensions, self._ensemble.replicas.size
-        paired = self._probe is not None
-        self._exploration = Exploration(
-            dimensions, size, self._seed, bool(self._search), paired
-        )
-        groups = self._schedule.groups
-        self._values = ReplicaValues(self.optimizer, self._exploration, groups)
-        self._averaged = AveragedWeights(self.optimizer, self._model)
-        self._ensemble.restart()
-        self._introduced, self._last, self._rescues, self._found = False, {}, 0, False
-        self._apply()
 
     def _agree(self) -> None:
         """Make what others have changed the same on every replica. Collective if they have."""

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import (
 
 from ..errors import require, where
 from .dimensions import Dimension, Request
+from .groups import Replicas
 from .setup_checks import unwrapped
 
 _CALL = "Explorer"
@@ -98,6 +99,28 @@ def check_arguments(
         'must be "eval" or "train"',
         'leave it out for "eval"',
     )
+
+
+def require_model(probe: object, model: object, replicas: Replicas) -> None:
+    """Raise a `ValueError` where a probe needs the model, and it is not given."""
+    require(
+        not (probe is not None and model is None and replicas.inner),
+        _CALL,
+        "model",
+        None,
+        "must be given with a probe where a replica is several processes",
+        "pass the module that the probe calls, or the probe would see older weights",
+    )
+
+
+def refuse_other_groups(made: int, optimizer: Optimizer) -> None:
+    """Raise a `ValueError` if the optimizer has other parameter groups than at first."""
+    now = len(optimizer.param_groups)
+    if now != made:
+        raise ValueError(
+            f"{where()}`{_CALL}` was made for {made} parameter groups and the optimizer "
+            f"now has {now}: add groups before making it."
+        )
 
 
 def collect(requests: Sequence[Request], optimizer: Optimizer) -> list[Dimension]:

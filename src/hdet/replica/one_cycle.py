@@ -26,14 +26,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
 
 from ..errors import where
-from ..state import MOST, Entries
-from .agreement import Facts
 from .base_rates import BaseRates
 from .controller import Controller, decay_per_sync
-from .converging import Converging
 from .ensemble import Ensemble
 from .group_values import on_load, own_rates, set_rates
 from .meshes import find_replicas
@@ -41,10 +37,9 @@ from .one_cycle_checks import (
     check_arguments,
     no_finite_loss_message,
     no_loss_message,
-    parsed_phases,
-    parsed_step,
     warn_of_few_intervals,
 )
+from .one_cycle_state import NAME, OneCycleState
 from .rate_effect import differing
 from .setup_checks import (
     refuse_epoch,
@@ -55,10 +50,8 @@ from .setup_checks import (
 )
 from .spread import group_multipliers
 
-_NAME = "OneCycleAutoLR"
 
-
-class OneCycleAutoLR(Converging, OneCycleLR):
+class OneCycleAutoLR(OneCycleState):
     """OneCycleLR with a learning rate per replica, averaging, and automatic exploration.
 
     Before: `scheduler = OneCycleLR(optimizer, 1e-3, total_steps)`, `scheduler.step()`
@@ -153,7 +146,7 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         seed: int = 0,
         shared_gradients: bool = True,
     ) -> None:
-        given, optimizer = optimizer, unwrapped(optimizer, _NAME)
+        given, optimizer = optimizer, unwrapped(optimizer, NAME)
         check_arguments(
             total_steps=total_steps or (epochs or 0) * (steps_per_epoch or 0),
             spread=ensemble_lr_spread_ratio,
@@ -171,14 +164,14 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         parameters = []
         if ensemble_lr_spread_ratio > 0:
             own_rates(optimizer)
-            refuse_lr_free(optimizer, _NAME)
-            require_rates(optimizer, _NAME)
+            refuse_lr_free(optimizer, NAME)
+            require_rates(optimizer, NAME)
         if ensemble_lr_spread_ratio > 0 or not shared_gradients:
-            refuse_unfit(given, _NAME)
+            refuse_unfit(given, NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
-        replicas = find_replicas(parameters, _NAME, process_group, rank, world_size)
+        replicas = find_replicas(parameters, NAME, process_group, rank, world_size)
         self._ensemble = Ensemble(
-            optimizer, model, replicas, _NAME, not shared_gradients, self._facts
+            optimizer, model, replicas, NAME, not shared_gradients, self._facts
         )
         self._spread, self._shared_gradients = ensemble_lr_spread_ratio, shared_gradients
         self._interval = model_sync_interval
@@ -252,7 +245,7 @@ class OneCycleAutoLR(Converging, OneCycleLR):
                 never given a loss, if all replicas are non-finite, or if replicas were
                 promised and no process group is there.
         """
-        refuse_epoch(_NAME, epoch)
+        refuse_epoch(NAME, epoch)
         if self._constructed and self._apart:
             self._ensemble.require_connection()
         if self._constructed and self._exploring and not self._ensemble.counts(skipped):
@@ -299,70 +292,6 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         rows = zip(self._base_now, self._rhos(), strict=True)
         return [base * row[rank] for base, row in rows]
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers that load with `weights_only=True`. Local.
-
-        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
-        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
-        each rank saves its own weights and state. Either way the resumed run is the same to
-        the last bit.
-        """
-        return {
-            "format": 2,
-            # Under OneCycleLR's own names: it loads this state as far as it goes.
-            "last_epoch": self.last_epoch,
-            "total_steps": self.total_steps,
-            "cycle_momentum": self.cycle_momentum,
-            "_schedule_phases": [dict(phase) for phase in self._schedule_phases],
-            "_anneal_func_type": self._anneal_func_type,
-            "_step_count": self.last_epoch + 1,
-            "_last_lr": list(self._base_now),
-            "controller": self._base.state_dict(),
-            "seed": self._seed,
-            "ensemble": self._ensemble.state_dict(),
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`, and set the optimizer's rates to this replica's. Local.
-
-        Loads on another number of replicas: the spread is laid anew over them. Losses of an
-        unfinished interval are taken up only by the rank that saved them. The state of a plain
-        OneCycleLR is taken over too: the schedule goes on at the same rate. As with OneCycleLR,
-        the phases of the schedule are those of the state, whatever the constructor was given.
-
-        Args:
-            state_dict: from `state_dict()` of a scheduler, this one's or OneCycleLR's, with
-                the same number of steps and parameter groups.
-
-        Raises:
-            ValueError: if it does not fit; then nothing has changed.
-        """
-        entries = Entries(state_dict, _NAME)
-        plain = not entries.has("format") and not entries.has("ensemble")
-        version = 0 if plain else entries.format(1, 2)
-        last_epoch = parsed_step(entries, self.total_steps)
-        # The first format has no phases: they are the constructor's.
-        phases = parsed_phases(entries, self) if version != 1 else {}
-        fresh = BaseRates(len(self._base.velocities))
-        base, seed, ensemble = fresh, self._seed, None
-        if not plain:
-            controller = entries if version == 1 else entries.entries("controller")
-            base = self._base.parsed(controller)
-            seed = entries.integer("seed", -MOST, MOST)
-            ensemble = self._ensemble.parsed(entries.entries("ensemble"))
-        # Nothing can fail any more.
-        vars(self).update(phases)
-        self._base.assign(base)
-        self._seed = seed
-        if ensemble is None:
-            self._ensemble.restart()
-        else:
-            self._ensemble.assign(ensemble)
-        self.last_epoch = last_epoch
-        self._step_count = last_epoch + 1
-        self._introduced = False
-        self._apply()
-
     # --- internals
 
     @property
@@ -372,29 +301,6 @@ class OneCycleAutoLR(Converging, OneCycleLR):
     @property
     def _steps_done(self) -> int:
         return self.last_epoch
-
-    def _facts(self) -> Facts:
-        """Return what has to be the same on every replica."""
-        controller = self._controller
-        return {
-            "class": _NAME,
-            "ensemble_lr_spread_ratio": self._spread,
-            "model_sync_interval": self._interval,
-            "auto_lr_warmup_steps": self._warmup,
-            "enable_auto_lr": self._auto,
-            "loss_scale": controller.loss_scale,
-            "lr_of_lr": controller.lr_of_lr,
-            "momentum_of_lr": controller.momentum,
-            "seed": self._seed,
-            "shared_gradients and what is averaged": self._ensemble.average_state,
-            "optimizer": type(self.optimizer).__name__,
-            "schedule": [self.total_steps, self._anneal_func_type, self._schedule_phases],
-            "rates of the schedule": [
-                [group[key] for key in ("initial_lr", "max_lr", "min_lr")]
-                for group in self.optimizer.param_groups
-            ],
-            "state of the controller": self._base.state_dict(),
-        }
 
     def _agree(self) -> None:
         """Nothing: OneCycleLR sets its rates itself, whatever others have done."""
@@ -421,7 +327,7 @@ class OneCycleAutoLR(Converging, OneCycleLR):
         made, groups = len(self._base.velocities), len(self.optimizer.param_groups)
         if groups != made:
             raise ValueError(
-                f"{where()}`{_NAME}` was made for {made} parameter groups and the optimizer "
+                f"{where()}`{NAME}` was made for {made} parameter groups and the optimizer "
                 f"now has {groups}: add groups before making the scheduler."
             )
         if self._exploring and not self._introduced:

@@ -8,10 +8,7 @@ import math
 import warnings
 from typing import Any
 
-from torch.optim.lr_scheduler import OneCycleLR
-
 from ..errors import require, where
-from ..state import Entries
 
 _NAME = "OneCycleAutoLR"
 _RATES = ("initial_lr", "max_lr", "min_lr")
@@ -126,58 +123,6 @@ def check_arguments(
         f"must lie in [0, {world_size})",
         "leave it out: it comes from the process group",
     )
-
-
-def parsed_step(entries: Entries, total_steps: int) -> int:
-    """Return the steps that a state has behind it, of a run of as many steps as this one.
-
-    Raises:
-        ValueError: if an entry is damaged, or of a run of another length.
-    """
-    saved = entries.integer("total_steps", low=1)
-    if saved != total_steps:
-        entries.refuse(
-            "total_steps",
-            saved,
-            f"must be {total_steps}, the number of steps of this run",
-            f"make the scheduler with total_steps={saved}",
-        )
-    return entries.integer("last_epoch", 0, total_steps)
-
-
-def parsed_phases(entries: Entries, scheduler: OneCycleLR) -> dict[str, Any]:
-    """Return the attributes that hold the schedule's shape in a state, as OneCycleLR does.
-
-    Raises:
-        ValueError: if an entry is damaged, or the optimizer lacks what it needs.
-    """
-    cycle = entries.boolean("cycle_momentum")
-    if cycle and not all("max_momentum" in group for group in scheduler.optimizer.param_groups):
-        entries.refuse(
-            "cycle_momentum",
-            True,
-            "needs momenta that this scheduler was made without",
-            "make the scheduler with cycle_momentum=True",
-        )
-    phases = []
-    previous = -1.0
-    for phase in entries.rows("_schedule_phases"):
-        end = phase.number("end_step", previous, scheduler.total_steps)
-        rates = {key: phase.text(key, _RATES) for key in ("start_lr", "end_lr")}
-        momenta = {key: phase.text(key, _MOMENTA) for key in ("start_momentum", "end_momentum")}
-        phases.append({"end_step": end, **rates, **momenta})
-        previous = end
-    if len(phases) not in (2, 3) or previous != scheduler.total_steps - 1:
-        entries.refuse(
-            "_schedule_phases",
-            phases,
-            "must be 2 or 3 phases that end with the last step",
-        )
-    return {
-        "cycle_momentum": cycle,
-        "_schedule_phases": phases,
-        "_anneal_func_type": entries.text("_anneal_func_type", ("cos", "linear")),
-    }
 
 
 def warn_of_few_intervals(total_steps: int, warmup: int, interval: int) -> None:
