@@ -110,8 +110,8 @@ class RateEffect:
                 f"parameter groups {same}, and their weights have moved and are equal to the "
                 f"last bit. {type(self._optimizer).__name__} does not use the `lr` of its "
                 f"parameter groups, as a container of optimizers does not: make one "
-                f"scheduler for each optimizer inside. Or something else averages the "
-                f"weights at every step: leave that to `{self._name}`."
+                f"scheduler for each optimizer inside. Or something else sets the rates, or "
+                f"averages the weights, at every step: leave that to `{self._name}`."
             )
 
     def _weights(self, group: int) -> list[Tensor]:

@@ -30,6 +30,7 @@ from .liveness import appear
 _PATIENCE = 0.9
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 _LOOK = 1.0  # seconds between two looks at whether the missing have ended
+_LOOKERS = 16  # of those that wait, about so many look at a time
 
 # How many roll calls there are over the same processes; begun anew with each process group.
 _world: object = None
@@ -155,17 +156,20 @@ class RollCall:
     ) -> None:
         """Wait until all of a roster have signed in."""
         here, due, pause = store.add(key, 1), self._times * len(roster), _FIRST_PAUSE
-        look = time.monotonic() + _LOOK
+        place, looks, look = roster.index(dist.get_rank()), 0, time.monotonic() + _LOOK
+        # They take turns, so that many that wait for one do not wear out the store.
+        turns = max(1, len(roster) // _LOOKERS)
         while here < due and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_PAUSE)
             here = store.add(key, 0)
             if here < due and time.monotonic() > look:
-                self._refuse_ended(store, roster, key, moment)
+                looks += 1
+                if (looks + place) % turns == 0 or store.check([f"{key}/ended"]):
+                    self._refuse_ended(store, roster, key, moment)
                 look = time.monotonic() + _LOOK
         if self._times == 1:
             # In a ring, so that each is seen by one other, also from another machine.
-            place = roster.index(dist.get_rank())
             appear(store).watch(roster[(place + 1) % len(roster)], only_afar=True)
         if here >= due:
             return
@@ -182,16 +186,19 @@ class RollCall:
         self, store: Store, roster: tuple[int, ...], key: str, moment: str
     ) -> None:
         """Raise if one of those that are missing has ended, and so will never come."""
-        missing = self._missing(store, roster, key)
-        ended = appear(store).ended(missing)
-        if ended:
-            said = ", ".join(missing[rank] for rank in ended)
-            _linger()
-            raise RuntimeError(
-                f"{where()}`{self._name}` waits at {moment} for processes that have ended: "
-                f"{said}. Their own output has the cause, an error, a kill or an early end of "
-                f"the data; restart from the last checkpoint."
-            )
+        if not store.check([f"{key}/ended"]):
+            missing = self._missing(store, roster, key)
+            ended = appear(store).ended(missing)
+            if not ended:
+                return
+            store.set(f"{key}/ended", ", ".join(missing[rank] for rank in ended))
+        said = store.get(f"{key}/ended").decode()
+        _linger()
+        raise RuntimeError(
+            f"{where()}`{self._name}` waits at {moment} for processes that have ended: {said}. "
+            f"Their own output has the cause, an error, a kill or an early end of the data; "
+            f"restart from the last checkpoint."
+        )
 
     def _missing(self, store: Store, roster: tuple[int, ...], key: str) -> dict[int, str]:
         """Return where the ranks were last seen that have not come."""
