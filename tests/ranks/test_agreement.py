@@ -1,6 +1,7 @@
 """A rank with settings or a search of its own is an error on all that says what differs."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -112,6 +113,42 @@ def test_another_class_on_one_rank_is_named():
         assert said is not None
         assert "of `OneCycleAutoLR`" in said
         assert "of `Explorer`" in said
+
+
+@pytest.mark.parametrize("odd", ["nothing explored", "no spread"])
+def test_a_rank_that_has_nothing_to_explore_is_named_at_once(odd):
+    ranks = run_ranks(_idle, 3, odd)
+    # It waits for the others' gradients in a real run; here it goes through.
+    assert ranks[1] is None
+    for rank in (0, 2):
+        said = ranks[rank]
+        assert said is not None
+        assert f"RuntimeError: [rank {rank} of 3] " in said
+        assert "for ranks 1, whose own scheduler has nothing to explore, and never" in said
+
+
+def _idle(odd):
+    rank, model = dist.get_rank(), small_model()
+    optimizer = torch.optim.AdamW(two_groups(model))
+    # One that explores nothing anywhere is no reason to complain.
+    hdet.Explorer(optimizer, explore=[])
+    if odd == "no spread":
+        spread = 0.0 if rank == 1 else 0.3
+        scheduler = _one_cycle(optimizer, ensemble_lr_spread_ratio=spread)
+    else:
+        scheduler = hdet.Explorer(optimizer, None, [] if rank == 1 else None, model=model)
+
+    def train():
+        for t in range(2 * T):
+            loss = loss_at(model, t, rank)
+            loss.backward()
+            optimizer.step()
+            scheduler.step(loss)
+
+    said = _said(train)
+    if rank == 1:
+        time.sleep(4)  # It outlives the others' look, which is all that they need of it.
+    return said
 
 
 def test_nothing_odd_trains_on():

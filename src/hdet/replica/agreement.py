@@ -48,7 +48,7 @@ def refuse_difference(replicas: Replicas, name: str, facts: Facts, moment: str) 
         everyone: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(everyone, mine, group=group)
         ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-        for key in sorted({key for facts in everyone for key in facts}):
+        for key in dict.fromkeys(key for facts in everyone for key in facts):
             said = [facts.get(key, "missing") for facts in everyone]
             if len(set(said)) > 1:
                 differences.append(f"{key} ({_who_says_what(ranks, said)})")

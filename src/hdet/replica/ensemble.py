@@ -120,11 +120,16 @@ class Ensemble:
                 f"the script with torchrun."
             )
 
-    def appear(self) -> None:
-        """Take part from now on: the others see whether this process has ended. Local."""
-        _met.add(self)
+    def appear(self, takes_part: bool) -> None:
+        """Let the others see whether this process has ended, or takes no part. Local.
+
+        Args:
+            takes_part: whether the replicas ever differ here, and so meet.
+        """
+        if takes_part:
+            _met.add(self)
         if self.replicas.connected and self.replicas.size > 1:
-            self._roll_call.appear()
+            self._roll_call.appear(takes_part)
 
     def assemble(self, call: str, step: int) -> None:
         """Wait until every process has come, ahead of anything collective.

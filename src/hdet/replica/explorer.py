@@ -180,8 +180,7 @@ class Explorer(ExplorerState):
         self._told: set[str] = set()  # what has been warned of
         on_load(optimizer, self._apply)
         self._apply()
-        if self._exploring:
-            self._ensemble.appear()
+        self._ensemble.appear(self._exploring)
 
     # --- what users call
 

@@ -210,8 +210,7 @@ class OneCycleAutoLR(OneCycleState):
         self._controller = Controller(loss_scale, lr_of_lr, momentum_of_lr, decay)
         self._constructed = True
         on_load(optimizer, self._reapply)
-        if self._exploring:
-            self._ensemble.appear()
+        self._ensemble.appear(self._exploring)
 
     # --- what users call
 

@@ -35,6 +35,7 @@ _LOOKERS = 16  # of those that wait, about so many look at a time
 # How many roll calls there are over the same processes; begun anew with each process group.
 _world: object = None
 _made: dict[tuple[int, ...], int] = {}
+_EVERY_SCHEDULER: tuple[int, ...] = ()
 
 
 def _number(roster: tuple[int, ...]) -> int:
@@ -60,15 +61,26 @@ class RollCall:
         self._name = name
         self._world: object = None
         self._times = 0
+        self._order = 0  # of the scheduler, among all that this process has made
         # What all have come for at the even and at the odd calls, added up.
         self._purposes = [0, 0]
         self._keys: list[tuple[tuple[int, ...], str]] = []
 
-    def appear(self) -> None:
-        """Let the others see from now on whether this process has ended. Local."""
+    def appear(self, takes_part: bool) -> None:
+        """Let the others see from now on whether this process has ended. Local.
+
+        Args:
+            takes_part: whether the scheduler will ever come. One that has nothing to explore
+                never does, and the others learn it here if theirs has.
+        """
         store = _store()
-        if store is not None:
+        if store is None:
+            return
+        self._order = _number(_EVERY_SCHEDULER)
+        if takes_part:
             appear(store)
+        else:
+            store.set(f"hdet/abstains/{self._order}/{dist.get_rank()}", self._name)
 
     def assemble(self, purpose: str, step: int, device: torch.device) -> None:
         """Wait until every process has come for `purpose`.
@@ -185,9 +197,10 @@ class RollCall:
     def _refuse_ended(
         self, store: Store, roster: tuple[int, ...], key: str, moment: str
     ) -> None:
-        """Raise if one of those that are missing has ended, and so will never come."""
+        """Raise if one of those that are missing will never come: it has ended, or abstains."""
         if not store.check([f"{key}/ended"]):
             missing = self._missing(store, roster, key)
+            self._refuse_abstaining(store, missing, moment)
             ended = appear(store).ended(missing)
             if not ended:
                 return
@@ -199,6 +212,18 @@ class RollCall:
             f"Their own output has the cause, an error, a kill or an early end of the data; "
             f"restart from the last checkpoint."
         )
+
+    def _refuse_abstaining(self, store: Store, missing: dict[int, str], moment: str) -> None:
+        """Raise if the scheduler that was made here explores nothing on another rank."""
+        keys = {rank: f"hdet/abstains/{self._order}/{rank}" for rank in missing}
+        idle = [str(rank) for rank, key in keys.items() if store.check([key])]
+        if idle:
+            _linger()
+            raise RuntimeError(
+                f"{where()}`{self._name}` waits at {moment} for ranks {', '.join(idle)}, whose "
+                f"own scheduler has nothing to explore, and never comes. Make it with the same "
+                f"arguments on every rank."
+            )
 
     def _missing(self, store: Store, roster: tuple[int, ...], key: str) -> dict[int, str]:
         """Return where the ranks were last seen that have not come."""
