@@ -99,7 +99,12 @@ def test_other_usual_names_of_the_rate_are_understood(name):
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda s: FedHyper(s, rate_key="eta"), lambda s: Decay(s, 0.2, rate_key="eta")]
+    "wrap",
+    [
+        # Without G the local rate follows the product down, too.
+        lambda s: FedHyper(s, mode="sl", rate_key="eta"),
+        lambda s: Decay(s, 0.2, rate_key="eta"),
+    ],
 )
 def test_any_other_name_of_the_rate_can_be_said(wrap):
     nodes = grid(stock_app(rate="eta"), NODES)

@@ -188,3 +188,44 @@ def test_on_one_replica_training_goes_on_at_the_rate_that_several_have_found():
         loss.backward()
         optimizer.step()
         explorer.step(loss)
+
+
+# --- several on one optimizer
+
+
+def _two(shared):
+    """Step two Explorers over one optimizer; return what the first says, and the rates."""
+    rank, model = dist.get_rank(), small_model()
+    optimizer = torch.optim.AdamW(two_groups(model), lr=0.05)
+    settings = {"sync_every": T, "model": model, "search": False}
+    first = hdet.Explorer(optimizer, explore=[hdet.lr(groups=[0])], **settings)
+    explore = [hdet.lr(groups=[0] if shared else [1])]
+    second = hdet.Explorer(optimizer, explore=explore, **settings)
+    begun = second.metrics()["base_lr"]
+    for t in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_at(model, t, 0)
+        loss.backward()
+        optimizer.step()
+        second.step(loss)
+        try:
+            first.step(loss)
+        except RuntimeError as error:
+            return str(error), begun, second.metrics()["replica_lr"][0]
+    return None, begun, [first.metrics()["syncs"], second.metrics()["syncs"], rank]
+
+
+def test_of_two_that_would_set_the_same_rate_the_later_is_right_and_the_other_says_so():
+    for rank, (said, begun, rates) in enumerate(run_ranks(_two, 2, True)):
+        assert said is not None
+        assert said.startswith(f"[rank {rank} of 2] `Explorer`: another one was made later for")
+        assert "`lr/0` of the same optimizer" in said
+        assert begun == [0.05, 0.05]
+        assert sorted(rates) == pytest.approx([0.05 / 1.3, 0.05 * 1.3])
+
+
+def test_two_that_explore_different_groups_leave_each_other_alone():
+    for said, begun, (first, second, _) in run_ranks(_two, 2, False):
+        assert said is None
+        assert begun[1] == 0.05
+        assert first == second == STEPS // T

@@ -44,7 +44,6 @@ def _train(kind, case):
     if case == "hidden":
         optimizer = Hidden(parameters, optimizer)
     scheduler = _scheduler(kind, optimizer, model)
-    second = _scheduler(kind, optimizer, None) if case == "two" else None
     for t in range(12):
         # The gradient is shared, as under DDP; batch norm sees what differs.
         loss_at(model, t, dist.get_rank())
@@ -61,8 +60,6 @@ def _train(kind, case):
             hdet.average_(parameters)
         try:
             scheduler.step(loss)
-            if second is not None:
-                second.step(loss)
         except RuntimeError as error:
             return t, str(error)
     return None
@@ -79,7 +76,7 @@ def test_rates_that_reach_nothing_are_an_error_at_the_first_sync(kind, size):
         assert "Hidden does not use the `lr` of its parameter groups" in said[1]
 
 
-@pytest.mark.parametrize("case", ["plain", "zero gradients", "tiny", "averaged", "two"])
+@pytest.mark.parametrize("case", ["plain", "zero gradients", "tiny", "averaged"])
 def test_what_only_looks_like_it_is_none(case):
     assert run_ranks(_train, 2, "explorer", case) == [None, None]
 

@@ -169,6 +169,7 @@ class Explorer(ExplorerState):
         paired = probe is not None
         self._exploration = Exploration(dimensions, replicas.size, seed, searches, paired)
         if self._exploring:
+            self._supersede()
             own_rates(optimizer)
             warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
         set_initial_rates(optimizer)
@@ -214,6 +215,7 @@ class Explorer(ExplorerState):
                 neither loss nor probe at a sync, or nothing finite and nothing to return to.
         """
         refuse_epoch(NAME, epoch)
+        self._refuse_superseded()
         if self._apart:
             self._ensemble.require_connection()
         if self._exploring and not self._ensemble.counts(skipped):

@@ -4,11 +4,13 @@ A state is parsed whole before any of it is assigned. That of the wrapped schedu
 a run that had no Explorer yet, is taken over: the schedule goes on at the same rate.
 """
 
+import weakref
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from ..errors import where
 from ..state import Entries
 from .agreement import Facts, public_numbers
 from .averaged_weights import AveragedWeights
@@ -22,9 +24,15 @@ from .wrapped_schedule import WrappedSchedule
 NAME = "Explorer"
 
 
+# Who explores what in an optimizer, the last one that was made for it.
+_owners: "weakref.WeakKeyDictionary[Optimizer, dict[str, weakref.ref[ExplorerState]]]"
+_owners = weakref.WeakKeyDictionary()
+
+
 class ExplorerState(Converging, OuterScheduler):
     """The base of `Explorer`; see there for all attributes that it sets."""
 
+    _superseded: str | None = None
     optimizer: Optimizer
     _probe: Probe | None
     _probe_mode: Mode
@@ -104,6 +112,27 @@ class ExplorerState(Converging, OuterScheduler):
         self._introduced, self._last, self._rescues = False, {}, 0
         self._found = self._exploration.syncs > 0
         self._apply()
+
+    def _supersede(self) -> None:
+        """Take what is explored here from an Explorer that was made for it before."""
+        owners = _owners.setdefault(self.optimizer, {})
+        for dimension in self._exploration.dimensions:
+            reference = owners.get(dimension.name)
+            other = None if reference is None else reference()
+            # Names with a slash are of the optimizer's groups; attributes have their modules.
+            if other is not None and "/" in dimension.name and other._superseded is None:
+                if other._scaled:
+                    other._values.lend()
+                other._superseded = dimension.name
+            owners[dimension.name] = weakref.ref(self)
+
+    def _refuse_superseded(self) -> None:
+        if self._superseded is not None:
+            raise RuntimeError(
+                f"{where()}`{NAME}`: another one was made later for `{self._superseded}` of "
+                f"the same optimizer, and both would set it. Step only the one that was made "
+                f"last, or give each its own `explore`."
+            )
 
     def _take_over_schedule(self, entries: Entries, state: dict[str, Any]) -> None:
         """Go on from the state of the wrapped scheduler itself, at its own rates."""
