@@ -105,7 +105,7 @@ class _ServerRate:
         return {
             "rate": self._rate,
             "hypergradient": self.hypergradient,
-            "previous": self._previous,
+            "previous": None if self._previous is None else self._previous.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
