@@ -171,7 +171,8 @@ class Explorer(ExplorerState):
         if self._exploring:
             self._supersede()
             own_rates(optimizer)
-            warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
+            if replicas.rank == 0:
+                warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
         set_initial_rates(optimizer)
         self._schedule = WrappedSchedule(optimizer, scheduler)
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)

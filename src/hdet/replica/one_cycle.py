@@ -205,7 +205,7 @@ class OneCycleAutoLR(OneCycleState):
         if self._auto:
             intervals = (self.total_steps - self._warmup) / self._interval
             decay = decay_per_sync(div_factor, final_div_factor, intervals)
-            if self._exploring:
+            if self._exploring and replicas.rank == 0:
                 warn_of_few_intervals(self.total_steps, self._warmup, self._interval)
         self._controller = Controller(loss_scale, lr_of_lr, momentum_of_lr, decay)
         self._constructed = True
