@@ -355,5 +355,15 @@ def test_a_truncated_state_changes_nothing_and_says_so(key):
     refused(stepped(), state, "state_dict")
 
 
+def test_a_search_that_one_replica_cannot_go_on_with_is_said_to_have_stopped():
+    state = explorer(probe=lambda: 1.0).state_dict()
+    assert state["exploration"]["rates"]["climbing"]
+    state["exploration"]["syncs"] = 3
+    scheduler = explorer(probe=lambda: 1.0)
+    with pytest.warns(UserWarning, match="a search that has not ended.*Load it on several"):
+        scheduler.load_state_dict(state)
+    assert scheduler.metrics()["base_lr"] == pytest.approx([0.05 * 0.05] * 2)
+
+
 def test_a_state_of_another_scheduler_changes_nothing_and_says_so():
     refused(explorer("warm-up, then cosine"), explorer("cosine").state_dict(), "state_dict")

@@ -4,6 +4,7 @@ A state is parsed whole before any of it is assigned. That of the wrapped schedu
 a run that had no Explorer yet, is taken over: the schedule goes on at the same rate.
 """
 
+import warnings
 import weakref
 from typing import Any
 
@@ -112,6 +113,14 @@ class ExplorerState(Converging, OuterScheduler):
         self._introduced, self._last, self._rescues = False, {}, 0
         self._found = self._exploration.syncs > 0
         self._apply()
+        if self._found and not self._exploring and self._exploration.rates.climbing:
+            warnings.warn(
+                f"{where()}`{NAME}.load_state_dict` got a search that has not ended, and one "
+                f"replica can't go on with it: the rate stays at "
+                f"{self._values.base_values()[0]:.3g} of the schedule. Load it on several "
+                f"replicas, or begin anew with a rate of your own.",
+                stacklevel=2,
+            )
 
     def _supersede(self) -> None:
         """Take what is explored here from an Explorer that was made for it before."""

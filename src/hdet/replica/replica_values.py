@@ -4,10 +4,9 @@
     anything else, on its scale   = place + width * z_r + (what others left - where it began)
 
 Others may change what is explored: the wrapped scheduler, another one beside it, the user's
-loop. Before its own step each finds the unscaled value, as if no replica were there; what
-stands in its place in place of what we wrote is taken over as a factor (on a linear scale a
-shift), exactly as torch's chainable schedulers compose. Values that no request names are
-never touched.
+loop. The wrapped scheduler finds the unscaled value, as if no replica were there. Whatever else
+has changed since our last write is taken over as a factor (on a linear scale as a shift), as
+torch's chainable schedulers compose. Values that no request names are never touched.
 
 Every replica takes over what it finds, and divides by its own factor, so that the last bits may
 differ. At a sync the replicas agree on one value (`agree`). Where they differ by more, somebody

@@ -220,8 +220,8 @@ class RollCall:
         if idle:
             _linger()
             raise RuntimeError(
-                f"{where()}`{self._name}` waits at {moment} for ranks {', '.join(idle)}, whose "
-                f"own scheduler has nothing to explore, and never comes. Make it with the same "
+                f"{where()}`{self._name}` waits at {moment} for rank {', '.join(idle)}, where "
+                f"the scheduler has nothing to explore and never comes. Make it with the same "
                 f"arguments on every rank."
             )
 
