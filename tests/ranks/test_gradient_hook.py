@@ -1,6 +1,7 @@
 """One broken replica under DDP: with the hook it stays one, and the next sync heals it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -147,3 +148,54 @@ def test_the_loss_of_a_rank_is_an_error_at_once_and_no_wrong_gradient():
     for step, said in run_ranks(_lost, 3)[1:]:
         assert step == 2
         assert "onnection" in said
+
+
+def _sparse():
+    ddp = DistributedDataParallel(torch.nn.Embedding(8, 2, sparse=True))
+    ddp.register_comm_hook(None, hdet.finite_mean_hook)
+    try:
+        ddp(torch.tensor([1, 2])).sum().backward()
+    except (ValueError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def test_sparse_gradients_are_refused_in_words():
+    for rank, said in enumerate(run_ranks(_sparse, 2)):
+        assert said is not None
+        assert f"[rank {rank} of 2] `finite_mean_hook` does not work with sparse" in said
+        assert "`sparse=False`" in said
+
+
+def _outside():
+    """Give everything a group of ranks 0 and 1; return what the third rank is told."""
+    nothing: Any = None
+    group: Any = dist.new_group([0, 1])
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    calls = {
+        "probe": lambda: hdet.probe(model, [1.0], lambda m, b: nothing, group)(),
+        "finite_mean_hook": lambda: hdet.finite_mean_hook(group, nothing),
+        "OneCycleAutoLR": lambda: hdet.OneCycleAutoLR(
+            optimizer, 0.1, 100, ensemble_lr_spread_ratio=0.1, process_group=group
+        ),
+        "Explorer": lambda: hdet.Explorer(optimizer, process_group=group),
+    }
+    said = {}
+    if dist.get_rank() < 2:
+        return said
+    for name, call in calls.items():
+        try:
+            call()
+        except ValueError as error:
+            said[name] = str(error)
+    return said
+
+
+def test_a_rank_outside_the_group_is_told_so_by_all_that_take_one():
+    said = run_ranks(_outside, 3)[2]
+    assert sorted(said) == ["Explorer", "OneCycleAutoLR", "finite_mean_hook", "probe"]
+    for name, words in said.items():
+        assert (
+            f"`{name}(process_group=...)` was given a group that this rank is not in" in words
+        )
