@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test lint types docs clean
 
 demo: $(VENV)/.ready
-	$(BIN)/hdet compare $(ARGS)
+	$(BIN)/hdet demo $(ARGS)
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
@@ -25,12 +25,12 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(BIN)/pyright
 
-$(VENV)/.ready: pyproject.toml
+$(VENV)/.ready: pyproject.toml benchmarks/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdet needs Python 3.11 or newer; name one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --group dev --editable ".[all]"
+	$(BIN)/python -m pip install --quiet --group dev --editable ".[all]" --editable benchmarks
 	touch $@
 
 clean:

@@ -14,14 +14,14 @@ records/penalties.json.
 import json
 from pathlib import Path
 
-from bilevel_page import bilevel_page
-from cost_page import cost_page
-from federated_page import federated_page
-from penalties_page import penalties_page
-from remedies_page import remedies_page
-from robustness_page import robustness_page
-from scale_page import scale_page
-from soak_page import soak_page
+from .bilevel.docs_page import bilevel_page
+from .cost.page import cost_page
+from .federated.docs_page import federated_page
+from .penalties.page import penalties_page
+from .remedies.page import remedies_page
+from .robustness.page import robustness_page
+from .scale.page import scale_page
+from .soak.page import soak_page
 
 RECORDS = Path(__file__).parent / "records"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -114,10 +114,10 @@ def compare_page() -> str:
         "# The paper's ablation, measured",
         "",
         "Written by `python benchmarks/write_docs.py` from `benchmarks/records`.",
-        "`hdet compare` trains the paper's six configurations and six controls; the report",
+        "`python -m benchmarks compare` trains the paper's six configurations and six controls; the report",
         "in its run folder has this table with all plots. Under `torchrun` it uses the ranks",
-        "it is given, `hdet compare --resume FOLDER` goes on with a run that was stopped, and",
-        "`hdet compare --help` lists the rest.",
+        "it is given, `python -m benchmarks compare --resume FOLDER` goes on with a run that was stopped, and",
+        "`python -m benchmarks compare --help` lists the rest.",
         "",
         "| `--task` | what | data |",
         "|---|---|---|",
@@ -143,7 +143,7 @@ def compare_page() -> str:
         lines += [
             f"## {config['title']}",
             "",
-            f"`hdet compare --task {config['task']} --steps {config['steps']} "
+            f"`python -m benchmarks compare --task {config['task']} --steps {config['steps']} "
             f"--seeds {config['seeds']}`: {config['replicas']} replicas, "
             f"T = {config['sync_every']}, alpha = {config['spread']:.3f}, "
             f"sigma = {config['loss_scale']:g}, auto-LR from step {config['auto_lr_after']}, "

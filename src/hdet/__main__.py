@@ -1,4 +1,4 @@
-"""`python -m hdet`, for `torchrun ... -m hdet compare ...`."""
+"""`python -m hdet`, for `torchrun ... -m python -m benchmarks compare ...`."""
 
 from .cli import main
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 # What the command imports on top of the library, some of it only for the report: a run
 # of hours must not end at a missing package.
-_PACKAGES = ("typer", "rich", "numpy", "matplotlib", "jinja2")
+_PACKAGES = ("typer", "rich")
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     if missing:
         sys.exit(
             f"The hdet command needs {', '.join(missing)}, which the library itself "
-            f'does not: pip install "hdet[bench]"'
+            f'does not: pip install "hdet[cli]"'
         )
     from .commands import app
 

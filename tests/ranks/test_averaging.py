@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 import hdet
-from hdet.replica import averaging
+from hdet.replica.ensemble import averaging
 from hdet.seeding import generator
 from tests.helpers import small_model
 from tests.rank_runner import run_ranks

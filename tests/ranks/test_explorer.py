@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import (
 )
 
 import hdet
-from hdet.replica import explorer_reference
-from hdet.replica.probe import evaluate
+from hdet.replica.explorer import reference as explorer_reference
+from hdet.replica.explorer.probe import evaluate
 from tests.helpers import batch, loss_at, small_model, train_ddp, two_groups, weights
 from tests.rank_runner import run_ranks
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import hdet
-from hdet.replica import explorer_reference
+from hdet.replica.explorer import reference as explorer_reference
 from hdet.seeding import generator
 from tests.helpers import WIDTH, loss_at, small_model
 from tests.rank_runner import run_ranks

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import hdet
-from hdet.replica.probe import evaluate
+from hdet.replica.explorer.probe import evaluate
 from tests.rank_runner import run_ranks
 
 pytestmark = pytest.mark.gpu

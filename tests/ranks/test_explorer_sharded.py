@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import hdet
-from hdet.replica import explorer_reference
+from hdet.replica.explorer import reference as explorer_reference
 from tests.helpers import batch, small_model
 from tests.rank_runner import run_ranks
 

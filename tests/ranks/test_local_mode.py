@@ -12,8 +12,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import hdet
-from hdet.replica import reference
-from hdet.replica.optimizer_state import all_state
+from hdet.replica.ensemble.optimizer_state import all_state
+from hdet.replica.paper import reference
 from tests.helpers import batch, loss_at, small_model
 from tests.rank_runner import run_ranks
 from tests.ranks.common import SHORT, SHORT_STEPS, SHORT_T

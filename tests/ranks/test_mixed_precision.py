@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from hdet.replica.averaged_weights import MEMORY
+from hdet.replica.explorer.averaged_weights import MEMORY
 from tests.helpers import batch, small_model, weights
 from tests.rank_runner import run_ranks
 from tests.ranks.test_optimizer_options import (

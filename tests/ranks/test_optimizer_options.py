@@ -20,7 +20,8 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 import hdet
-from hdet.replica import explorer_reference, reference
+from hdet.replica.explorer import reference as explorer_reference
+from hdet.replica.paper import reference
 from tests.helpers import batch, loss_at, small_model, weights
 from tests.rank_runner import run_ranks
 

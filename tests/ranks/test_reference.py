@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 import hdet
-from hdet.replica import reference
+from hdet.replica.paper import reference
 from tests.helpers import loss_at, small_model, train_ddp, two_groups, weights
 from tests.rank_runner import run_ranks
 

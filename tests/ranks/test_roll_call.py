@@ -16,9 +16,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 import hdet
-from hdet.replica.liveness import appear
-from hdet.replica.meshes import find_replicas
-from hdet.replica.roll_call import RollCall
+from hdet.replica.ensemble.liveness import appear
+from hdet.replica.ensemble.meshes import find_replicas
+from hdet.replica.ensemble.roll_call import RollCall
 from tests.helpers import batch, loss_at, small_model
 from tests.rank_runner import context, run_ranks
 from tests.ranks.common import squared_error

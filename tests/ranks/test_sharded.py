@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 import hdet
-from hdet.replica import reference
+from hdet.replica.paper import reference
 from tests.helpers import batch, small_model
 from tests.rank_runner import run_ranks
 from tests.ranks.common import SHORT, SHORT_STEPS, SHORT_T, squared_error

@@ -16,7 +16,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 import hdet
-from hdet.replica import explorer_reference, reference
+from hdet.replica.explorer import reference as explorer_reference
+from hdet.replica.paper import reference
 from tests.helpers import WIDTH, batch, small_model
 from tests.rank_runner import run_ranks
 from tests.ranks.common import SHORT, SHORT_STEPS, SHORT_T, squared_error

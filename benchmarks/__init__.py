@@ -1,0 +1,1 @@
+"""The studies behind every figure that the documentation gives; never installed."""

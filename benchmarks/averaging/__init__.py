@@ -1,0 +1,1 @@
+"""What averaging costs against one all-reduce of the same bytes."""

@@ -1,0 +1,1 @@
+"""MAID in this library against the same method by hand in NumPy."""

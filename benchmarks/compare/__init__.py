@@ -1,0 +1,1 @@
+"""The HDET paper's ablation, and controls that it lacks."""

@@ -1,0 +1,106 @@
+"""The command `python -m benchmarks compare`."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.ranks import first_process, on_ranks, world_size
+from ..tasks import TASKS, get_task
+from .records import RunFolder, Settings
+from .report import summarise, table, write_report
+from .study import plan, run_all
+
+COMMAND = "python -m benchmarks compare"
+
+
+def compare(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "text",
+    replicas: Annotated[
+        int,
+        typer.Option(min=1, max=MOST, help="Local processes; torchrun's ranks count instead."),
+    ] = 4,
+    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps of each run.")] = 200,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Runs of each configuration.")
+    ] = 2,
+    only: Annotated[
+        str, typer.Option(help="Names of configurations, separated by commas.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where the task's data are, if not where expected."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to make; default runs/compare-...")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
+    sync_every: Annotated[
+        int, typer.Option(min=1, help="T, optimizer steps between averagings.")
+    ] = 5,
+    spread: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="alpha, the paper's 1/9.")
+    ] = 1 / 9,
+    loss_scale: Annotated[
+        float, typer.Option(help="sigma of the controller, the paper's 0.1.")
+    ] = 0.1,
+) -> None:
+    """Run the paper's ablation and its missing controls, and report what is seen.
+
+    Six configurations of the HDET paper and six controls train the same small model on
+    the same stream. The folder that is printed at the end has every number, the plots,
+    and report.html.
+    """
+    path = resume or out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = RunFolder(path)
+    with errors_said(COMMAND, path):
+        if resume is not None:
+            nothing_else_given(context, {"resume"})
+            settings = folder.settings()
+            # Missing data are an error of the user's: say so here, not from a rank.
+            get_task(settings.task, settings.data)
+        else:
+            settings = plan(
+                task=task,
+                replicas=world_size() or replicas,
+                steps=steps,
+                seeds=seeds,
+                only=[name.strip() for name in only.split(",") if name.strip()],
+                data=None if data is None else str(data.resolve()),
+                sync_every=sync_every,
+                spread=spread,
+                loss_scale=loss_scale,
+            )
+        if world_size() not in (None, settings.replicas):
+            raise ValueError(
+                f"{path} was begun with {settings.replicas} replicas, and torchrun "
+                f"has started {world_size()}: start as many as before."
+            )
+        with ready(folder, settings, resume is not None):
+            _run(folder, settings)
+
+
+def _run(folder: RunFolder, settings: Settings) -> None:
+    if first_process():
+        _introduce(folder.path, settings)
+    if not on_ranks(run_all, settings.replicas, str(folder.path), settings):
+        return
+    report = write_report(folder)
+    Console().print(table(summarise(folder)))
+    print(f"Report: {report}")
+
+
+def _introduce(folder: Path, settings: Settings) -> None:
+    warm = settings.warm_steps
+    print(
+        f"{settings.title}: {len(settings.configurations)} configurations x "
+        f"{settings.seeds} seeds x {settings.steps} steps on {settings.replicas} "
+        f"replicas"
+        + (f"; warm starts from a checkpoint of {warm} steps a seed." if warm else "."),
+        flush=True,
+    )
+    print(f"Folder: {folder}", flush=True)

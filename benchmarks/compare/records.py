@@ -1,0 +1,253 @@
+"""The run folder: what a comparison writes, and all that reports are made from.
+
+    <folder>/config.json                       what was asked for, of which rows
+    <folder>/environment.json                  versions and machine
+    <folder>/runs/<name>/seed<k>/metrics.jsonl one line per step and per sync, in order
+    <folder>/runs/<name>/seed<k>/result.json   written last; without, unfinished
+    <folder>/summary.json, plots/*.png, report.html
+
+Whole files are strict JSON, with null for NaN and infinity; the lines of a diverged run hold
+`NaN`. See `files` for how they are written.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from hdet.errors import require
+
+from ..core.failures import FolderError
+from ..core.files import damaged, read_json, read_lines, read_tensors
+from ..core.folders import CommandFolder
+from ..core.parsing import nan_for_null, parsed, require_finite, require_name
+
+# The run that makes the checkpoint for warm starts; no row of the table.
+CHECKPOINT = "checkpoint"
+_METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One row of the comparison.
+
+    Attributes:
+        name: folder name, as in `hdet-full`.
+        label: how tables and plots call it, as in `HDET (full)`.
+        role: `paper` for the six configurations of the paper's table, `control` for the
+            rows that the table lacks.
+        lr: the peak of the mean learning rate.
+        spread: alpha; 0 trains all replicas at the same rate.
+        average: whether the weights are averaged every `sync_every` steps.
+        auto_lr: whether the controller acts.
+        warm_start: whether the run starts from the checkpoint.
+        noisy: whether each replica adds noise of its own to its start.
+        note: one sentence on what the row is there for.
+    """
+
+    name: str
+    label: str
+    role: str
+    lr: float
+    spread: float = 0.0
+    average: bool = False
+    auto_lr: bool = False
+    warm_start: bool = False
+    noisy: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a comparison was asked for; the content of `config.json`.
+
+    Attributes:
+        task: name of the task.
+        title: the task in a line, with the unit of the loss.
+        groups: names of the parameter groups.
+        replicas: N.
+        steps: optimizer steps of each run.
+        seeds: how many seeds, 0 to seeds - 1.
+        sync_every: T in optimizer steps.
+        auto_lr_after: S_warm in optimizer steps.
+        spread: alpha of the configurations that have one.
+        loss_scale: sigma.
+        lr_of_lr: lambda.
+        momentum_of_lr: beta.
+        noise: nu of the warm start.
+        warm_steps: steps of the checkpoint that warm starts begin from.
+        data: path the user gave, if any.
+        configurations: the rows, in the order of the table.
+    """
+
+    task: str
+    title: str
+    groups: list[str]
+    replicas: int
+    steps: int
+    seeds: int
+    sync_every: int
+    auto_lr_after: int
+    spread: float
+    loss_scale: float
+    lr_of_lr: float
+    momentum_of_lr: float
+    noise: float
+    warm_steps: int
+    data: str | None
+    configurations: list[Configuration] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("replicas", "steps", "seeds", "sync_every", "auto_lr_after"):
+            value = getattr(self, name)
+            require(value >= 1, "Settings", name, value, "must be at least 1", "raise it")
+        warm = self.warm_steps
+        require(warm >= 0, "Settings", "warm_steps", warm, "must be at least 0", "raise it")
+        for name in ("spread", "loss_scale", "lr_of_lr", "momentum_of_lr", "noise"):
+            require_finite("Settings", name, getattr(self, name))
+        for row in self.configurations:
+            require_finite("Configuration", "lr", row.lr)
+            require_finite("Configuration", "spread", row.spread)
+            require_name("Configuration", "name", row.name)
+        names = [row.name for row in self.configurations]
+        good = len({*names, CHECKPOINT}) == len(names) + 1
+        rule = f"must have each name once, and none may be `{CHECKPOINT}`"
+        require(good, "Settings", "configurations", names, rule, "name them apart")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one run of one seed ended.
+
+    Attributes:
+        train_loss: mean over replicas and the last tenth of the steps (at least one).
+        held_out_loss: of the averaged weights.
+        diverged: whether a loss was not finite, or the run ended above where it began;
+            see `run_log.unlearned`.
+        mean_lr: mean of the base learning rate over steps and groups.
+        final_lr: mean over groups of the base learning rate at the last step.
+        seconds: wall time of the training steps, syncs included.
+        sync_share: share of those seconds spent in syncs.
+    """
+
+    train_loss: float
+    held_out_loss: float
+    diverged: bool
+    mean_lr: float
+    final_lr: float
+    seconds: float
+    sync_share: float
+
+
+@dataclass(frozen=True)
+class StepLine:
+    """A line of kind `step` of `metrics.jsonl`; see `RunFolder.lines`."""
+
+    kind: str
+    step: int
+    losses: list[float]
+    base_lr: list[float]
+    replica_lr: list[list[float]]
+
+
+class RunFolder(CommandFolder[Settings]):
+    """One comparison on disk."""
+
+    plan_type, command = Settings, "python -m benchmarks compare"
+
+    def settings(self) -> Settings:
+        """Read back what was asked for.
+
+        Raises:
+            FolderError: if this is not a run folder.
+        """
+        return self.plan()
+
+    def check(self) -> None:
+        """Read what is there; see `CommandFolder.check`."""
+        super().check()
+        settings = self.settings()
+        for name in (*(row.name for row in settings.configurations), CHECKPOINT):
+            for seed in range(settings.seeds):
+                result = self.result(name, seed)
+                if result is not None:
+                    steps = settings.warm_steps if name == CHECKPOINT else settings.steps
+                    self._check_run(name, seed, None if result.diverged else steps)
+
+    def _check_run(self, name: str, seed: int, steps: int | None) -> None:
+        """Read the lines of a run that is over; it has made so many steps, None if lost."""
+        file, made = self.run(name, seed) / _METRICS, 0
+        if name == CHECKPOINT:
+            read_tensors(self.warm_start(seed), self.anew(name, seed))
+        try:
+            for line in read_lines(file, self.anew(name, seed)):
+                if parsed(dict[str, Any], line).get("kind") == "step":
+                    step = parsed(StepLine, line).step
+                    if step != made + 1:
+                        raise ValueError(f"it is followed by step {step}")
+                    made = step
+        except FolderError:
+            raise
+        except ValueError as error:
+            raise damaged(
+                file, f"behind step {made}: {error}", self.anew(name, seed)
+            ) from error
+        if steps not in (None, made):
+            raise damaged(file, f"it ends at step {made} of {steps}", self.anew(name, seed))
+
+    def anew(self, name: str, seed: int) -> str:
+        """Return the remedy for what is damaged of a run, in words."""
+        return f"remove {self.run(name, seed)}, and --resume does that run again"
+
+    def run(self, name: str, seed: int) -> Path:
+        """Return the folder of one run."""
+        return self.path / "runs" / name / f"seed{seed}"
+
+    def warm_start(self, seed: int) -> Path:
+        """Return the file with the weights that warm starts begin from."""
+        return self.run(CHECKPOINT, seed) / "model.pt"
+
+    def result(self, name: str, seed: int) -> Result | None:
+        """Return how a run ended; None if it has not. What was not finite is NaN."""
+        file, anew = self.run(name, seed) / "result.json", self.anew(name, seed)
+        if not file.exists():
+            return None
+        raw = read_json(file, anew)
+        try:
+            return parsed(Result, nan_for_null(raw))
+        except ValueError as error:
+            raise damaged(file, error, anew) from error
+
+    def results(self, name: str) -> dict[int, Result]:
+        """Return the finished runs of a configuration by their seeds, in order."""
+        found = {seed: self.result(name, seed) for seed in range(self.settings().seeds)}
+        return {seed: result for seed, result in found.items() if result is not None}
+
+    def lines(self, name: str, seed: int, kind: str) -> Iterator[dict[str, Any]]:
+        """Yield the lines of one kind, `step` or `sync`, of a run's metrics, in order.
+
+        A `step` line has `step` (from 1), `losses` (per replica), `base_lr` (per group)
+        and `replica_lr` (per group, per replica), both in effect at that step. A `sync`
+        line has `step` and what `OneCycleAutoLR.metrics()` returned after it: `weights`
+        and `delta` are absent until the controller has acted. Losses may be NaN.
+        """
+        file = self.run(name, seed) / _METRICS
+        yield from read_lines(file, self.anew(name, seed), f'"kind": "{kind}"')
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error; NaN for what the values cannot give.
+
+    One value has no error. Where a value is not finite, or their sum overflows, both
+    are NaN: a mean of the others would look better than what was seen.
+    """
+    if not values or not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    try:
+        mean = fmean(values)
+        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    except OverflowError:
+        return math.nan, math.nan
+    return mean, error

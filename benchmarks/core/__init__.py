@@ -1,0 +1,1 @@
+"""What the studies share: units, run folders, ranks, records, statistics, plots and pages."""

@@ -1,0 +1,1 @@
+"""What HDET costs a training run, on one machine and, by a model, on many."""

@@ -1,0 +1,233 @@
+"""Local training of all selected clients at once, in one batch of small networks.
+
+The idea: ten clients with their own weights are one batched matrix product, ten times
+fewer calls than ten clients in turn, and a benchmark of thousands of runs becomes an
+affair of minutes. The network has one hidden layer (or none), and its gradient is written
+out; `tests/bench/federated/test_engine.py` compares every number with torch's own modules,
+one client after the other.
+
+Weights are one flat vector in the order of `torch.nn.Sequential(Linear, ReLU, Linear)`:
+hidden matrix [h, d], hidden bias [h], output matrix [10, h], output bias [10].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hdet.federated.rounds import Order, Reply
+from hdet.federated.selection import ClientReport
+from hdet.federated.vectors import inner
+from hdet.seeding import generator
+
+from .client_rates import DeltaRates, HyperRates
+from .data import CLASSES, Split, label_counts
+
+
+@dataclass(frozen=True)
+class Local:
+    """How clients train.
+
+    Attributes:
+        steps: K, optimizer steps of a round, the same for every client.
+        batch: B, examples of a step; a client's examples are shuffled, pass after pass.
+        momentum: of local SGD, anew in each round.
+        proximal_mu: FedProx's mu.
+        max_norm: gradients are scaled to at most this norm; None is no limit.
+        client_rate: FedHyper-CL: gamma, growth and beta_max of `ClientLocalRate`, by name;
+            None keeps the order's rate.
+        delta_sgd: Delta-SGD in its place: arguments of `DeltaSGD`, by name; None is without.
+        probe: examples of a client that a probe reads at most; None is all.
+    """
+
+    steps: int = 20
+    batch: int = 32
+    momentum: float = 0.0
+    proximal_mu: float = 0.0
+    max_norm: float | None = None
+    client_rate: Mapping[str, Any] | None = None
+    delta_sgd: Mapping[str, Any] | None = None
+    probe: int | None = None
+
+
+class Network:
+    """A perceptron with one hidden layer on flat weights, for many clients at once.
+
+    Args:
+        pixels: d, numbers in an image.
+        hidden: h, width of the hidden layer.
+    """
+
+    def __init__(self, pixels: int, hidden: int) -> None:
+        self.shapes = [(hidden, pixels), (hidden,), (CLASSES, hidden), (CLASSES,)]
+        self._sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        self.size = sum(self._sizes)
+
+    def initial(self, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return weights [n] as torch's `Linear` draws them: uniform to 1/sqrt(inputs)."""
+        parts, draws = [], generator(seed, "weights")
+        for matrix, bias in (self.shapes[:2], self.shapes[2:]):
+            bound = matrix[1] ** -0.5
+            for shape in (matrix, bias):
+                drawn = torch.rand(shape, generator=draws, dtype=torch.float64)
+                parts.append(((2 * drawn - 1) * bound).flatten())
+        return torch.cat(parts).to(dtype)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Return the four parts of [..., n] in their shapes."""
+        parts = flat.split(self._sizes, dim=-1)
+        return [p.unflatten(-1, s) for p, s in zip(parts, self.shapes, strict=True)]
+
+    def logits(self, flat: Tensor, images: Tensor) -> Tensor:
+        """Return [M, 10] for one client's weights [n] and images [M, d]."""
+        w1, b1, w2, b2 = self.views(flat)
+        return F.linear(F.relu(F.linear(images, w1, b1)), w2, b2)
+
+    def gradient(self, flat: Tensor, images: Tensor, labels: Tensor, out: Tensor) -> Tensor:
+        """Write the mean cross-entropy's gradient for each client, and return the loss.
+
+        Args:
+            flat: weights, [m, n].
+            images: [m, B, d].
+            labels: [m, B].
+            out: filled with the gradient, [m, n].
+
+        Returns:
+            Mean cross-entropy of each client, [m], in nats.
+        """
+        w1, b1, w2, b2 = self.views(flat)
+        g1, gb1, g2, gb2 = self.views(out)
+        hidden = torch.baddbmm(b1[:, None], images, w1.transpose(1, 2)).relu_()
+        scores = torch.baddbmm(b2[:, None], hidden, w2.transpose(1, 2))
+        logs = F.log_softmax(scores, -1)
+        losses = -logs.gather(-1, labels[..., None]).squeeze(-1).mean(-1)
+        down = logs.exp_()
+        down.scatter_add_(
+            -1, labels[..., None], down.new_full((1,), -1.0).expand(*labels.shape, 1)
+        )
+        down /= labels.shape[-1]
+        g2.copy_(down.transpose(1, 2) @ hidden)
+        gb2.copy_(down.sum(1))
+        below = (down @ w2).mul_(hidden > 0)
+        g1.copy_(below.transpose(1, 2) @ images)
+        gb1.copy_(below.sum(1))
+        return losses
+
+
+class BatchedClients:
+    """`hdet.federated.rounds.Clients`, all selected ones trained in one batch.
+
+    Args:
+        data: who has what; clients are named by their place in `data.parts`.
+        network: the model.
+        local: how they train.
+        seed: of the order of examples.
+        seconds: simulated seconds of one local step of each client; one each if None.
+    """
+
+    def __init__(
+        self,
+        data: Split,
+        network: Network,
+        local: Local,
+        seed: int,
+        seconds: Sequence[float] | None = None,
+    ) -> None:
+        self._data, self._network, self._local, self._seed = data, network, local, seed
+        self._seconds = seconds
+        self._counts = [label_counts(data, client) for client in range(len(data.parts))]
+
+    def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
+        """Train on each client of `ids` from `order.weights`, and return all replies."""
+        local, count = self._local, len(ids)
+        places = torch.stack([self.batches(client, order.round) for client in ids])
+        weights = order.weights.repeat(count, 1)
+        gradient, momentum = torch.empty_like(weights), torch.zeros_like(weights)
+        rates = (
+            HyperRates(order, local.steps, local.client_rate, count)
+            if local.delta_sgd is None
+            else DeltaRates(order.rate, local.delta_sgd, count)
+        )
+        losses = []
+        for step in range(local.steps):
+            at = places[:, step]
+            slope = partial(self._slope, self._data.images[at], self._data.labels[at], order)
+            losses.append(slope(weights, gradient))
+            if isinstance(rates, DeltaRates):
+                rates.follow(weights, gradient, slope)
+            if local.max_norm is not None:
+                norms = gradient.norm(dim=1, keepdim=True)
+                gradient.mul_((local.max_norm / (norms + 1e-6)).clamp_max(1.0))
+            rate = rates.next(gradient)
+            if local.momentum:
+                direction = momentum.mul_(local.momentum).add_(gradient)
+            else:
+                direction = gradient
+            weights.sub_(direction * rate)
+        seen = torch.stack(losses).double()
+        return {
+            client: Reply(delta, report)
+            for client, delta, report in zip(
+                ids,
+                weights - order.weights,
+                self._reports(ids, order, weights, seen),
+                strict=True,
+            )
+        }
+
+    def _slope(
+        self, images: Tensor, labels: Tensor, order: Order, weights: Tensor, out: Tensor
+    ) -> Tensor:
+        """Write the gradient at `weights`, FedProx's term included; return the losses."""
+        losses = self._network.gradient(weights, images, labels, out)
+        if self._local.proximal_mu:
+            out.add_(weights - order.weights, alpha=self._local.proximal_mu)
+        return losses
+
+    def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
+        """Return the mean loss of `order.weights` on each client's first examples."""
+        parts = [self._data.parts[client][: self._local.probe] for client in ids]
+        places = torch.cat(parts)
+        logits = self._network.logits(order.weights, self._data.images[places])
+        losses = F.cross_entropy(logits.double(), self._data.labels[places], reduction="none")
+        return {
+            client: ClientReport(
+                loss=float(part.mean()),
+                num_examples=len(self._data.parts[client]),
+                label_counts=self._counts[client],
+            )
+            for client, part in zip(ids, losses.split([len(p) for p in parts]), strict=True)
+        }
+
+    def batches(self, client: int, round_: int) -> Tensor:
+        """Return the places of the examples of each of a client's steps, [K, B]."""
+        part, local = self._data.parts[client], self._local
+        draws = generator(self._seed, "batches", round_, client)
+        needed = local.steps * local.batch
+        passes = -(-needed // len(part))
+        order = torch.cat([torch.randperm(len(part), generator=draws) for _ in range(passes)])
+        return part[order[:needed]].view(local.steps, local.batch)
+
+    def _reports(
+        self, ids: Sequence[Any], order: Order, weights: Tensor, losses: Tensor
+    ) -> list[ClientReport]:
+        means, squares = losses.mean(0).tolist(), losses.square().mean(0).tolist()
+        deltas = weights - order.weights
+        norms = inner(deltas, deltas).sqrt().tolist()
+        each = [1.0] * len(self._counts) if self._seconds is None else self._seconds
+        return [
+            ClientReport(
+                loss=means[i],
+                squared_loss=squares[i],
+                num_examples=len(self._data.parts[client]),
+                duration=each[client] * self._local.steps,
+                update=deltas[i],
+                update_norm=norms[i],
+                label_counts=self._counts[client],
+            )
+            for i, client in enumerate(ids)
+        ]

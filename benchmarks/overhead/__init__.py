@@ -1,0 +1,1 @@
+"""What HDET adds to a training step."""

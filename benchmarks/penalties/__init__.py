@@ -1,0 +1,1 @@
+"""Penalties by MAID, where scikit-learn's users search a grid."""

@@ -1,0 +1,1 @@
+"""`python -m benchmarks robustness`: does a run end well wherever its learning rate starts?"""

@@ -1,0 +1,111 @@
+"""HDET in the robustness benchmark: `Explorer` at its defaults, and the paper's controller.
+
+Both run as N replicas in one process, by the references that a test shows equal to real
+ranks.
+"""
+
+import time
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+import hdet
+from hdet.replica.explorer import reference as explorer_reference
+from hdet.replica.paper import reference
+
+from ..tasks import Batch, Task
+from .problems import (
+    REPLICAS,
+    Method,
+    Outcome,
+    Problem,
+    held_out_loss,
+    new_model,
+    new_optimizer,
+    one_cycle,
+    parameter_groups,
+    replica_batch,
+)
+
+# T: a run of some hundred steps needs syncs by the hundred, too.
+SYNC_EVERY = 5
+SPREAD = 1 / 9  # the paper's
+# Seeds of the probe's batches are far from those of the training stream.
+PROBE_SEED = 10_000
+
+
+def probe_batch(task: Task, seed: int, sync: int) -> Batch:
+    """Return the batch that all replicas score at a sync: four of a replica's size.
+
+    It comes from the stream of another seed. Where the stream is a pass over finite data,
+    its examples are those of the training set, in another order.
+    """
+    last = task.max_steps(REPLICAS)
+    step = sync if last is None else sync % last
+    parts = [task.batch(PROBE_SEED + seed, step, rank, REPLICAS) for rank in range(REPLICAS)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def explorer(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
+    """Train by `Explorer` over the learning rate, at its defaults."""
+    began = time.perf_counter()
+
+    def loss(model: nn.Module, step: int, rank: int) -> Tensor:
+        return task.loss(model, replica_batch(task, seed, step, rank))
+
+    def probe(model: nn.Module, sync: int) -> Tensor:
+        return task.loss(model, probe_batch(task, seed, sync))
+
+    trace = explorer_reference.train(
+        new_model(task, seed),
+        lambda model: new_optimizer(problem, parameter_groups(problem, task, model), lr),
+        lambda optimizer: one_cycle(optimizer, problem, lr),
+        loss,
+        probe,
+        explore=lambda _: [hdet.lr()],
+        replicas=REPLICAS,
+        total_steps=problem.steps,
+        T=SYNC_EVERY,
+        seed=seed,
+    )
+    rates = [sum(groups) / len(groups) for groups in trace.base_rates]
+    return _outcome(task, trace.models[0], rates, began)
+
+
+def paper(problem: Problem, task: Task, lr: float, seed: int, sigma: float) -> Outcome:
+    """Train by the paper's method with auto-LR: equations (1) to (5)."""
+    began = time.perf_counter()
+    trace = reference.train(
+        new_model(task, seed),
+        lambda model: new_optimizer(problem, parameter_groups(problem, task, model), lr),
+        lambda model, step, rank: task.loss(model, replica_batch(task, seed, step, rank)),
+        replicas=REPLICAS,
+        total_steps=problem.steps,
+        max_lr=lr,
+        alpha=SPREAD,
+        T=SYNC_EVERY,
+        # After the schedule's peak, as in the paper's runs: what remains is its decay.
+        S_warm=round(0.3 * problem.steps),
+        auto_lr=True,
+        sigma=sigma,
+        cycle_momentum=False,
+        seed=seed,
+    )
+    rates = [sum(sum(row) / len(row) for row in groups) / len(groups) for groups in trace.rates]
+    return _outcome(task, trace.models[0], rates, began)
+
+
+def _outcome(task: Task, model: nn.Module, rates: list[float], began: float) -> Outcome:
+    seconds = time.perf_counter() - began
+    every = max(1, len(rates) // 60)
+    steps = list(range(1, len(rates) + 1, every))
+    kept = [rates[step - 1] for step in steps]
+    return Outcome(held_out_loss(task, model), steps, kept, seconds)
+
+
+OURS: dict[str, Method] = {
+    "hdet": explorer,
+    "paper-0.1": partial(paper, sigma=0.1),
+    "paper-0.002": partial(paper, sigma=0.002),
+}

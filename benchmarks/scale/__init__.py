@@ -1,0 +1,1 @@
+"""How the search goes with 2 to 1,024 replicas."""

@@ -1,0 +1,205 @@
+"""One run of the scale benchmark: N replicas on one small problem, in one process.
+
+The problem is the `regression` task with a student of two matrices. Whatever N, a step has one
+global batch, dealt out to the replicas in equal shares. `run` is all that scale.py needs; in
+held runs `Readings` looks on whenever Explorer reads its losses.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+import hdet
+from hdet.replica.explorer import (
+    exploration,
+    loss_tracker,
+    rate_search,
+)
+from hdet.replica.explorer import (
+    reference as explorer_reference,
+)
+from hdet.replica.explorer.attribution import slopes, without_outliers
+from hdet.replica.explorer.exploration import Exploration, Reading
+from hdet.seeding import generator
+
+from ..robustness.problems import held_out_loss
+from ..tasks import get_task
+
+TASK, INPUTS, HIDDEN, OUTPUTS = "regression", 16, 32, 1
+BATCH = 512  # of all replicas together, and of the probe
+STEPS, SYNC_EVERY = 162, 3
+PHASE = (0.15, 0.7)  # of the run: after its first steps, before the schedule has decayed
+PROBE_SEED = 10_000
+SIGNALS = [
+    "probe at averaged weights",  # what Explorer holds a rate by
+    "probe at own weights",  # what it climbs by
+    "own batches",  # what it has without a probe
+    "one example each",  # the same, with as much noise in a replica's loss for every N
+]
+# What moves a rate or the weights once the search is over: (as it is, without).
+MOVES = {
+    (exploration, "HOLD_GAIN"): (exploration.HOLD_GAIN, 0.0),
+    (rate_search, "_CLIFF"): (rate_search._CLIFF, math.inf),
+    (loss_tracker, "_LOST"): (loss_tracker._LOST, math.inf),
+}
+task = get_task(TASK)
+task.batch_size = BATCH
+
+
+class Net(nn.Module):
+    """Two matrices: every further tensor would cost time in 512 replicas."""
+
+    def __init__(self, draw: torch.Generator) -> None:
+        super().__init__()
+        self.first = nn.Parameter(
+            torch.randn(INPUTS, HIDDEN, generator=draw) * (3 * INPUTS) ** -0.5
+        )
+        self.second = nn.Parameter(torch.randn(HIDDEN, OUTPUTS, generator=draw) * HIDDEN**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x @ self.first) @ self.second
+
+
+@lru_cache(maxsize=2 * STEPS)
+def batch(seed: int, step: int) -> tuple[Tensor, ...]:
+    """Return the batch of all replicas at a step, or of the probe at a sync."""
+    return task.batch(seed, step, 0, 1)
+
+
+class Readings:
+    """The t-statistics of one held run, taken whenever Explorer reads its own.
+
+    Attributes:
+        t: [signal][sync], only of syncs in the phase.
+        distance: [sync], of the replicas from their mean, over the mean's norm.
+        left_out: replicas left out of an average, over the whole run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.models: dict[int, nn.Module] = {}
+        self.own: list[list[float]] = []
+        self.single: list[list[float]] = []
+        self.t: dict[str, list[float]] = {name: [] for name in SIGNALS}
+        self.distance: list[float] = []
+        self.left_out = 0
+
+    @torch.no_grad()
+    def see(self, model: nn.Module, rank: int, part: tuple[Tensor, ...], loss: Tensor) -> None:
+        """Keep what a replica's loss was at a step, on its batch and on one example of it."""
+        if rank == 0:
+            self.own.append([])
+            self.single.append([])
+        self.models[rank] = model
+        self.own[-1].append(float(loss))
+        one = tuple(column[:1] for column in part)
+        alone = len(part[0]) == 1
+        self.single[-1].append(float(loss if alone else task.loss(model, one)))
+
+    @torch.no_grad()
+    def take(self, state: Exploration, losses: Sequence[float], reading: Reading) -> None:
+        """Read all signals at a sync, where the replicas still have weights of their own."""
+        own, single = _means(self.own), _means(self.single)
+        self.own, self.single = [], []
+        self.left_out += len(reading.fallen)
+        if not PHASE[0] <= state.syncs * SYNC_EVERY / STEPS < PHASE[1]:
+            return
+        probed = batch(PROBE_SEED + self.seed, state.syncs)
+        models = [self.models[rank] for rank in range(state.replicas)]
+        here = [float(task.loss(model, probed)) for model in models]
+        for name, values in zip(SIGNALS, [losses, here, own, single], strict=True):
+            found = slopes(without_outliers(values), state.offsets())
+            self.t[name].append(found.t[0])
+        weights = torch.stack([nn.utils.parameters_to_vector(m.parameters()) for m in models])
+        middle = weights.mean(0)
+        spread = (weights - middle).square().sum(1).mean().sqrt() / middle.norm()
+        self.distance.append(float(spread))
+
+
+def _means(rows: list[list[float]]) -> list[float]:
+    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
+
+
+@contextmanager
+def listening(take: Callable[[Exploration, Sequence[float], Reading], None]) -> Iterator[None]:
+    """Show `take` every reading that is made inside the block."""
+    plain = Exploration.read
+
+    def read(self: Exploration, losses: Sequence[float]) -> Reading:
+        reading = plain(self, losses)
+        take(self, losses, reading)
+        return reading
+
+    Exploration.read = read  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        Exploration.read = plain
+
+
+def run(kind: str, replicas: int, spread: float, rate: float, seed: int) -> dict:
+    """Train once; return the held-out loss and what else the kind of run is for.
+
+    Args:
+        kind: "plain", "held", "explorer", or "unprobed", which is Explorer without a probe
+            but with the search that it does by default only with one.
+        replicas: N.
+        spread: of the learning rates.
+        rate: peak of the one-cycle schedule.
+        seed: of weights, batches and permutations.
+    """
+    share = BATCH // replicas
+    held, free = kind == "held", kind in {"explorer", "unprobed"}
+    readings = Readings(seed)
+    climbed: list[bool] = []
+    cliffs: list[bool] = []
+
+    def loss(model: nn.Module, step: int, rank: int) -> Tensor:
+        part = tuple(c[rank * share : (rank + 1) * share] for c in batch(seed, step))
+        value = task.loss(model, part)
+        if held:
+            readings.see(model, rank, part, value)
+        return value
+
+    def probe(model: nn.Module, sync: int) -> Tensor:
+        return task.loss(model, batch(PROBE_SEED + seed, sync))
+
+    def take(state: Exploration, losses: Sequence[float], reading: Reading) -> None:
+        climbed.append(state.rates.climbing)
+        cliffs.append(bool(reading.fallen))
+        if held:
+            readings.take(state, losses, reading)
+
+    # As parts of the algorithm are taken out in remedies.py: nothing moves the rate, and
+    # nothing is rolled back.
+    for (module, constant), (as_it_is, without) in MOVES.items():
+        setattr(module, constant, as_it_is if free else without)
+    with listening(take):
+        trace = explorer_reference.train(
+            Net(generator(seed, "scale model")),
+            lambda model: torch.optim.AdamW(model.parameters(), rate, fused=True),
+            lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, rate, total_steps=STEPS, cycle_momentum=False
+            ),
+            loss,
+            probe if kind in {"held", "explorer"} else None,
+            explore=lambda _: [] if kind == "plain" else [hdet.lr(spread=spread)],
+            replicas=replicas,
+            total_steps=STEPS,
+            T=SYNC_EVERY,
+            seed=seed,
+            search=free,
+        )
+    result = {"held_out": held_out_loss(task, trace.models[0])}
+    if held:
+        result["distance"] = statistics.fmean(readings.distance)
+        result |= {"t": readings.t, "left out": readings.left_out}
+    elif free:
+        result |= {"rate": rate * trace.values[-1][0], "climbing": sum(climbed)}
+        result["cliffs"] = sum(cliffs)
+    return result | {"explosions": trace.explosions}

@@ -1,0 +1,1 @@
+"""What selecting clients costs with up to a million of them."""

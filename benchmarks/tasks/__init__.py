@@ -1,0 +1,52 @@
+"""The tasks of the benchmark, by name; `base.Task` says what a task is."""
+
+from pathlib import Path
+
+from .base import Batch as Batch
+from .base import Task as Task
+from .digits import DigitsTask
+from .embedding import EmbeddingTask
+from .fashion import FashionTask
+from .movielens import MovieLensTask
+from .regression import RegressionTask
+from .teacher import TeacherTask
+from .text import TextTask
+
+Tasks = (
+    type[TextTask]
+    | type[DigitsTask]
+    | type[FashionTask]
+    | type[MovieLensTask]
+    | type[TeacherTask]
+    | type[RegressionTask]
+    | type[EmbeddingTask]
+)
+TASKS: dict[str, Tasks] = {
+    task.name: task
+    for task in (
+        TextTask,
+        DigitsTask,
+        FashionTask,
+        MovieLensTask,
+        TeacherTask,
+        RegressionTask,
+        EmbeddingTask,
+    )
+}
+
+
+def get_task(name: str, data: str | Path | None = None) -> Task:
+    """Return the task `name`, with its data loaded.
+
+    Args:
+        name: one of the keys of `TASKS`.
+        data: where the data are, for the tasks that take a path; None for the default
+            place that each task's module names.
+
+    Raises:
+        MissingDataError: if the data are not on this machine.
+        ValueError: if there is no such task, or it takes no path.
+    """
+    if name not in TASKS:
+        raise ValueError(f"there is no task {name!r}: write one of {', '.join(sorted(TASKS))}.")
+    return TASKS[name](data)

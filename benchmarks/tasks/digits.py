@@ -1,0 +1,121 @@
+"""Handwritten digits, 8 x 8 pixels, with a small MLP.
+
+The idea: the smallest task that still learns something, to try things out in seconds.
+There are 1,797 images, too few for a stream that never repeats. So each visit draws an
+image anew, with a fresh shift of up to one pixel each way (zero padded) and fresh pixel
+noise, from a generator keyed by (seed, step, rank): no two batches are equal, and the
+stream has no end, but the images behind it do return. The 300 held-out images are never
+in the stream, and are neither shifted nor noisy.
+
+Data: scikit-learn's `load_digits`, which ships with it: the test part of "Optical
+Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998, UCI repository).
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from hdet.errors import MissingDataError
+from hdet.seeding import generator as keyed
+
+from . import _weights
+from .base import Batch, Task
+
+HELD_OUT, HELD_OUT_BATCH = 300, 100
+HIDDEN = 64
+NOISE = 0.1
+
+
+class DigitsTask(Task):
+    """Classification of small digits; see the module's head."""
+
+    name = "digits"
+    title = "digits 8 x 8, cross-entropy (nats)"
+    low_lr = 1e-2
+    high_lr = 9 * low_lr
+    batch_size = 16
+
+    def __init__(self, data: str | Path | None = None) -> None:
+        """Load the images from scikit-learn.
+
+        Args:
+            data: None, since the images come with scikit-learn.
+
+        Raises:
+            MissingDataError: if scikit-learn is not installed.
+            ValueError: if `data` is given.
+        """
+        if data is not None:
+            raise ValueError(
+                f"`digits` takes no data, but data={str(data)!r} was given: leave it "
+                "out, the images come with scikit-learn."
+            )
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise MissingDataError(
+                "`digits` needs the images that come with scikit-learn, and the module "
+                '`sklearn` is not installed: pip install "hdet[bench]"'
+            ) from error
+        pixels, targets = load_digits(return_X_y=True)
+        images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 8, 8) / 16
+        labels = torch.as_tensor(targets, dtype=torch.int64)
+        # The file is ordered by writer: a fixed shuffle puts all hands on both sides.
+        order = torch.randperm(len(labels), generator=keyed(0, self.name, "held out"))
+        held, train = order[:HELD_OUT], order[HELD_OUT:]
+        self._padded, self._labels = F.pad(images[train], (1, 1, 1, 1)), labels[train]
+        self._held_out = list(
+            zip(
+                images[held].flatten(1).split(HELD_OUT_BATCH),
+                labels[held].split(HELD_OUT_BATCH),
+                strict=True,
+            )
+        )
+
+    def model(self, generator: Generator) -> nn.Module:
+        """Return a new MLP with two hidden layers."""
+        return _weights.initialised(_mlp, generator)
+
+    def groups(self, model: nn.Module) -> list[dict]:
+        """Return `no_decay`, `hidden` (two matrices) and `head` (one)."""
+        return _weights.grouped(model, {"hidden": ["0.", "2."], "head": ["4."]})
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy, in nats."""
+        images, labels = batch
+        return F.cross_entropy(model(images), labels)
+
+    def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
+        """Return (images, labels); images are (batch, 64), about 0 to 1.
+
+        `world_size` does not matter: rank 1 draws the same in a run of 2 and of 8.
+        """
+        draw = keyed(seed, self.name, step, rank)
+        size = (self.batch_size,)
+        chosen = torch.randint(len(self._labels), size, generator=draw)
+        down, right = torch.randint(3, (2, *size, 1), generator=draw)
+        rows = (down + torch.arange(8))[:, :, None]
+        columns = (right + torch.arange(8))[:, None, :]
+        images = self._padded[chosen[:, None, None], rows, columns].flatten(1)
+        noise = NOISE * torch.randn(images.shape, generator=draw)
+        return images + noise, self._labels[chosen]
+
+    def held_out(self) -> list[Batch]:
+        """Return the 300 held-out images, as they are, in three batches."""
+        return self._held_out
+
+    def max_steps(self, world_size: int) -> None:
+        """Return None: the stream has no end."""
+        return None
+
+
+def _mlp() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(64, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, 10),
+    )

@@ -1,1 +1,0 @@
-"""Benchmarks behind the `hdet` command: tasks, runs, records, plots and reports."""

@@ -1,1 +1,0 @@
-"""`hdet bench bilevel`: MAID from every first accuracy, beside its rivals at equal cost."""

@@ -1,1 +1,0 @@
-"""`hdet bench federated`: rates from every start, and client selection, beside their rivals."""

@@ -1,1 +1,0 @@
-"""`hdet bench robustness`: does a run end well wherever its learning rate starts?"""

@@ -1,0 +1,1 @@
+"""Who the replicas are, and the sync at which they meet."""

@@ -1,0 +1,136 @@
+"""What both schedulers share: losses between steps, and the replicas as one.
+
+Between two syncs the replicas' weights differ, and so would what a checkpoint or an
+evaluation took from them: `torch.distributed.checkpoint` picks each tensor from another rank,
+and writes a chimera. `converged` is the remedy.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, SupportsIndex
+
+from torch import Tensor
+
+from ...errors import where
+from .ensemble import Ensemble
+
+
+class Converging(ABC):
+    """A scheduler over an ensemble; a base of `OneCycleAutoLR` and `Explorer`."""
+
+    _ensemble: Ensemble
+
+    @property
+    @abstractmethod
+    def _apart(self) -> bool:
+        """Whether replicas would differ, by their values or by their gradients."""
+
+    @property
+    def _exploring(self) -> bool:
+        """Whether there are several, and they do."""
+        return self._apart and self._ensemble.replicas.size > 1
+
+    @property
+    @abstractmethod
+    def _steps_done(self) -> int:
+        """Optimizer steps so far."""
+
+    @abstractmethod
+    def _apply_base(self) -> None:
+        """Set the base values, which belong to the averaged weights."""
+
+    @abstractmethod
+    def _apply(self) -> None:
+        """Set this replica's values."""
+
+    @abstractmethod
+    def _agree(self) -> None:
+        """Make the same what replicas may have rounded differently. Collective if need be."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
+        """Refuse to be copied or pickled while replicas differ.
+
+        A copy would set the values of the original's optimizer and modules, and would not see
+        that optimizer's steps.
+
+        Raises:
+            TypeError: if the replicas ever differ.
+        """
+        if self._exploring:
+            raise TypeError(
+                f"{where()}`{type(self).__name__}` cannot be copied or pickled: it belongs to "
+                f"this process's optimizer and process group. Save `state_dict()`, make a new "
+                f"one and load it."
+            )
+        return super().__reduce_ex__(protocol)
+
+    def observe(self, loss: Tensor | float) -> None:
+        """Add the loss of one micro-batch to this interval's mean, without a step. Local.
+
+        For gradient accumulation: call it for every micro-batch, and `step()` without a loss
+        once per optimizer step.
+
+        Args:
+            loss: as for `step`, and not divided by the number of micro-batches.
+
+        Raises:
+            ValueError: if a tensor has more than one element.
+        """
+        self._ensemble.meter.observe(loss)
+
+    def converge(self) -> None:
+        """Average the replicas now, whatever the step; `converged` is safer for saving.
+
+        Collective: every rank calls it at the same step. Values and the losses of the
+        interval stay as they are, and the replicas part again from the common weights.
+        Nothing happens with one replica, or if nothing is spread under shared gradients.
+
+        Raises:
+            RuntimeError: if a rank does not call it; on every rank, if all replicas are
+                non-finite.
+        """
+        if self._apart:
+            self._ensemble.require_connection()
+        if self._exploring:
+            found = self._ensemble.sync(self._steps_done, call="`converge`")
+            self._ensemble.record(found)
+            self._agree()
+
+    @contextmanager
+    def converged(self, restore: bool = False) -> Iterator[None]:
+        """Make the replicas one for a block: for saving, evaluating, exporting.
+
+            with scheduler.converged():
+                torch.distributed.checkpoint.save(...)
+
+        Inside, the weights, the optimizer state that follows them and this scheduler's
+        `state_dict` are the same on all replicas, and the base values are in place.
+        Collective on entering: every rank enters, at the same step.
+
+        Args:
+            restore: what comes after. False: the replicas part again from the common weights,
+                so that a run resumed from what was saved goes on as this one does. True:
+                each has its own weights back, and training goes on as if nothing had
+                happened, for one more copy of them meanwhile: for evaluating.
+
+        Yields:
+            Nothing. With one replica, or if nothing is spread under shared gradients, the block
+            runs as it is.
+
+        Raises:
+            RuntimeError: if a rank does not enter; on every rank, if all replicas are
+                non-finite.
+        """
+        if self._apart:
+            self._ensemble.require_connection()
+        if not self._exploring:
+            yield
+            return
+        with self._ensemble.converged(self._steps_done, restore):
+            self._agree()
+            self._apply_base()
+            try:
+                yield
+            finally:
+                self._apply()

@@ -1,0 +1,1 @@
+"""`Explorer`: replicas that differ in hyperparameters, and learn from what they see."""

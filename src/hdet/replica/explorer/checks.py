@@ -1,0 +1,259 @@
+"""What `Explorer` refuses, and what it warns of: arguments, and runs that are too short."""
+
+import warnings
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LRScheduler,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+)
+
+from ...errors import require, where
+from ..ensemble.groups import Replicas
+from ..ensemble.setup_checks import unwrapped
+from .dimensions import Dimension, Request
+
+_CALL = "Explorer"
+
+
+def check_arguments(
+    optimizer: object,
+    scheduler: object,
+    sync_every: int,
+    warmup_steps: int,
+    probe: object,
+    probe_mode: str,
+    seed: object,
+) -> None:
+    """Raise for an argument that breaks its rule; see `Explorer`.
+
+    Raises:
+        TypeError: if the optimizer or scheduler is none.
+        ValueError: for anything else.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
+    if isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
+        require(
+            unwrapped(scheduler.optimizer, _CALL) is optimizer,
+            _CALL,
+            "scheduler",
+            type(scheduler).__name__,
+            "must have been made for the same optimizer",
+            "make it with the optimizer given here",
+        )
+        require(
+            not (isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != "min"),
+            _CALL,
+            "scheduler",
+            'ReduceLROnPlateau(mode="max")',
+            "must have mode='min', since it is told the replicas' mean loss",
+            "use mode='min', or step it yourself beside Explorer(optimizer) with your metric",
+        )
+        require(
+            not getattr(scheduler, "_exploring", False) and type(scheduler).__name__ != _CALL,
+            _CALL,
+            "scheduler",
+            type(scheduler).__name__,
+            "must not explore by itself",
+            "wrap a plain scheduler of torch",
+        )
+    elif scheduler is not None and not callable(scheduler):
+        raise TypeError(
+            f"{where()}`{_CALL}(scheduler=...)` takes a torch scheduler, a callable of the "
+            f"step or None, and got {type(scheduler).__name__}."
+        )
+    for name, value, least in (
+        ("sync_every", sync_every, 1),
+        ("warmup_steps", warmup_steps, 0),
+    ):
+        require(
+            isinstance(value, int) and not isinstance(value, bool) and value >= least,
+            _CALL,
+            name,
+            value,
+            f"must be a whole number of at least {least}",
+            "count optimizer steps",
+        )
+    require(
+        probe is None or callable(probe),
+        _CALL,
+        "probe",
+        probe,
+        "must be a callable without arguments",
+        "make one with hdet.probe(model, loader, loss)",
+    )
+    require(
+        isinstance(seed, int), _CALL, "seed", seed, "must be a whole number", "leave it out"
+    )
+    require(
+        probe_mode in ("eval", "train"),
+        _CALL,
+        "probe_mode",
+        probe_mode,
+        'must be "eval" or "train"',
+        'leave it out for "eval"',
+    )
+
+
+def require_model(probe: object, model: object, replicas: Replicas) -> None:
+    """Raise a `ValueError` where a probe needs the model, and it is not given."""
+    require(
+        not (probe is not None and model is None and replicas.inner),
+        _CALL,
+        "model",
+        None,
+        "must be given with a probe where a replica is several processes",
+        "pass the module that the probe calls, or the probe would see older weights",
+    )
+
+
+def refuse_other_groups(made: int, optimizer: Optimizer) -> None:
+    """Raise a `ValueError` if the optimizer has other parameter groups than at first."""
+    now = len(optimizer.param_groups)
+    if now != made:
+        raise ValueError(
+            f"{where()}`{_CALL}` was made for {made} parameter groups and the optimizer "
+            f"now has {now}: add groups before making it."
+        )
+
+
+def collect(requests: Sequence[Request], optimizer: Optimizer) -> list[Dimension]:
+    """Return all dimensions that are asked for, with names made unique.
+
+    Raises:
+        ValueError: if a request is none, or two ask for the same thing.
+    """
+    require(
+        not isinstance(requests, Request),
+        _CALL,
+        "explore",
+        "one request",
+        "must be a list of requests",
+        "put it into brackets: explore=[hdet.lr()]",
+    )
+    found: list[Dimension] = []
+    for request in requests:
+        require(
+            isinstance(request, Request),
+            _CALL,
+            "explore",
+            getattr(request, "__name__", request),
+            "must hold the result of hdet.lr(), hdet.weight_decay(), hdet.betas() or "
+            "hdet.attribute(...)",
+            "call the function: hdet.lr() rather than hdet.lr",
+        )
+        found += request.dimensions(optimizer)
+    names = [d.name for d in found]
+    twice = sorted({name for name in names if names.count(name) > 1 and "/" in name})
+    require(
+        not twice,
+        _CALL,
+        "explore",
+        twice,
+        "must name every hyperparameter once",
+        "take one of the requests out, or give each its own `groups`",
+    )
+    # Attributes of different modules may share a name: the order tells them apart.
+    return [
+        d if names.count(d.name) == 1 else _numbered(d, names[:place].count(d.name))
+        for place, d in enumerate(found)
+    ]
+
+
+def _numbered(dimension: Dimension, number: int) -> Dimension:
+    return Dimension(**{**vars(dimension), "name": f"{dimension.name}#{number}"})
+
+
+def nothing_finite_message(known: bool) -> str:
+    """Return what to say at a sync without any finite loss.
+
+    Args:
+        known: whether losses were given, or there is a probe.
+    """
+    what = "no replica's loss is finite, and nothing was averaged yet to return to"
+    remedy = "lower the learning rate by a factor of 100 and begin again"
+    if not known:
+        what = "has been given no loss by any replica, and has no probe"
+        remedy = "call `step(loss)` with this replica's own loss, or give it a `probe`"
+    return f"{where()}`{_CALL}`: {what}: {remedy}."
+
+
+def confounded_message(dimensions: int, replicas: int) -> str:
+    """Return what to say where there are too few replicas for what is explored."""
+    return (
+        f"{where()}`{_CALL}` explores {dimensions} hyperparameters with {replicas} replicas, "
+        f"which cannot tell them apart: what one does is shared out among them, and they move "
+        f"slowly. Explore at most {max(replicas - 2, 1)}."
+    )
+
+
+def never_finite_message(times: int) -> str:
+    """Return what to say where returning to the averaged weights does not help."""
+    return (
+        f"{where()}`{_CALL}`: no replica was finite at {times} syncs in a row, each time after "
+        f"a return to the averaged weights. Look for bad data, clip gradients, or load the "
+        f"last checkpoint and lower the learning rate."
+    )
+
+
+def overwritten_message(name: str) -> str:
+    """Return what to say where somebody sets an explored value at every step."""
+    return (
+        f"{where()}`{_CALL}`: something sets `{name}` at every step, over the replicas' own "
+        f"values. They all train with the value that is set, so nothing can be found. Scale it "
+        f'instead, as in `group["lr"] *= factor`; or give the schedule to Explorer, as in '
+        f"`Explorer(optimizer, lambda step: ...)`; or take it out of `explore`."
+    )
+
+
+def schedule_length(scheduler: object) -> int | None:
+    """Return after how many steps a schedule has run its course; None if it does not say."""
+    if isinstance(scheduler, OneCycleLR):
+        return int(scheduler.total_steps)
+    if isinstance(scheduler, CosineAnnealingLR):
+        return int(scheduler.T_max)
+    if isinstance(scheduler, PolynomialLR):
+        return int(scheduler.total_iters)
+    if isinstance(scheduler, SequentialLR):
+        last = schedule_length(scheduler._schedulers[-1])
+        return None if last is None else int(scheduler._milestones[-1]) + last
+    return None
+
+
+def warn_of_few_syncs(
+    scheduler: object, sync_every: int, warmup_steps: int, searches: bool
+) -> None:
+    """Warn where the schedule is known to be too short for what is to be found.
+
+    Args:
+        scheduler: what is wrapped.
+        sync_every: as for `Explorer`.
+        warmup_steps: likewise.
+        searches: whether rates climb from below, which takes 15 to 30 syncs. Without, a value
+            moves by at most a tenth at a sync.
+    """
+    length = schedule_length(scheduler)
+    needed = 30 if searches else 10
+    if length is None or length - warmup_steps >= needed * sync_every:
+        return
+    syncs = max(length - warmup_steps, 0) // sync_every
+    warnings.warn(
+        f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {needed} syncs: the "
+        f"schedule of {length} steps leaves room for {syncs}, which finds next to nothing. Use "
+        f"sync_every={max(length // 100, 1)}, about 1 % of the run.",
+        stacklevel=3,
+    )
+
+
+def new_level_message(note: str) -> str:
+    """Return what to say where a new level of the loss was accepted for the first time."""
+    return (
+        f"{where()}`{_CALL}`: {note}, and training goes on from there. Nothing is to be done "
+        f"where the data or the loss have changed; else load a checkpoint from before."
+    )

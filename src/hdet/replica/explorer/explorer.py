@@ -1,0 +1,418 @@
+"""`Explorer`: hyperparameters that tune themselves under any learning rate schedule.
+
+Data-parallel replicas share every gradient and train with different hyperparameters; every
+`sync_every` steps they score one common batch, their weights are averaged, and the base
+values move to where the losses were lower. A learning rate is the schedule times a learned
+factor, one for each parameter group: the schedule keeps its shape.
+
+    rate of replica r, group g    = factor_g * rho_g,r * held schedule_g(t)         (1, 7)
+    every `sync_every` steps      theta_r <- mean of the replicas that have not fallen  (3)
+                                  factors, values: see `exploration` and `rate_search`
+
+The two halves of a step: the wrapped scheduler, and whoever else changes rates, sees and sets
+them as if no replica were there; then they are scaled for this replica (`replica_values`). So
+every scheduler works, also those that compute the next rate from the last.
+
+Source: HDET (arXiv 2604.24708), equation (7), which its authors did not build; how the values
+move is ours, and measured in the documentation.
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.optim import Optimizer
+
+from ..ensemble.ensemble import Ensemble, Sync
+from ..ensemble.group_values import on_load, own_rates, set_initial_rates
+from ..ensemble.meshes import find_replicas
+from ..ensemble.rate_effect import differing
+from ..ensemble.setup_checks import (
+    refuse_epoch,
+    refuse_lr_free,
+    refuse_unfit,
+    require_rates,
+    unwrapped,
+    unwrapped_schedule,
+)
+from ..ensemble.signals import interval_means
+from .averaged_weights import AveragedWeights
+from .checks import (
+    check_arguments,
+    collect,
+    confounded_message,
+    never_finite_message,
+    new_level_message,
+    nothing_finite_message,
+    overwritten_message,
+    refuse_other_groups,
+    require_model,
+    warn_of_few_syncs,
+)
+from .dimensions import Request
+from .exploration import Exploration, Reading
+from .hyperparameters import lr
+from .probe import Mode, Probe, evaluate
+from .rate_search import Move
+from .replica_values import ReplicaValues
+from .state import NAME, ExplorerState
+from .wrapped_schedule import Schedule, WrappedSchedule
+
+_log = logging.getLogger("hdet")
+_RESCUES = 3  # returns to the averaged weights in a row that are one too many
+
+
+class Explorer(ExplorerState):
+    """Tunes learning rates, and any other scalars, while the model trains.
+
+    Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
+    After:  `scheduler = hdet.Explorer(optimizer, CosineAnnealingLR(optimizer, 10_000),
+    probe=hdet.probe(model, held_out, loss))`, `scheduler.step(loss)`, and
+    `scheduler.converge()` before saving or evaluating.
+
+    Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
+    reading are local; `step` is collective at its first call and once every `sync_every`
+    steps, and `converge` always. With one replica, or nothing to explore under shared
+    gradients, both do the wrapped scheduler's work and nothing else, bit for bit.
+
+    It is an `LRScheduler`, and may stand beside others: what they, or the training loop, change
+    between two steps is taken over as a factor on the rate, or on whatever else is explored.
+
+    Args:
+        optimizer: any torch optimizer whose update is scaled by `lr`. Under DDP a plain one;
+            under FSDP2 on a (replicate, shard) mesh the replicas are the replicate axis.
+        scheduler: any torch scheduler made for this optimizer; or a callable that maps the
+            optimizer step, from 0, to a factor on the optimizer's own rates; or None for
+            constant ones. ReduceLROnPlateau is stepped once per sync, with the mean loss of
+            all replicas: its patience counts syncs.
+        explore: what to explore: `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()`,
+            `hdet.attribute(...)`. Default the learning rate of every parameter group. An
+            empty list leaves the wrapped scheduler alone, bit for bit.
+        sync_every: T >= 1, optimizer steps between two syncs. The search takes 15 to 30
+            syncs: 1 % of the run or less is a good interval.
+        warmup_steps: optimizer steps of plain training before exploration begins; then the
+            rate found by the user's own schedule is where it begins, without a search.
+        probe: returns this replica's loss on a batch that is the same on every replica, as
+            one number; `hdet.probe` makes one. Without it the interval's own training losses
+            serve, which are far noisier: there is no search then, unless asked for.
+        model: its floating-point buffers are averaged, and its mode, buffers, random state
+            and FSDP2's gathered weights looked after while the probe runs. Give it whenever
+            there is a probe; under FSDP2 it has to be given.
+        process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
+            or a mesh whose first axis they are, the others being one replica's processes.
+        seed: of the permutations and of the probe's random state; the same on every rank.
+        search: whether rates begin at a twentieth of the schedule and climb to where they
+            are best; False explores around the schedule itself. Default: search if there is
+            a probe and no warm-up.
+        probe_mode: "eval" or "train", the model's mode while the probe runs. What acts in
+            train mode only, such as dropout, is seen only by a probe in train mode.
+        shared_gradients: False where each replica steps on its own gradient (local SGD):
+            all optimizer state then differs, and is averaged too; and with `explore=[]` the
+            replicas are still averaged at every sync, which is the run to compare with.
+
+    Raises:
+        ValueError: on every rank, naming argument, rule, value and remedy.
+        TypeError: if the optimizer or the scheduler is none.
+
+    References:
+        Cheng, Huang, Zhu, Alonso, arXiv 2604.24708, "general hyperparameters".
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        scheduler: Schedule | None = None,
+        explore: Sequence[Request] | None = None,
+        *,
+        sync_every: int = 100,
+        warmup_steps: int = 0,
+        probe: Probe | None = None,
+        model: nn.Module | None = None,
+        process_group: dist.ProcessGroup | DeviceMesh | None = None,
+        seed: int = 0,
+        search: bool | None = None,
+        probe_mode: Mode = "eval",
+        shared_gradients: bool = True,
+    ) -> None:
+        given, optimizer = optimizer, unwrapped(optimizer, NAME)
+        scheduler = unwrapped_schedule(scheduler)
+        require_rates(optimizer, NAME)
+        check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode, seed)
+        dimensions = collect([lr()] if explore is None else explore, optimizer)
+        parameters = []
+        if any(d.is_rate for d in dimensions):
+            refuse_lr_free(optimizer, NAME, "explore=[]")
+        if dimensions or not shared_gradients:
+            refuse_unfit(given, NAME)
+            parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        replicas = find_replicas(parameters, NAME, process_group)
+        require_model(probe, model, replicas)
+        self.optimizer = optimizer
+        self._probe = probe
+        self._probe_mode: Mode = probe_mode
+        self._model = model
+        self._interval, self._warmup, self._seed = sync_every, warmup_steps, seed
+        self._step = 0
+        self._synced = self._introduced = self._found = False
+        self._shared_gradients = shared_gradients
+        average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
+        self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
+        self._averaged = AveragedWeights(optimizer, model)
+        self._search = search
+        searches = warmup_steps == 0 and probe is not None if search is None else search
+        paired = probe is not None
+        self._exploration = Exploration(dimensions, replicas.size, seed, searches, paired)
+        if self._exploring:
+            self._supersede()
+            own_rates(optimizer)
+            if replicas.rank == 0:
+                warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
+        set_initial_rates(optimizer)
+        self._schedule = WrappedSchedule(optimizer, scheduler)
+        self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
+        self._reading: Reading | None = None
+        self._rescues = 0
+        self._last: dict[str, Any] = {}
+        self._told: set[str] = set()  # what has been warned of
+        on_load(optimizer, self._apply)
+        self._apply()
+        self._ensemble.appear(self._exploring)
+
+    # --- what users call
+
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        skipped: bool | None = None,
+        epoch: None = None,
+    ) -> None:
+        """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
+
+        Collective at its first call and at every `sync_every`-th step if there are several
+        replicas; local otherwise. It never waits for the device between syncs, but for a
+        GradScaler with a fused optimizer. Where a GradScaler has skipped the optimizer's step,
+        neither step nor loss is counted.
+
+        Args:
+            loss: this replica's own training loss, not reduced over ranks: a number, or a
+                tensor with one element on any device. None if it went to `observe`, or if
+                there is a probe.
+            skipped: whether the optimizer's step was skipped; None, the default, goes by
+                the optimizer's calls. To be given where those are not seen, as in a captured
+                CUDA graph.
+            epoch: only for torch's signature; steps are counted here.
+
+        Raises:
+            ValueError: if a parameter group was added while there are several replicas, or
+                `epoch` is given; on every rank, if the replicas' settings differ.
+            RuntimeError: if a rank does not come to a sync; on every rank, if there is
+                neither loss nor probe at a sync, or nothing finite and nothing to return to.
+        """
+        refuse_epoch(NAME, epoch)
+        self._refuse_superseded()
+        if self._apart:
+            self._ensemble.require_connection()
+        if self._exploring and not self._ensemble.counts(skipped):
+            return
+        if loss is not None:
+            self.observe(loss)
+        self._ensemble.meter.keep()
+        if self._scaled:
+            refuse_other_groups(len(self._schedule.groups), self.optimizer)
+        if self._exploring and not self._introduced:
+            self._ensemble.introduce(self._step + 1)
+            self._introduced = True
+        scaled = self._scaled
+        if scaled:
+            self._values.take_over()
+        self._step += 1
+        self._synced = False
+        since = self._step - self._warmup
+        if self._exploring and since > 0 and since % self._interval == 0:
+            self._sync()
+            self._synced = True
+        told = self._plateau_loss() if self._schedule.needs_a_loss else None
+        if scaled:
+            self._values.lend()
+        self._schedule.step(self._step, told)
+        if scaled:
+            self._values.take_back()
+        elif self._exploring:
+            self._schedule.track()
+        if self._step == self._warmup:
+            self._schedule.read()
+            self._ensemble.meter.reset()
+        self._apply()
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what is explored and what the last sync found. Local, on any rank.
+
+        Returns:
+            `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
+            effect now; `values` and `replica_values` by the dimension's name, a learning
+            rate's being the factor on its schedule; `climbing`, `explosions`, `cliffs`,
+            `levels`; and after the first sync `losses`, `probes`, `divergence` per replica,
+            `slope`, `t` and `evidence` by name, `confounded`, `fallen`, `masked`,
+            `masked_total`, `sync_ms`, `probe_ms`.
+        """
+        exploration, size = self._exploration, self._ensemble.replicas.size
+        names = [d.name for d in exploration.dimensions]
+        if self._scaled:
+            base_rates, rates = self._values.base_rates(), self._values.rates()
+            bases, rows = self._values.base_values(), self._values.values()
+        else:
+            base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+            rates = [[rate] * size for rate in base_rates]
+            bases = [1.0 if d.is_rate else d.read() for d in exploration.dimensions]
+            rows = [[value] * size for value in bases]
+        return {
+            "step": self._step,
+            "base_lr": base_rates,
+            "replica_lr": rates,
+            "values": dict(zip(names, bases, strict=True)),
+            "replica_values": dict(zip(names, rows, strict=True)),
+            "climbing": self._active and exploration.rates.climbing,
+            "explosions": exploration.rates.explosions,
+            "cliffs": exploration.rates.cliffs,
+            "levels": exploration.rates.returns.accepted,
+            **self._ensemble.metrics(),
+            **self._last,
+        }
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """Return this replica's learning rates, one for each parameter group. Local."""
+        if not self._scaled:
+            return self._schedule.last_lr()
+        rank = self._ensemble.replicas.rank
+        return [row[rank] for row in self._values.rates()]
+
+    # --- internals
+
+    def _agree(self) -> None:
+        """Make what others have changed the same on every replica. Collective if they have."""
+        if not self._values.taken_over:
+            return
+        overwritten = self._values.agree(self._ensemble.gather(self._values.shared()))
+        for name in sorted(set(overwritten) - self._told):
+            warnings.warn(overwritten_message(name), stacklevel=6)
+        self._told.update(overwritten)
+        self._apply()
+
+    def _sync(self) -> None:
+        """Probe, converge, and move the values; without any, converge."""
+        if not self._exploration.dimensions:
+            self._ensemble.record(self._ensemble.sync(self._step))
+            self._ensemble.meter.reset()
+            return
+        if self._probe is not None:
+            self._ensemble.assemble("the probe", self._step)
+        scored, milliseconds = self._score()
+        climbed = self._exploration.rates.climbing
+        rescue = self._averaged.restore if self._averaged.exists else None
+        # Rates that others have set are the same on all replicas, and said to be so elsewhere.
+        apart = sorted({*differing(self._values.rates())} - self._values.touched_groups)
+        found = self._ensemble.sync(self._step, scored, self._judge, rescue, apart=apart)
+        self._agree()
+        self._ensemble.record(found)
+        self._ensemble.meter.reset()
+        reading = self._reading if not found.rescued else None
+        if reading is None:
+            reading = self._exploration.read([math.nan] * self._ensemble.replicas.size)
+        lost = found.rescued or not any(map(math.isfinite, [*found.losses, *found.probes]))
+        self._rescues = self._rescues + 1 if lost else 0
+        known = found.given or self._probe is not None
+        if lost and not found.rescued and (rescue is None or not known):
+            raise RuntimeError(nothing_finite_message(known))
+        if self._rescues >= _RESCUES:
+            raise RuntimeError(never_finite_message(self._rescues))
+        trust = [
+            1.0 if d.group is None else self._schedule.groups[d.group].trust
+            for d in self._exploration.dimensions
+        ]
+        before = self._exploration.factors_in_words()
+        move = self._exploration.update(reading, found.losses, trust)
+        if move.exploded and not found.rescued:
+            self._averaged.restore()
+        self._averaged.update()
+        climbs = self._exploration.rates.climbing
+        if climbed and not climbs:
+            self._schedule.end_search()
+        elif climbs and not climbed:
+            self._schedule.resume_search()
+        self._report(move, found.rescued, before)
+        self._record(found, reading, milliseconds)
+
+    def _report(self, move: Move, rescued: bool, before: str) -> None:
+        """Log what a sync did to the run as a whole, once, on the first replica."""
+        note = move.note
+        if not note:
+            return
+        if rescued:
+            note = "no replica's weights, buffers and optimizer state are finite"
+        done = "; back to the averaged weights" if move.exploded else ""
+        if move.exploded or move.restored:
+            done += f", lr factor {before} -> {self._exploration.factors_in_words()}"
+        if self._ensemble.replicas.rank == 0:
+            _log.warning("step %d: %s%s", self._step, note, done)
+        if move.accepted and self._exploration.rates.returns.accepted == 1:
+            warnings.warn(new_level_message(move.note), stacklevel=4)
+
+    def _score(self) -> tuple[float | Tensor, float]:
+        """Return the probe's loss and its milliseconds; NaN without a probe."""
+        if self._probe is None:
+            return math.nan, 0.0
+        args = (self._probe, self._model, self._probe_mode, self._seed, self._exploration.syncs)
+        if self._exploration.rates.climbing:
+            return evaluate(*args)
+        with self._averaged.between():
+            return evaluate(*args)
+
+    def _judge(self, losses: list[float], probes: list[float]) -> list[int]:
+        """Read the losses, and say which replicas the average leaves out."""
+        self._reading = self._exploration.read(losses if self._probe is None else probes)
+        return self._reading.fallen
+
+    def _record(self, found: Sync, reading: Reading, milliseconds: float) -> None:
+        names = [d.name for d in self._exploration.dimensions]
+        slopes = reading.slopes
+        if slopes.confounded and self._exploration.syncs == 1:
+            replicas = self._ensemble.replicas.size
+            warnings.warn(confounded_message(len(names), replicas), stacklevel=4)
+        self._last = {
+            "probes": found.probes,
+            "fallen": found.fallen,
+            "slope": dict(zip(names, slopes.slope, strict=True)),
+            "t": dict(zip(names, slopes.t, strict=True)),
+            "evidence": dict(zip(names, reading.evidence, strict=True)),
+            "confounded": slopes.confounded,
+            "probe_ms": milliseconds,
+        }
+
+    def _plateau_loss(self) -> float | None:
+        """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
+        if self._synced:
+            losses = self._ensemble.metrics()["losses"]
+        elif not self._active and self._step % self._interval == 0:
+            row = self._ensemble.meter.row(torch.device("cpu")).tolist()
+            losses = interval_means([row])
+            self._ensemble.meter.reset()
+        else:
+            return None
+        finite = [x for x in self._exploration.plausible(losses) if math.isfinite(x)]
+        return math.fsum(finite) / len(finite) if finite else None
+
+    def _apply_base(self) -> None:
+        if self._scaled:
+            self._values.apply(None)
+
+    def _apply(self) -> None:
+        """Set this replica's values; also where the optimizer has loaded rank 0's."""
+        if self._scaled:
+            self._values.apply(self._ensemble.replicas.rank)

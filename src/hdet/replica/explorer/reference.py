@@ -1,0 +1,250 @@
+"""`Explorer` line by line, for N replicas in one process.
+
+Slow and plain on purpose: what the distributed code is tested against, and a way to run an
+ensemble, or a benchmark of one, without several processes. It leaves out what a run needs
+and the algorithm does not: checkpoints, shards, broken replicas. The values move by the same
+`Exploration`, which is arithmetic on plain numbers; all that happens to weights is here anew.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..ensemble.optimizer_state import all_state, reset_state, weight_dependent_state
+from ..paper.reference import average as average_replicas
+from ..paper.reference import share_gradients
+from .averaged_weights import MEMORY, REACH
+from .checks import collect
+from .dimensions import Dimension, Request
+from .exploration import Exploration
+from .probe import Mode, evaluate
+
+
+@dataclass
+class ExplorerTrace:
+    """What happened.
+
+    Attributes:
+        losses: [step][replica], each on the replica's own batch.
+        rates: [step][group][replica].
+        base_rates: [step][group].
+        values: [sync][dimension], the base values after each sync.
+        explosions: how often the averaged weights were restored.
+        models: the N models as they are after the last step.
+    """
+
+    losses: list[list[float]] = field(default_factory=list)
+    rates: list[list[list[float]]] = field(default_factory=list)
+    base_rates: list[list[float]] = field(default_factory=list)
+    values: list[list[float]] = field(default_factory=list)
+    explosions: int = 0
+    models: list[nn.Module] = field(default_factory=list)
+
+
+def train(
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], Optimizer],
+    make_schedule: Callable[[Optimizer], LRScheduler] | None,
+    loss: Callable[[nn.Module, int, int], Tensor],
+    probe: Callable[[nn.Module, int], Tensor] | None,
+    *,
+    explore: Callable[[nn.Module], Sequence[Request]],
+    replicas: int,
+    total_steps: int,
+    T: int,
+    seed: int = 0,
+    search: bool | None = None,
+    probe_mode: Mode = "eval",
+) -> ExplorerTrace:
+    """Train `replicas` copies of `model` in this process, tuning what `explore` names.
+
+    Args:
+        model: the common start; not changed.
+        make_optimizer: makes a replica's optimizer.
+        make_schedule: makes a scheduler for an optimizer; None for constant rates.
+        loss: loss(model, step, replica) -> this replica's mean loss, with a graph.
+        probe: probe(model, sync) -> loss on the common batch of a sync; None for none.
+        explore: explore(model) -> what `Explorer(explore=...)` takes, for that replica.
+        replicas: N >= 2.
+        total_steps: all of which are run.
+        T: optimizer steps between syncs.
+        seed: as for `Explorer`.
+        search: likewise.
+        probe_mode: likewise.
+
+    Returns:
+        The trace.
+    """
+    models = [copy.deepcopy(model) for _ in range(replicas)]
+    optimizers = [make_optimizer(m) for m in models]
+    dimensions = [collect(explore(m), o) for m, o in zip(models, optimizers, strict=True)]
+    paired = probe is not None
+    climbs = paired if search is None else search
+    state = Exploration(dimensions[0], replicas, seed, climbs, paired)
+    shares_state = all(d.shares_state for d in dimensions[0])
+    schedule = _schedule(make_optimizer(copy.deepcopy(model)), make_schedule, total_steps)
+    ended_at: list[float] | None = None
+    highest = list(schedule[0])
+    average: list[Tensor] | None = None
+    refused = 0
+    buffers: list[Tensor] = []
+    trace = ExplorerTrace(models=models)
+    interval: list[list[float]] = []
+
+    for t in range(total_steps):
+        highest = [max(h, s) for h, s in zip(highest, schedule[t], strict=True)]
+        held = _held(schedule[t], highest, ended_at)
+        base, eta = _set_values(dimensions, optimizers, state, schedule[t], held)
+
+        losses = [loss(m, t, r) for r, m in enumerate(models)]
+        share_gradients(models, losses)
+        for optimizer in optimizers:
+            optimizer.step()
+        trace.losses.append([x.item() for x in losses])
+        trace.rates.append(eta)
+        trace.base_rates.append(base)
+        interval.append(trace.losses[-1])
+        if (t + 1) % T or not dimensions[0]:
+            continue
+
+        L = [math.fsum(column) / len(interval) for column in zip(*interval, strict=True)]
+        interval = []
+        scored = L
+        if probe is not None:
+            here = None if state.rates.climbing else average
+            scored = [_score(probe, m, here, probe_mode, seed, state.syncs) for m in models]
+        reading = state.read(scored)
+        follow = weight_dependent_state if shares_state else all_state
+        average_replicas(models, optimizers, reading.fallen, follow)
+        shares = [_ratio(x, h) ** 4 for x, h in zip(schedule[t], highest, strict=True)]
+        trust = [1.0 if d.group is None else shares[d.group] for d in dimensions[0]]
+        climbed = state.rates.climbing
+        move = state.update(reading, L, trust)
+        if move.exploded and average is not None:
+            trace.explosions += 1
+            _restore(models, optimizers, average, buffers)
+        refused = refused + 1 if average is not None and _far(average, models[0]) else 0
+        if not 0 < refused <= 3:
+            average = _take_in(average, models[0])
+            buffers = [b.clone() for b in models[0].buffers()]
+        if climbed and not state.rates.climbing:
+            ended_at = highest = list(schedule[t])
+        elif state.rates.climbing and not climbed:
+            ended_at = None
+        trace.values.append(state.base_values())
+    return trace
+
+
+def _ratio(value: float, highest: float) -> float:
+    return value / highest if highest > 0 else 1.0
+
+
+def _held(
+    scheduled: list[float], highest: list[float], ended_at: list[float] | None
+) -> list[float]:
+    """Return the schedule as the search has left it: falls are followed, rises are not."""
+    if ended_at is None:
+        return list(scheduled)
+    triples = zip(scheduled, highest, ended_at, strict=True)
+    return [end * (s / h) if h > 0 else s for s, h, end in triples]
+
+
+def _set_values(
+    dimensions: list[list[Dimension]],
+    optimizers: list[Optimizer],
+    state: Exploration,
+    scheduled: list[float],
+    held: list[float],
+) -> tuple[list[float], list[list[float]]]:
+    """Set every replica's values; return base and replicas' rates of each group."""
+    # What is not explored follows the schedule, rises and falls.
+    base, eta = list(scheduled), [[rate] * len(optimizers) for rate in scheduled]
+    rows = zip(dimensions[0], state.base_values(), state.values(), strict=True)
+    for j, (dimension, value, row) in enumerate(rows):
+        if dimension.group is None:
+            for own, x in zip(dimensions, row, strict=True):
+                own[j].write(x)
+        else:
+            base[dimension.group] = value * held[dimension.group]
+            eta[dimension.group] = [held[dimension.group] * factor for factor in row]
+    for r, optimizer in enumerate(optimizers):
+        for group, rates in zip(optimizer.param_groups, eta, strict=True):
+            group["lr"] = rates[r]
+    return base, eta
+
+
+@torch.no_grad()
+def _restore(
+    models: Sequence[nn.Module],
+    optimizers: Sequence[Optimizer],
+    average: list[Tensor],
+    buffers: list[Tensor],
+) -> None:
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for weight, safe in zip(model.parameters(), average, strict=True):
+            weight.copy_(safe)
+        for buffer, kept in zip(model.buffers(), buffers, strict=True):
+            if buffer.is_floating_point():
+                buffer.copy_(kept)
+        reset_state(optimizer)
+
+
+@torch.no_grad()
+def _far(average: list[Tensor], model: nn.Module) -> bool:
+    """Return whether the weights are far out of all proportion to their average."""
+    pairs = zip(model.parameters(), average, strict=True)
+    gap = math.fsum(float((w - a).norm()) ** 2 for w, a in pairs) ** 0.5
+    size = math.fsum(float(a.norm()) ** 2 for a in average) ** 0.5
+    return not (gap <= 10 * size or (size == 0 and math.isfinite(gap)))
+
+
+@torch.no_grad()
+def _take_in(average: list[Tensor] | None, model: nn.Module) -> list[Tensor]:
+    """Return the average with the converged weights taken in."""
+    if average is None:
+        return [p.detach().clone() for p in model.parameters()]
+    pairs = zip(average, model.parameters(), strict=True)
+    return [mine.lerp(weight, MEMORY) for mine, weight in pairs]
+
+
+def _schedule(
+    optimizer: Optimizer,
+    make_schedule: Callable[[Optimizer], LRScheduler] | None,
+    total_steps: int,
+) -> list[list[float]]:
+    """Return the rate of each group at every step, as the scheduler alone would set it."""
+    scheduler = None if make_schedule is None else make_schedule(optimizer)
+    steps = []
+    for t in range(total_steps):
+        steps.append([float(group["lr"]) for group in optimizer.param_groups])
+        optimizer.step()
+        # A scheduler made for `total_steps` may refuse the step after the last.
+        if scheduler is not None and t + 1 < total_steps:
+            scheduler.step()
+    return steps
+
+
+@torch.no_grad()
+def _score(
+    probe: Callable[[nn.Module, int], Tensor],
+    model: nn.Module,
+    average: list[Tensor] | None,
+    mode: Mode,
+    seed: int,
+    sync: int,
+) -> float:
+    """Return the probe's loss at the model, or between the average and the model."""
+    own = [p.clone() for p in model.parameters()]
+    if average is not None:
+        for weight, centre in zip(model.parameters(), average, strict=True):
+            weight.copy_(torch.lerp(centre, weight, REACH))
+    value, _ = evaluate(lambda: probe(model, sync), model, mode, seed, sync)
+    for weight, kept in zip(model.parameters(), own, strict=True):
+        weight.copy_(kept)
+    return float(value)

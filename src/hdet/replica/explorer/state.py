@@ -1,0 +1,208 @@
+"""What `Explorer` saves, takes up again, and compares between the replicas.
+
+A state is parsed whole before any of it is assigned. That of the wrapped scheduler itself, from
+a run that had no Explorer yet, is taken over: the schedule goes on at the same rate.
+"""
+
+import warnings
+import weakref
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ...errors import where
+from ...state import Entries
+from ..ensemble.agreement import Facts, public_numbers
+from ..ensemble.converging import Converging
+from .averaged_weights import AveragedWeights
+from .exploration import Exploration
+from .outer_scheduler import OuterScheduler
+from .probe import Mode, Probe
+from .replica_values import ReplicaValues
+from .wrapped_schedule import WrappedSchedule
+
+NAME = "Explorer"
+
+
+# Who explores what in an optimizer, the last one that was made for it.
+_owners: "weakref.WeakKeyDictionary[Optimizer, dict[str, weakref.ref[ExplorerState]]]"
+_owners = weakref.WeakKeyDictionary()
+
+
+class ExplorerState(Converging, OuterScheduler):
+    """The base of `Explorer`; see there for all attributes that it sets."""
+
+    _superseded: str | None = None
+    optimizer: Optimizer
+    _probe: Probe | None
+    _probe_mode: Mode
+    _model: nn.Module | None
+    _interval: int
+    _warmup: int
+    _seed: int
+    _search: bool | None
+    _step: int
+    _rescues: int
+    _introduced: bool
+    _found: bool
+    _shared_gradients: bool
+    _averaged: AveragedWeights
+    _exploration: Exploration
+    _schedule: WrappedSchedule
+    _values: ReplicaValues
+    _last: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return numbers and tensors that load with `weights_only=True`. Local.
+
+        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
+        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
+        each rank saves its own weights and state. Either way the resumed run is the same to
+        the last bit. It has the averaged weights: as much again as the model, DTensors where
+        the model is sharded.
+        """
+        if self._scaled:
+            self._values.read_unexplored()
+        else:
+            self._schedule.read()
+        return {
+            "format": 2,
+            "step": self._step,
+            "schedule": self._schedule.state_dict(),
+            "exploration": self._exploration.state_dict(),
+            "others": self._values.state_dict(),
+            "averaged": self._averaged.state_dict(),
+            "ensemble": self._ensemble.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`, and set all values to this replica's. Local.
+
+        Loads on another number of replicas: the spread is laid anew over them; on one replica
+        training goes on at the values found. The state of the wrapped scheduler itself is
+        taken over too, as from a run that had no Explorer yet: the schedule goes on at the
+        same rate, which is where exploration begins, without a search unless it was asked for.
+
+        Args:
+            state_dict: from `state_dict()` of an Explorer over the same hyperparameters, or
+                of the scheduler that is wrapped here.
+
+        Raises:
+            ValueError: if it does not fit; then nothing has changed.
+        """
+        entries = Entries(state_dict, NAME)
+        if not entries.has("format") and not entries.has("exploration"):
+            self._take_over_schedule(entries, state_dict)
+            return
+        entries.format(1, 2)
+        step = entries.integer("step")
+        schedule = self._schedule.parsed(entries.entries("schedule"))
+        exploration = self._exploration.parsed(entries.entries("exploration"))
+        others = entries.entries("others") if entries.has("others") else None
+        changed = self._values.parsed(others)
+        averaged = self._averaged.parsed(entries.entries("averaged"))
+        ensemble = self._ensemble.parsed(entries.entries("ensemble"))
+        # Nothing can fail any more.
+        self._schedule.assign(schedule)
+        self._step = step
+        self._exploration.assign(exploration)
+        self._values.assign(changed, self._schedule.groups)
+        self._averaged.assign(averaged)
+        self._ensemble.assign(ensemble)
+        self._introduced, self._last, self._rescues = False, {}, 0
+        self._found = self._exploration.syncs > 0
+        self._apply()
+        if self._found and not self._exploring and self._exploration.rates.climbing:
+            warnings.warn(
+                f"{where()}`{NAME}.load_state_dict` got a search that has not ended, and one "
+                f"replica can't go on with it: the rate stays at "
+                f"{self._values.base_values()[0]:.3g} of the schedule. Load it on several "
+                f"replicas, or begin anew with a rate of your own.",
+                stacklevel=2,
+            )
+
+    def _supersede(self) -> None:
+        """Take what is explored here from an Explorer that was made for it before."""
+        owners = _owners.setdefault(self.optimizer, {})
+        for dimension in self._exploration.dimensions:
+            reference = owners.get(dimension.name)
+            other = None if reference is None else reference()
+            # Names with a slash are of the optimizer's groups; attributes have their modules.
+            if other is not None and "/" in dimension.name and other._superseded is None:
+                if other._scaled:
+                    other._values.lend()
+                other._superseded = dimension.name
+            owners[dimension.name] = weakref.ref(self)
+
+    def _refuse_superseded(self) -> None:
+        if self._superseded is not None:
+            raise RuntimeError(
+                f"{where()}`{NAME}`: another one was made later for `{self._superseded}` of "
+                f"the same optimizer, and both would set it. Step only the one that was made "
+                f"last, or give each its own `explore`."
+            )
+
+    def _take_over_schedule(self, entries: Entries, state: dict[str, Any]) -> None:
+        """Go on from the state of the wrapped scheduler itself, at its own rates."""
+        rates = self._schedule.rates_of(entries, state)
+        wrapped = self._schedule.parsed_own(entries, state, rates)
+        step = self._schedule.steps_of(entries, state)
+        self._schedule.assign_own(wrapped)
+        self._schedule.begin(rates)
+        self._step = step
+        dimensions, size = self._exploration.dimensions, self._ensemble.replicas.size
+        paired = self._probe is not None
+        self._exploration = Exploration(
+            dimensions, size, self._seed, bool(self._search), paired
+        )
+        groups = self._schedule.groups
+        self._values = ReplicaValues(self.optimizer, self._exploration, groups)
+        self._averaged = AveragedWeights(self.optimizer, self._model)
+        self._ensemble.restart()
+        self._introduced, self._last, self._rescues, self._found = False, {}, 0, False
+        self._apply()
+
+    @property
+    def _apart(self) -> bool:
+        return bool(self._exploration.dimensions) or not self._shared_gradients
+
+    @property
+    def _active(self) -> bool:
+        """Whether their values differ by now."""
+        return (
+            self._exploring
+            and bool(self._exploration.dimensions)
+            and self._step >= self._warmup
+        )
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether values are in effect that others have not set."""
+        return self._active or (self._found and bool(self._exploration.dimensions))
+
+    @property
+    def _steps_done(self) -> int:
+        return self._step
+
+    def _facts(self) -> Facts:
+        """Return what has to be the same on every replica."""
+        values, exploration = self._values, self._exploration
+        explored = {f"explore {d.name}": d.settings() for d in exploration.dimensions}
+        rates = "changed by others" if values.taken_over else values.unscaled()
+        return {
+            "class": NAME,
+            "sync_every": self._interval,
+            "warmup_steps": self._warmup,
+            "probe": self._probe is not None,
+            "probe_mode": self._probe_mode,
+            "seed": self._seed,
+            "search": self._search,
+            "shared_gradients and what is averaged": self._ensemble.average_state,
+            "optimizer": type(self.optimizer).__name__,
+            "schedule": [self._schedule.name, public_numbers(self._schedule.own_state())],
+            **explored,
+            "rates of the schedule": rates if self._scaled else public_numbers(self.base_lrs),
+            "state of the search": exploration.state_dict(),
+            "rates held by the search": [held.ended_at for held in self._schedule.groups],
+        }

@@ -1,0 +1,1 @@
+"""The HDET paper's own method: `OneCycleAutoLR` and its controller."""

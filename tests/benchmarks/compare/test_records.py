@@ -1,0 +1,120 @@
+"""What is written is read back the same, whole, and as strict JSON."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare.records import Result, RunFolder, mean_and_error
+from benchmarks.core.files import write_json
+from tests.benchmarks.compare.fake_run import ROWS, STEPS, SYNC, fake_run
+
+RESULT = Result(3.3, 3.4, False, 0.05, 1e-4, 12.0, 0.03)
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return fake_run(tmp_path_factory.mktemp("run"))
+
+
+def test_settings_come_back(folder: RunFolder) -> None:
+    settings = folder.settings()
+    assert settings.configurations == ROWS
+    assert (settings.steps, settings.sync_every) == (STEPS, SYNC)
+    assert "torch" in folder.environment()["packages"]
+
+
+def test_a_folder_from_before_a_field_was_added_still_loads(tmp_path: Path) -> None:
+    made = fake_run(tmp_path, {"hdet-full": [3.3, 3.4]}, steps=10)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    del raw["configurations"][0]["noisy"]
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    (row,) = made.settings().configurations
+    assert not row.noisy
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"configurations": [1]}'])
+def test_what_is_no_run_folder_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(
+        ValueError, match="is not a run folder of `python -m benchmarks compare`"
+    ):
+        RunFolder(tmp_path).settings()
+
+
+def test_results_are_by_seed_and_leave_out_what_is_unfinished(
+    folder: RunFolder,
+) -> None:
+    assert list(folder.results("ddp-mid-2")) == [0]
+    found = folder.results("baseline-low")
+    assert list(found) == [0, 1]
+    assert found[1].train_loss == 3.298
+    assert folder.result("ddp-mid-2", 1) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_result_that_is_not_finite_is_null_in_the_file(tmp_path: Path, value: float) -> None:
+    made = fake_run(tmp_path, {"hdet-full": [None, None]}, steps=10)
+    file = made.run("hdet-full", 0) / "result.json"
+    write_json(file, asdict(RESULT) | {"train_loss": value})
+    raw = json.loads(file.read_text(), parse_constant=refuse)
+    assert raw["train_loss"] is None
+    result = made.result("hdet-full", 0)
+    assert result is not None
+    assert math.isnan(result.train_loss)
+    assert asdict(result) | {"train_loss": 3.3} == asdict(RESULT)
+
+
+def test_lines_are_of_one_kind_and_in_order(folder: RunFolder) -> None:
+    steps = list(folder.lines("hdet-full", 0, "step"))
+    syncs = list(folder.lines("hdet-full", 0, "sync"))
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in syncs] == list(range(SYNC, STEPS + 1, SYNC))
+    assert {line["kind"] for line in steps} == {"step"}
+    assert {line["kind"] for line in syncs} == {"sync"}
+    assert "weights" not in syncs[0]
+    assert "weights" in syncs[-1]
+    assert list(folder.lines("no-such-row", 0, "step")) == []
+
+
+def test_lines_of_another_kind_are_not_parsed(tmp_path: Path) -> None:
+    made = RunFolder(tmp_path)
+    made.run("a", 0).mkdir(parents=True)
+    text = '{"kind": "step", "step": 1}\n{"kind": "sync", broken}\n'
+    (made.run("a", 0) / "metrics.jsonl").write_text(text)
+    assert list(made.lines("a", 0, "step")) == [{"kind": "step", "step": 1}]
+
+
+def test_a_torn_last_line_and_nan_are_read(tmp_path: Path) -> None:
+    made = RunFolder(tmp_path)
+    made.run("a", 0).mkdir(parents=True)
+    whole = {"kind": "step", "step": 1, "losses": [math.nan, math.inf]}
+    text = json.dumps(whole) + "\n" + json.dumps(whole)
+    (made.run("a", 0) / "metrics.jsonl").write_text(text)
+    (line,) = made.lines("a", 0, "step")
+    assert math.isnan(line["losses"][0])
+    assert line["losses"][1] == math.inf
+
+
+def test_mean_and_error() -> None:
+    assert mean_and_error([1.0, 3.0]) == (2.0, 1.0)
+    mean, error = mean_and_error([3.0])
+    assert mean == 3.0
+    assert math.isnan(error)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [math.nan], [1.0, math.nan], [math.inf, 1.0], [math.inf, -math.inf],
+     [1.7e308, 1.7e308], [1.7e308, -1.7e308, 1.7e308, 1.7e308]],
+)  # fmt: skip
+def test_what_has_no_mean_is_nan(values: list[float]) -> None:
+    mean, _ = mean_and_error(values)
+    assert math.isnan(mean)

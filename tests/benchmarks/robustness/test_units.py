@@ -1,0 +1,238 @@
+"""What is run, in which order, and how a run that was stopped goes on."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.core.pool import WorkerError
+from benchmarks.robustness import command as bench
+from benchmarks.robustness.execution import run_all, unfinished
+from benchmarks.robustness.methods import LABELS
+from benchmarks.robustness.problems import PROBLEMS, Method, Outcome, Problem
+from benchmarks.robustness.units import (
+    STARTS,
+    Folder,
+    best_point,
+    plan,
+    start_label,
+    start_place,
+    sweep_points,
+    units,
+)
+from benchmarks.tasks import Task
+from hdet import commands
+from tests.benchmarks.robustness import fakes
+from tests.benchmarks.robustness.fakes import NO_TASK, ONE, TWO, fake_run, settings
+
+
+def new_folder(path: Path, *names: str, problem: Problem = ONE) -> Folder:
+    folder = Folder(path)
+    folder.create(settings(*names, problems=(problem,)))
+    return folder
+
+
+def do(folder: Folder) -> int:
+    """Do all that is known; return how many runs that were."""
+    todo = unfinished(folder)
+    for unit in todo:
+        run = fakes.methods()[unit.method](unit.problem, NO_TASK, unit.lr, unit.seed)
+        folder.write(unit, run)
+    return len(todo)
+
+
+def test_the_sweep_comes_first_then_the_starts(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "ddp", "hdet", "prodigy")
+    known, later = units(folder)
+    assert {unit.place for unit in known} == {f"sweep{k:+d}" for k in range(-3, 4)}
+    assert [unit.lr for unit in known[::2]] == pytest.approx(
+        [0.1 * 10 ** (k / 2) for k in range(-3, 4)]
+    )
+    # Two methods from seven starts and one without any, two seeds each.
+    assert later == 2 * (7 + 7 + 1)
+    assert do(folder) == 14
+    known, left = units(folder)
+    assert (len(known) - 14, left) == (later, 0)
+    hdet = [unit for unit in known if unit.method == "hdet" and unit.seed == 0]
+    assert [unit.lr for unit in hdet] == pytest.approx([0.1 * start for start in STARTS])
+    free = [unit for unit in known if unit.method == "prodigy"]
+    assert [(unit.place, unit.start) for unit in free] == [("startany", None)] * 2
+    assert do(folder) == later
+    assert unfinished(folder) == []
+
+
+def test_a_run_that_was_stopped_does_only_what_has_no_result(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "hdet")
+    do(folder)
+    do(folder)
+    file = folder.file("one", "hdet", "start1-30", 1)
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("seed*.json") if f != file}
+    file.unlink()
+    assert [str(unit) for unit in unfinished(folder)] == ["one, hdet, start1-30, seed 1"]
+    run_all(folder, 1, fakes.methods, fakes.load)
+    assert file.exists()
+    assert before == {f: f.stat().st_mtime_ns for f in before}
+
+
+@pytest.mark.parametrize(
+    ("centre", "points", "best"),
+    [
+        (0.1, (-3, 3), 0),
+        # The bottom lies two decades up, then far out of reach.
+        (0.1 * 10**-2, (-3, 5), 4),
+        (0.1 * 10**-5, (-3, 5), 5),
+        # The fakes diverge a decade and a half above the bottom.
+        (0.1 * 10**2, (-5, 3), -4),
+    ],
+)
+def test_the_sweep_goes_on_while_the_best_is_outermost(
+    tmp_path: Path, centre: float, points: tuple[int, int], best: int
+) -> None:
+    problem = Problem("one", "none", "sgd", 40, centre)
+    folder = new_folder(tmp_path, "hdet", problem=problem)
+    while do(folder):
+        pass
+    found = sweep_points(folder, problem)
+    assert found == list(range(points[0], points[1] + 1))
+    assert best_point(folder, problem) == best
+
+
+def test_one_seed_that_diverges_disqualifies_a_rate(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "hdet")
+    do(folder)
+    unit = next(u for u in units(folder)[0] if u.place == "sweep+0" and u.seed == 1)
+    folder.write(unit, Outcome(math.nan, [1], [math.inf], 1.0))
+    text = folder.file("one", "ddp", "sweep+0", 1).read_text()
+    assert json.loads(text)["held_out"] is None
+    assert best_point(folder, ONE) in {-1, 1}
+
+
+def test_a_problem_that_no_rate_trains_is_an_error(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "hdet", problem=Problem("bad", "none", "sgd", 40, 1e6))
+    do(folder)
+    with pytest.raises(ValueError, match=r"no rate of the sweep of bad .* correct its"):
+        units(folder)
+
+
+def test_longest_first(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.create(settings("hdet", problems=(ONE, TWO)))
+    for unit in units(folder)[0]:
+        loss = 1 + abs(math.log(unit.lr / 0.1))
+        seconds = 9.0 if unit.problem == TWO else 1.0
+        folder.write(unit, Outcome(loss, [1], [unit.lr], seconds))
+    names = [unit.problem.name for unit in unfinished(folder)]
+    assert names == ["two"] * 14 + ["one"] * 14
+
+
+def test_workers_give_the_same_results_as_this_process(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "a", "hdet", "prodigy")
+    run_all(folder, 2, fakes.methods, fakes.load)
+    here = fake_run(tmp_path / "b", "hdet", "prodigy")
+    for file in sorted((tmp_path / "b" / "runs").rglob("*.json")):
+        other = folder.path / file.relative_to(here.path)
+        assert json.loads(other.read_text()) == json.loads(file.read_text())
+    assert unfinished(folder) == []
+
+
+def fail(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
+    raise ZeroDivisionError("the cause")
+
+
+def die(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def failing() -> dict[str, Method]:
+    return {**fakes.methods(), "hdet": fail}
+
+
+def dying() -> dict[str, Method]:
+    return {**fakes.methods(), "hdet": die}
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path, "hdet")
+    with pytest.raises(WorkerError, match=r"one, hdet, start(?s:.*)the cause"):
+        run_all(folder, 1, failing, fakes.load)
+    assert len(unfinished(folder)) == 14
+    with pytest.raises(WorkerError, match="fewer --processes"):
+        run_all(folder, 1, dying, fakes.load)
+    run_all(folder, 1, fakes.methods, fakes.load)
+    assert unfinished(folder) == []
+
+
+def test_labels_of_starts() -> None:
+    assert [*map(start_label, STARTS)] == ["1/30", "1/10", "1/3", "1", "3", "10", "30"]
+    assert start_label(0.3) == "0.3"
+    assert start_place("hdet", 1 / 30) == "start1-30"
+    assert start_place("prodigy", 30.0) == "startany"
+
+
+def test_everything_is_run_unless_told() -> None:
+    asked = plan()
+    assert [p.name for p in asked.problems] == list(PROBLEMS)
+    assert asked.methods == list(LABELS)
+    assert (asked.starts, asked.seeds) == (list(STARTS), 3)
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(commands.app, ["bench", "robustness", *arguments])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--problems", "nosuch"], "--problems: there is no nosuch: choose from text-adamw"),
+        (["--methods", "[bold]"], "--methods: there is no [bold]: choose from hdet"),
+        (["--starts", "1,x"], "--starts '1,x' must be numbers: try"),
+        (["--starts", "1/0"], "--starts '1/0' must be numbers: try"),
+        (["--starts", "1,-2"], "--starts '1,-2' must be numbers above 0: try"),
+        (["--starts", "1,0.1,1/10"], "--starts 1,1/10,1/10 names one twice: leave"),
+        (
+            ["--resume", "/nowhere"],
+            "/nowhere is not a run folder of `python -m benchmarks robustness`",
+        ),
+        (["--resume", "/nowhere", "--seeds", "2"], "and --seeds would change it: leave"),
+    ],
+)
+def test_an_error_of_the_users_is_one_line(options: list[str], words: str) -> None:
+    code, output = run(*options)
+    assert code == 2
+    assert output.startswith("python -m benchmarks robustness: ")
+    assert words in output
+    assert output.count("\n") == 1
+
+
+def stop(folder: Folder, processes: int | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run_fakes(folder: Folder, processes: int | None) -> None:
+    run_all(folder, processes, fakes.methods, fakes.load)
+
+
+def test_the_command_stops_resumes_and_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "my run"
+    options = ["--problems", "digits-sgd", "--methods", "ddp,hdet", "--seeds", "2"]
+    monkeypatch.setattr(bench, "load", fakes.load)
+    monkeypatch.setattr(bench, "run_all", stop)
+    code, output = run(*options, "--out", str(out))
+    assert code == 130
+    assert f"python -m benchmarks robustness --resume '{out}'" in output
+    code, output = run(*options, "--out", str(out))
+    assert code == 2
+    assert "holds a run already" in output
+    monkeypatch.setattr(bench, "run_all", run_fakes)
+    code, output = run("--resume", str(out), "--processes", "1")
+    assert code == 0, output
+    assert "plain DDP" in output
+    assert (out / "report.html").exists()

@@ -1,0 +1,84 @@
+"""Runs in which next to nothing can be found are told so, where the length is known."""
+
+import warnings
+
+import pytest
+import torch
+from torch.optim import lr_scheduler as schedulers
+
+from hdet.replica.explorer.checks import schedule_length, warn_of_few_syncs
+from hdet.replica.paper.checks import warn_of_few_intervals
+from tests.helpers import small_model
+
+LENGTHS = {
+    "cosine": (lambda o: schedulers.CosineAnnealingLR(o, 1000), 1000),
+    "one cycle": (lambda o: schedulers.OneCycleLR(o, 0.1, total_steps=700), 700),
+    "polynomial": (lambda o: schedulers.PolynomialLR(o, 500), 500),
+    "warm-up, then cosine": (
+        lambda o: schedulers.SequentialLR(
+            o, [schedulers.LinearLR(o, 0.1), schedulers.CosineAnnealingLR(o, 900)], [100]
+        ),
+        1000,
+    ),
+    "warm-up, then for ever": (
+        lambda o: schedulers.SequentialLR(
+            o, [schedulers.LinearLR(o, 0.1), schedulers.ExponentialLR(o, 0.99)], [100]
+        ),
+        None,
+    ),
+    "exponential": (lambda o: schedulers.ExponentialLR(o, 0.99), None),
+    "a callable": (lambda o: lambda step: 1.0, None),
+    "none": (lambda o: None, None),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_the_length_of_a_schedule_is_known_where_it_says_so(name):
+    make, length = LENGTHS[name]
+    optimizer = torch.optim.SGD(small_model().parameters(), lr=0.1)
+    assert schedule_length(make(optimizer)) == length
+
+
+def cosine(length):
+    optimizer = torch.optim.SGD(small_model().parameters(), lr=0.1)
+    return schedulers.CosineAnnealingLR(optimizer, length)
+
+
+@pytest.mark.parametrize(
+    ("length", "sync_every", "warmup", "searches", "words"),
+    [
+        (
+            1000,
+            100,
+            0,
+            True,
+            r"sync_every=100\)` has fewer than 30 syncs.*1000 steps.*room for 10",
+        ),
+        (1000, 100, 500, True, "room for 5"),
+        (1000, 120, 0, False, "fewer than 10 syncs.*room for 8.*Use sync_every=10"),
+        (50, 2, 0, True, "Use sync_every=1, about 1 % of the run"),
+    ],
+)
+def test_too_few_syncs_are_warned_of_with_a_better_interval(
+    length, sync_every, warmup, searches, words
+):
+    with pytest.warns(UserWarning, match=words):
+        warn_of_few_syncs(cosine(length), sync_every, warmup, searches)
+
+
+@pytest.mark.parametrize(
+    ("length", "sync_every", "warmup", "searches"),
+    [(3000, 100, 0, True), (1000, 10, 700, True), (1000, 100, 0, False)],
+)
+def test_enough_syncs_are_not(length, sync_every, warmup, searches):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_few_syncs(cosine(length), sync_every, warmup, searches)
+
+
+def test_the_papers_controller_is_warned_of_too_few_acts():
+    with pytest.warns(UserWarning, match="acts at only 8 syncs.*Use model_sync_interval=8"):
+        warn_of_few_intervals(1000, 200, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_few_intervals(1000, 200, 40)

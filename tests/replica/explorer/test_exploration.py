@@ -1,0 +1,443 @@
+import copy
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hdet
+from hdet.replica.explorer.exploration import Exploration
+from hdet.replica.explorer.rate_search import CLIMB_WIDTH, HOLD_GAIN, START
+from hdet.replica.explorer.returns import EXPLOSION
+from hdet.seeding import generator
+from tests.helpers import small_model, two_groups
+
+HOLD_WIDTH = math.log(1.3)
+
+
+class Box:
+    temperature = 2.0
+    p = 0.3
+    shift = 0.5
+
+
+def requests(which):
+    box = Box()
+    made = {
+        "lr": lambda: hdet.lr(),
+        "one lr": lambda: hdet.lr(groups=[0]),
+        "bounded lr": lambda: hdet.lr(bounds=(0.5, 2.0)),
+        "weight_decay": lambda: hdet.weight_decay(groups=[0]),
+        "decays": lambda: hdet.weight_decay(),
+        "beta0": lambda: hdet.betas(0),
+        "beta1": lambda: hdet.betas(1),
+        "temperature": lambda: hdet.attribute(box, "temperature"),
+        "p": lambda: hdet.attribute(box, "p", bounds=(0.0, 0.9)),
+        "shift": lambda: hdet.attribute(box, "shift", bounds=(-1.0, 1.0), scale="linear"),
+    }
+    return [made[name]() for name in which]
+
+
+def explore(which=("lr",), replicas=4, seed=0, search=True, paired=True):
+    optimizer = torch.optim.AdamW(two_groups(small_model()), lr=0.1, weight_decay=0.1)
+    dimensions = [d for r in requests(which) for d in r.dimensions(optimizer)]
+    return Exploration(dimensions, replicas, seed, search, paired)
+
+
+def log_values(exploration, index=0):
+    return [math.log(v) for v in exploration.values()[index]]
+
+
+def sync(exploration, losses, loss=None, trust=1.0):
+    """Do one sync with these losses; return the reading and whether it exploded."""
+    reading = exploration.read(losses)
+    training = losses if loss is None else [loss] * len(losses)
+    move = exploration.update(reading, training, [trust] * len(exploration.dimensions))
+    return reading, move.exploded
+
+
+def calm(exploration, syncs=12):
+    """Give falling losses that say nothing of the values: then gain and noise are known."""
+    for k in range(syncs):
+        sync(exploration, [3.0 - k / syncs] * exploration.replicas)
+
+
+def better_if_larger(exploration, index=0, by=0.1, loss=2.0):
+    return [loss - by * z for z in exploration.offsets()[index]]
+
+
+def better_if_smaller(exploration, index=0, by=0.1, loss=2.0):
+    return better_if_larger(exploration, index, -by, loss)
+
+
+# --- who plays what
+
+
+@pytest.mark.parametrize("replicas", [2, 3, 4, 7])
+def test_replicas_stand_evenly_and_symmetrically_around_the_base_value(replicas):
+    exploration = explore(replicas=replicas, search=False)
+    grid = [2 * r / (replicas - 1) - 1 for r in range(replicas)]
+    for _ in range(5):
+        for index, place in enumerate(exploration.places):
+            row = exploration.offsets()[index]
+            assert sorted(row) == pytest.approx(grid)
+            expected = [place + HOLD_WIDTH * z for z in row]
+            assert log_values(exploration, index) == pytest.approx(expected)
+        sync(exploration, better_if_larger(exploration))
+
+
+def test_a_search_begins_below_the_schedule_and_without_one_at_it():
+    factors = explore(["lr", "temperature"]).base_values()
+    assert factors == pytest.approx([START, START, 2.0])
+    assert explore(["lr", "temperature"], search=False).base_values() == [1.0, 1.0, 2.0]
+    assert not explore(["temperature"], search=True).rates.climbing
+
+
+def test_while_climbing_all_rates_share_one_permutation_and_a_factor_of_two():
+    exploration = explore(["lr", "temperature"], replicas=8)
+    apart = 0
+    for _ in range(6):
+        first, second, other = exploration.offsets()
+        assert first == second
+        apart += first != other
+        place = exploration.places[0]
+        expected = [place + math.log(2) * z for z in first]
+        assert log_values(exploration) == pytest.approx(expected)
+        assert log_values(exploration, 1) == pytest.approx(expected)
+        # The climb heeds no trust.
+        sync(exploration, better_if_larger(exploration), trust=0.0)
+        assert exploration.rates.climbing
+        assert exploration.places[0] == exploration.places[1] > place
+    assert apart == 6
+
+
+@pytest.mark.parametrize("climb", [True, False])
+def test_while_holding_each_rate_has_a_permutation_and_its_own_spread(climb):
+    exploration = explore(replicas=8, search=climb)
+    for push in [better_if_larger] * 4 + [better_if_smaller] * 6:
+        if climb:
+            sync(exploration, push(exploration))
+    assert not exploration.rates.climbing
+    orders = set()
+    for _ in range(6):
+        first, second = exploration.offsets()
+        assert first != second
+        orders.add(tuple(first))
+        expected = [exploration.places[0] + HOLD_WIDTH * z for z in first]
+        assert log_values(exploration) == pytest.approx(expected)
+        sync(exploration, [1.0] * 8)
+    assert len(orders) == 6
+
+
+def test_the_permutations_are_of_the_seed_and_the_sync():
+    assert explore(seed=1, replicas=8).offsets() == explore(seed=1, replicas=8).offsets()
+    assert explore(seed=1, replicas=8).offsets() != explore(seed=2, replicas=8).offsets()
+
+
+# --- where the values go
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("replicas", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    ("search", "optimum"),
+    [(True, math.log(2)), (True, math.log(0.2)), (True, 3.0), (False, math.log(0.1))],
+)
+def test_on_a_quadratic_the_rate_ends_near_its_optimum(search, optimum, replicas, seed):
+    exploration = explore(["one lr"], replicas, seed, search)
+    g = generator(seed, "noise")
+    for _ in range(80):
+        noise = (0.01 * torch.randn(replicas, generator=g)).tolist()
+        places = log_values(exploration)
+        sync(exploration, [(x - optimum) ** 2 + e for x, e in zip(places, noise, strict=True)])
+    assert not exploration.rates.climbing
+    assert exploration.places[0] == pytest.approx(optimum, abs=0.2)
+    assert exploration.rates.explosions == 0
+
+
+def test_each_of_several_values_finds_its_own_optimum():
+    exploration = explore(["lr", "temperature", "p"], 8, search=False)
+    aims = [0.5, 1.6, 4.0, 0.6]
+    places = [d.to_scale(a) for d, a in zip(exploration.dimensions, aims, strict=True)]
+    g = generator(0, "noise")
+    for _ in range(150):
+        losses = (0.002 * torch.randn(8, generator=g)).tolist()
+        for d, row, aim in zip(
+            exploration.dimensions, exploration.values(), places, strict=True
+        ):
+            losses = [x + (d.to_scale(v) - aim) ** 2 for x, v in zip(losses, row, strict=True)]
+        sync(exploration, losses)
+    for d, value, aim in zip(
+        exploration.dimensions, exploration.base_values(), places, strict=True
+    ):
+        assert d.to_scale(value) == pytest.approx(aim, abs=0.3), d.name
+
+
+def test_larger_rates_that_do_better_raise_the_rate_and_smaller_ones_lower_it():
+    for losses, sign in ((better_if_larger, 1), (better_if_smaller, -1)):
+        exploration = explore(["one lr"], search=False)
+        sync(exploration, losses(exploration))
+        assert exploration.places[0] == pytest.approx(sign * HOLD_GAIN, rel=1e-3)
+
+
+def test_without_a_probe_downward_moves_of_a_rate_are_damped_and_upward_ones_are_not():
+    def moved(losses, which, paired):
+        exploration = explore(which, search=False, paired=paired)
+        before = exploration.places[0]
+        sync(exploration, losses(exploration))
+        return exploration.places[0] - before
+
+    up = moved(better_if_larger, ["one lr"], False)
+    assert up == pytest.approx(moved(better_if_larger, ["one lr"], True))
+    down = moved(better_if_smaller, ["one lr"], False)
+    assert down == pytest.approx(-0.3 * up)
+    assert moved(better_if_smaller, ["one lr"], True) == pytest.approx(-up)
+    # Any other hyperparameter moves either way alike.
+    assert moved(better_if_smaller, ["temperature"], False) == pytest.approx(
+        -moved(better_if_larger, ["temperature"], False)
+    )
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.25])
+def test_trust_scales_the_moves_of_rates_and_of_nothing_else(trust):
+    def moved(which, trust):
+        exploration = explore(which, search=False)
+        before = list(exploration.places)
+        for _ in range(5):
+            sync(exploration, better_if_larger(exploration), 2.0, trust)
+        return exploration.places[0] - before[0]
+
+    assert moved(["one lr"], 1.0) > 0.3
+    assert moved(["one lr"], trust) == pytest.approx(trust * moved(["one lr"], 1.0))
+    assert moved(["temperature"], trust) == moved(["temperature"], 1.0) > 0.3
+
+
+def test_equal_losses_move_nothing_while_holding():
+    exploration = explore(["lr", "temperature"], search=False)
+    before = list(exploration.places)
+    calm(exploration)
+    assert exploration.places == before
+
+
+# --- cliffs and explosions
+
+
+def over_a_cliff(exploration):
+    """Return losses where the two largest rates have fallen, and who they are."""
+    row = exploration.offsets()[0]
+    order = sorted(range(len(row)), key=lambda r: row[r])
+    losses = [2.0] * len(row)
+    losses[order[0]], losses[order[1]] = 1.99, 1.98
+    losses[order[-1]], losses[order[-2]] = 90.0, 70.0
+    return losses, sorted(order[-2:]), row[order[1]]
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_a_fallen_replicas_value_is_left_for_the_best_ones(search):
+    exploration = explore(["one lr"], 6, search=search)
+    calm(exploration)
+    assert exploration.rates.climbing == search
+    losses, fallen, best = over_a_cliff(exploration)
+    values, place = log_values(exploration), exploration.places[0]
+    reading, exploded = sync(exploration, losses, loss=2.0)
+    assert reading.fallen == fallen
+    assert not exploded
+    assert exploration.rates.cliffs == 1
+    assert not exploration.rates.climbing
+    width = CLIMB_WIDTH if search else HOLD_WIDTH
+    assert exploration.places[0] == pytest.approx(place + width * best)
+    assert max(log_values(exploration)) < min(values[r] for r in fallen)
+
+
+def test_a_replica_without_a_finite_loss_falls_where_larger_rates_are_worse():
+    exploration = explore(["one lr"], 6, search=False)
+    calm(exploration)
+    row = exploration.offsets()[0]
+    losses = better_if_smaller(exploration, by=0.01)
+    losses[row.index(max(row))] = math.inf
+    reading, _ = sync(exploration, losses, loss=2.0)
+    assert reading.fallen == [row.index(max(row))]
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_an_explosion_lowers_all_rates_to_a_third_and_nothing_else(search):
+    exploration = explore(["lr", "temperature"], search=search)
+    for k in range(20):
+        sync(exploration, [3.0 - 0.1 * k] * 4)
+    places = list(exploration.places)
+    _, exploded = sync(exploration, [2.9] * 4)
+    assert exploded
+    moved = [new - old for new, old in zip(exploration.places, places, strict=True)]
+    assert moved == pytest.approx([-EXPLOSION, -EXPLOSION, 0.0])
+    assert math.log(3) == EXPLOSION
+    assert not exploration.rates.climbing
+    assert exploration.rates.explosions == 1
+
+
+def test_losses_that_are_all_nan_are_an_explosion():
+    exploration = explore(["lr"], search=False)
+    assert sync(exploration, [math.nan] * 4)[1]
+    assert exploration.places == pytest.approx([-EXPLOSION] * 2)
+
+
+# --- whatever happens
+
+# As large as float32 goes: sums and squares of such losses are finite in float64.
+single = st.floats(width=32, allow_nan=True, allow_infinity=True)
+everything = ("bounded lr", "weight_decay", "beta0", "temperature", "p", "shift")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(2, 5),
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.tuples(st.lists(single, min_size=5, max_size=5), single), max_size=30),
+)
+def test_values_stay_within_bounds_whatever_the_losses(replicas, search, paired, syncs):
+    exploration = explore(everything, replicas, 0, search, paired)
+
+    def check():
+        rows = exploration.values()
+        bases = exploration.base_values()
+        for d, base, row in zip(exploration.dimensions, bases, rows, strict=True):
+            low, high = d.bounds
+            assert all(low <= value <= high for value in [base, *row]), d.name
+            assert math.isfinite(d.to_scale(base))
+
+    check()
+    for losses, loss in syncs:
+        reading = exploration.read(losses[:replicas])
+        assert all(-1 <= sign <= 1 for sign in reading.evidence)
+        exploration.update(reading, [loss] * replicas, [1.0] * len(exploration.dimensions))
+        check()
+    assert exploration.syncs == len(syncs)
+
+
+@pytest.mark.parametrize("losses", [[1e200, 1e199, 2.0, 3.0], [1e308] * 4])
+def test_a_float64_model_that_diverges_does_not_end_the_run(losses):
+    exploration = explore(["lr"], search=False)
+    for _ in range(3):
+        sync(exploration, losses, loss=max(losses))
+        sync(exploration, [2.0] * 4)
+
+
+@pytest.mark.parametrize("push", [better_if_larger, better_if_smaller])
+def test_a_value_driven_to_its_bound_comes_back_at_once(push):
+    back = better_if_smaller if push is better_if_larger else better_if_larger
+    for name in everything:
+        exploration = explore([name], search=False)
+        calm(exploration)
+        for _ in range(400):
+            sync(exploration, push(exploration), loss=2.0)
+        to_scale, before = exploration.dimensions[0].to_scale, exploration.base_values()[0]
+        for _ in range(3):
+            sync(exploration, back(exploration), loss=2.0)
+        moved = abs(to_scale(exploration.base_values()[0]) - to_scale(before))
+        assert moved == pytest.approx(3 * HOLD_GAIN, rel=0.02), name
+
+
+def test_eight_dimensions_on_four_replicas_move_slowly_and_stay_finite():
+    exploration = explore(["lr", "decays", "beta0", "beta1"], search=False)
+    assert len(exploration.dimensions) == 8
+    calm(exploration)
+    g = generator(0, "noise")
+    for _ in range(50):
+        before = list(exploration.places)
+        reading, _ = sync(exploration, (1 + 0.01 * torch.randn(4, generator=g)).tolist())
+        assert reading.slopes.confounded
+        assert len(reading.evidence) == len(exploration.values()) == 8
+        for new, old in zip(exploration.places, before, strict=True):
+            assert abs(new - old) <= HOLD_GAIN
+    assert exploration.rates.explosions == 0
+
+
+def test_while_climbing_two_rates_are_one_column():
+    assert not explore(["lr"], 3).read([1.0, 2.0, 3.0]).slopes.confounded
+    assert explore(["lr"], 3, search=False).read([1.0, 2.0, 3.0]).slopes.confounded
+    reading = explore(["lr", "temperature"], 8).read([1.0, 2.0, 3.0, 1.5, 1.0, 1.2, 1.1, 2.2])
+    assert reading.slopes.slope[0] == reading.slopes.slope[1] != reading.slopes.slope[2]
+
+
+# --- state
+
+
+@pytest.mark.parametrize("stop", [0, 3, 12])
+@pytest.mark.parametrize("through_a_file", [False, True])
+def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
+    def go_on(exploration, syncs):
+        g = generator(5, "losses", syncs.start)
+        seen = []
+        for _ in syncs:
+            noise = (0.05 * torch.randn(4, generator=g)).tolist()
+            logs = log_values(exploration)
+            losses = [(x - 0.5) ** 2 + e for x, e in zip(logs, noise, strict=True)]
+            exploded = sync(exploration, losses)[1]
+            seen.append((exploration.values(), exploded, exploration.state_dict()))
+        return seen
+
+    which = ["lr", "temperature", "beta0"]
+    exploration = explore(which, seed=4)
+    go_on(exploration, range(stop))
+    state = exploration.state_dict()
+    if through_a_file:
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        state = torch.load(file, weights_only=True)
+    again = explore(which, seed=9, search=False)
+    again.load_state_dict(state)
+    assert again.state_dict() == exploration.state_dict()
+    assert again.values() == exploration.values()
+    assert go_on(again, range(stop, 30)) == go_on(exploration, range(stop, 30))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("syncs", -1, "syncs` = -1, which must lie in"),
+        ("seed", 0.5, "seed` = 0.5, which must be a whole number"),
+        ("places", {"lr/0": 0.0}, "must be of the hyperparameters explored here"),
+        ("places.lr/0", math.nan, "places.lr/0` = nan, which must be finite"),
+        ("places.lr/1", 7.0, r"must stand within its bounds, \[0.5, 2.0\]"),
+        ("rates.climbing", 1, "must be True or False"),
+        ("rates.momentum", -1.5, r"must lie in \[-1, 1\]"),
+        ("rates.explosions", -3, "explosions` = -3"),
+        ("rates.tracker.count", 0, "tracker.best` = .*must lie in"),
+        ("rates.tracker.best", math.inf, "tracker.best` = inf, which must be finite"),
+        ("rates.tracker.first", 1e300, "tracker.first` = 1e"),
+        ("rates.tracker.noise", -1.0, "tracker.noise` = -1.0"),
+        ("rates.tracker.weight", 1.5, r"tracker.weight` = 1.5, which must lie in \[0, 1\]"),
+        ("rates.returns.row", 4, r"returns.row` = 4, which must lie in \[0, 3\]"),
+        ("rates.returns.loss", math.nan, "returns.loss` = nan"),
+        ("rates.returns.lowered", -0.5, "returns.lowered` = -0.5"),
+        ("rates.returns.before", {"count": 1}, "without `rates.returns.before.first`"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
+    exploration = explore(["bounded lr"])
+    calm(exploration, 7)
+    before = exploration.state_dict()
+    damaged = copy.deepcopy(before)
+    *inside, key = path.split(".")
+    entry = damaged
+    for name in inside:
+        entry = entry[name]
+    entry[key] = value
+    with pytest.raises(ValueError, match=words):
+        exploration.load_state_dict(damaged)
+    assert exploration.state_dict() == before
+
+
+def test_a_state_of_before_there_were_new_levels_loads():
+    exploration = explore(["lr"])
+    calm(exploration, 7)
+    state = exploration.state_dict()
+    del state["rates"]["returns"]
+    again = explore(["lr"], seed=3)
+    again.load_state_dict(state)
+    loaded = again.state_dict()
+    assert loaded["rates"].pop("returns") == explore(["lr"]).state_dict()["rates"]["returns"]
+    assert loaded == state
