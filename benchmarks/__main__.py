@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 from .bilevel.command import bilevel
+from .bilevel_speed.command import bilevel_speed
 from .compare.command import compare
 from .core.page import PAGES, write
 from .federated.command import federated
+from .penalties.command import penalties
 from .robustness.command import robustness
 
 app = typer.Typer(
@@ -16,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for study in (compare, robustness, federated, bilevel):
+for study in (compare, robustness, federated, bilevel, bilevel_speed, penalties):
     app.command()(study)
 
 

@@ -6,18 +6,14 @@ Makes docs/benchmarks.md from records/averaging.json and records/overhead.json, 
 docs/compare.md from records/compare-*/, docs/robustness.md from records/robustness/,
 docs/remedies.md from records/remedies.json and records/scalars.json, docs/cost.md,
 docs/scale.md and docs/soak.md from the records of those names, and
-docs/federated-benchmark.md from records/federated/ and records/selection_scale.json, and
-docs/bilevel-benchmark.md from records/bilevel/, and docs/penalties.md from
-records/penalties.json.
+docs/federated-benchmark.md from records/federated/ and records/selection_scale.json.
 """
 
 import json
 from pathlib import Path
 
-from .bilevel.docs_page import bilevel_page
 from .cost.page import cost_page
 from .federated.docs_page import federated_page
-from .penalties.page import penalties_page
 from .remedies.page import remedies_page
 from .robustness.page import robustness_page
 from .scale.page import scale_page
@@ -171,8 +167,7 @@ def compare_page() -> str:
 PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
 PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
 PAGES |= {"cost.md": cost_page, "scale.md": scale_page, "soak.md": soak_page}
-PAGES |= {"federated-benchmark.md": federated_page, "penalties.md": penalties_page}
-PAGES |= {"bilevel-benchmark.md": bilevel_page}
+PAGES |= {"federated-benchmark.md": federated_page}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bilevel.units import Folder, Plan, Unit, condition, units
+from benchmarks.bilevel.study import Folder, Plan, Unit, units
 
 # Those of MAID's losses; the fixed accuracies depend on the start.
 FACTORS = {
@@ -68,7 +68,7 @@ def of_unit(unit: Unit) -> dict:
     """Return a run: those of the loosest fixed accuracy stop early."""
     if unit.experiment == "crossover":
         # The fixed accuracy is cheaper below a condition number of 10.
-        outer = 2 if unit.method != "fixed" else condition(unit) // 5 + 1
+        outer = 2 if unit.method != "fixed" else unit.condition // 5 + 1
         made = {"outer": outer, "descent": 10 * outer, "cost": 20 * outer}
         return made | {"reached": unit.method != "maid-newton", "seconds": 1.0}
     if unit.method in {"maid-certified", "certified"}:

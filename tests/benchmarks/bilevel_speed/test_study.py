@@ -1,10 +1,10 @@
-"""The NumPy peer of `benchmarks/bilevel_speed.py`: its derivatives, and that it is MAID."""
+"""The NumPy peer of MAID: its derivatives, and that it is MAID."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.bilevel.runs.tasks import TASKS
+from benchmarks.bilevel.tasks import TASKS
 from benchmarks.bilevel_speed import numpy_maid as peer
 from benchmarks.bilevel_speed import problems
 from benchmarks.bilevel_speed import study as speed

@@ -15,7 +15,6 @@ from benchmarks.core.failures import FolderError
 from benchmarks.core.folders import CommandFolder
 from benchmarks.core.lock import locked
 from tests.benchmarks.bilevel import made_up as bench_bilevel
-from tests.benchmarks.bilevel.runs import made_up as bilevel
 from tests.benchmarks.compare import fake_run as compare
 from tests.benchmarks.federated import made_up as bench_federated
 from tests.benchmarks.federated.runs import fake_rounds as federate
@@ -28,13 +27,6 @@ def of_compare(path: Path) -> CommandFolder:
         run = folder.run("checkpoint", seed)
         run.mkdir(parents=True)
         torch.save({"w": torch.ones(2)}, run / "model.pt")
-    return folder
-
-
-def of_bilevel(path: Path) -> CommandFolder:
-    folder = bilevel.made_up(path)
-    history = [vars(bilevel.step(k)) for k in range(1, 5)]
-    folder.write_state({"theta": torch.ones(10), "history": history}, 1.5)
     return folder
 
 
@@ -55,7 +47,6 @@ Made = Callable[[str], CommandFolder]
 MAKERS: dict[str, Callable[[Path], CommandFolder]] = {
     "compare": of_compare,
     "federate": federate.fake_folder,
-    "bilevel": of_bilevel,
     "bench bilevel": of_bench_bilevel,
     "bench federated": of_bench_federated,
     "bench robustness": of_robustness,
@@ -136,15 +127,6 @@ DAMAGE = [
     ("federate", "result.json", less("seconds")),
     ("federate", "model.pt", half),
     ("federate", "model.pt", gone),
-    ("bilevel", "steps.jsonl", half),
-    ("bilevel", "steps.jsonl", within),
-    ("bilevel", "steps.jsonl", gone),
-    ("bilevel", "steps.jsonl", first_line({"step": 1})),
-    ("bilevel", "state.pt", half),
-    ("bilevel", "theta.pt", half),
-    ("bilevel", "theta.pt", gone),
-    ("bilevel", "result.json", half),
-    ("bilevel", "result.json", put(counts=3)),
     ("bench bilevel", "results.jsonl", within),
     ("bench bilevel", "results.jsonl", first_line({"a": 1})),
     ("bench bilevel", "results.jsonl", first_line([1])),
@@ -234,9 +216,6 @@ ASKED = [
     ("federate", put(settings={"local_rate": float("nan")})),
     ("federate", put(settings={"max_norm": float("nan")})),
     ("federate", put(settings={"final_share": 2.0})),
-    ("bilevel", put(budget="x")),
-    ("bilevel", put(tolerance=float("nan"))),
-    ("bilevel", put(seed=0.5)),
     ("bench bilevel", put(scale="x")),
     ("bench bilevel", put(scale=float("nan"))),
     ("bench bilevel", put(tasks=["../tv"])),

@@ -52,12 +52,14 @@ def test_in_the_first_second_while_a_package_is_imported(tmp_path: Path, module:
 
 def test_while_the_report_is_made(tmp_path: Path) -> None:
     begun, out = blocking(tmp_path, "matplotlib", WAITING), tmp_path / "run"
-    options = ["bilevel", "quadratic", "--budget", "20", "--out", str(out)]
-    with started(*command(tmp_path, *options)) as process:
+    options = ["bilevel", "--experiments", "prototype", "--seeds", "1", "--scale", "0.001"]
+    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from benchmarks.__main__ import app"
+    with started("-c", f"{run}; app()", str(tmp_path), *options, "--out", str(out)) as process:
         wait_for(begun, process)
         output = signalled(process, signal.SIGINT)
     assert process.returncode == 130
-    assert output.endswith(f"\nStopped.\nGo on with: hdet bilevel --resume {out}\n")
+    again = f"python -m benchmarks bilevel --resume {out}"
+    assert output.endswith(f"\nStopped.\nGo on with: {again}\n")
     assert "Traceback" not in output
 
 
