@@ -222,10 +222,7 @@ def _controller(plots: Path, folder: RunFolder, settings: Settings, row: Configu
     syncs = [line for line in folder.lines(row.name, 0, "sync") if line.get("losses")]
     steps = [line["step"] for line in syncs]
     losses = pd.DataFrame([line["losses"] for line in syncs], dtype=float)
-    nothing = {
-        "weights": [np.nan] * settings.replicas,
-        "delta": [np.nan] * len(settings.groups),
-    }
+    sizes = {"weights": settings.replicas, "delta": len(settings.groups)}
     # The controller's are absent until it has acted.
     acted = {
         key: pd.DataFrame([line.get(key) or [np.nan] * size for line in syncs], dtype=float)
