@@ -99,17 +99,16 @@ class Limits:
     high: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    finite: float = True
+    finite: float | bool = True
 
     def __contains__(self, value: object) -> bool:
-        return (
-            is_number(value)
-            and self.low <= value <= self.high
-            and (value > self.above or self.above == -math.inf)
-            and (value < self.below or self.below == math.inf)
-            # An integer may be too large for a float, and then isn't finite either.
-            and (not self.finite or abs(value) <= sys.float_info.max)
-        )
+        if not is_number(value):
+            return False
+        # An integer that is too large for a float is never allowed.
+        fits = abs(value) <= sys.float_info.max or (abs(value) == math.inf and not self.finite)
+        left = self.low <= value and (value > self.above or self.above == -math.inf)
+        right = value <= self.high and (value < self.below or self.below == math.inf)
+        return fits and left and right
 
     def __str__(self) -> str:
         low, high = max(self.low, self.above), min(self.high, self.below)
