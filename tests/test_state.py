@@ -78,7 +78,7 @@ def test_a_bad_entry_is_refused_with_its_name_and_the_remedy(value, method, rule
 def test_the_path_of_a_nested_entry_is_named():
     inner = Entries({"a": {"b": [{"c": "no"}]}}, "Thing").entries("a")
     (row,) = inner.rows("b")
-    with pytest.raises(ValueError, match=r"entry `a\.b\.0\.c` = 'no', which must be a finite number"):
+    with pytest.raises(ValueError, match=r"entry `a\.b\.0\.c` = 'no', which must be a finite"):
         row.number("c")
     with pytest.raises(ValueError, match=r"a state without `a\.b\.0\.d`"):
         row.number("d")

@@ -102,13 +102,16 @@ class Limits:
     finite: float | bool = True
 
     def __contains__(self, value: object) -> bool:
-        if not is_number(value):
+        try:
+            number = float(value) if is_number(value) else math.nan
+        except OverflowError:  # an integer that is too large for a float
             return False
-        # An integer that is too large for a float is never allowed.
-        fits = abs(value) <= sys.float_info.max or (abs(value) == math.inf and not self.finite)
-        left = self.low <= value and (value > self.above or self.above == -math.inf)
-        right = value <= self.high and (value < self.below or self.below == math.inf)
-        return fits and left and right
+        return (
+            self.low <= number <= self.high
+            and (number > self.above or self.above == -math.inf)
+            and (number < self.below or self.below == math.inf)
+            and not (self.finite and math.isinf(number))
+        )
 
     def __str__(self) -> str:
         low, high = max(self.low, self.above), min(self.high, self.below)
