@@ -325,7 +325,7 @@ class Ensemble:
             "masked_total": list(self._masked_total),
             "interval": {
                 "shape": list(self.replicas.shape),
-                "place": [] if self.within_converged else list(self.replicas.place),
+                "place": [] if self.within_converged else list(self.replicas.coordinate),
                 "sums": self._gathered_sums or self._sums(),
             },
         }

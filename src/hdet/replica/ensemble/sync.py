@@ -47,7 +47,7 @@ def parsed_ensemble(entries: Entries, replicas: Replicas) -> dict[str, Any]:
     if place and (len(place) != len(shape) or not all(map(int.__lt__, place, shape))):
         interval.refuse("place", place, f"must lie within {shape}")
     sums = _nested(interval, "sums", [] if place else shape)
-    mine, here = list(replicas.shape), list(replicas.place)
+    mine, here = list(replicas.shape), list(replicas.coordinate)
     if shape != mine or place not in ([], here):
         sums = None  # Another rank's losses, or another world's, are dropped.
     elif not place:
