@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.page import RECORDS
+from ..core.records import RECORDS
 from ..core.statistics import Estimate, difference, estimate
 from .records import RunFolder
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.page import RECORDS
 from ..core.page import table as markdown
+from ..core.records import RECORDS
 from ..core.statistics import estimate
 from .methods import LABELS, OURS, PLAIN, START_FREE
 from .study import Runs, start_label, start_point, sweep_lr, sweep_point
