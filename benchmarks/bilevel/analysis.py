@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..bilevel_speed.analysis import table as speed_table
-from ..core.page import RECORDS, record
+from ..core.records import RECORDS, record
 from ..core.statistics import Estimate, estimate
 from . import crossover
 from .findings import (

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ..core.page import DOCS, RECORDS
+from ..core.page import DOCS
 from ..core.plotting import figure, logarithmic, plain
+from ..core.records import RECORDS
 from .findings import Runs, by_start, comparison, each
 from .formats import power
 from .methods import CERTIFIED, DERIVATIVE_FREE, METHODS, OURS

@@ -28,8 +28,9 @@ from hdet.bilevel import maid
 from hdet.bilevel.oracle import Oracle
 
 from ..bilevel.tasks import TASKS, Task
+from ..core.records import write_record
 from ..core.report import print_table
-from ..core.timing import ratios, write_record
+from ..core.timing import ratios
 from .analysis import table
 from .numpy_maid import Maid, Outcome
 from .problems import levels_of

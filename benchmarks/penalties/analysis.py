@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from ..core.page import record
+from ..core.records import record
 from ..core.statistics import MISS, Estimate, difference, estimate
 
 BASELINE = "`LogisticRegressionCV`"

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from hdet.bilevel import Problem, RegularizedLogisticRegression, hypergradient
 
+from ..core.records import write_record
 from ..core.report import print_table
-from ..core.timing import write_record
 from .analysis import BASELINE, layer_table, logistic_tables
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
 from benchmarks.bilevel import command
 from benchmarks.bilevel.study import Folder, Plan
+from benchmarks.commands import app
 from benchmarks.core import units as unit_runs
-from benchmarks.core.failures import FolderError
-from hdet.errors import MissingDataError
+from benchmarks.core.failures import FolderError, MissingDataError
 from tests.benchmarks.bilevel.made_up import METHODS, folder_of, of_unit
 
 TINY = ["--experiments", "prototype", "--seeds", "1", "--scale", "0.02"]

@@ -13,8 +13,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
 from benchmarks.bilevel.methods import PROTOTYPES
 from benchmarks.bilevel.tasks import TASKS, Task, crops
+from benchmarks.core.failures import MissingDataError
 from hdet.bilevel import Status, hypergradient
-from hdet.errors import MissingDataError
 from hdet.seeding import generator
 
 
