@@ -1,10 +1,7 @@
-"""Learned penalties beside a grid search: tables by hand, data, and the page."""
+"""Learned penalties beside a grid search: tables by hand, the refit, and the page."""
 
-import math
 from typing import Any
 
-import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -32,22 +29,6 @@ def test_a_layer_s_table_by_hand() -> None:
     found = layer_table([{"as trained": {"judged": (0.4, 0.5)}, **seed}] * 2)
     assert list(found.iloc[0]) == ["as trained", *["0.400, 50.0 %"] * 2, "0.400 ± 0.000", ""]
     assert found["refitted to all"].iloc[2] == "0.100 ± 0.000"
-
-
-def test_data_are_standardised_and_their_own_split_by_split() -> None:
-    for name, (fitted, tested) in {"breast cancer": (398, 171), "noise": (300, 2000)}.items():
-        fit, test, fit_y, test_y = study.data(name, 0)
-        assert (len(fit), len(test)) == (len(fit_y), len(test_y)) == (fitted, tested)
-        assert np.allclose(fit.mean(0), 0)
-        assert np.allclose(fit.std(0), 1)
-        assert not np.array_equal(fit, study.data(name, 1)[0])
-
-
-def test_every_method_fits_within_a_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "METHODS", dict(list(study.METHODS.items())[-1:]))
-    rows = study.logistic("breast cancer", 1)["rows"]
-    assert list(rows) == [BASELINE, '`"weight"`, no prior, one split']
-    assert all(0 < row["loss"][0] < math.log(2) for row in rows.values())
 
 
 def test_the_refitted_layer_is_that_of_half_the_decay() -> None:
