@@ -5,12 +5,16 @@ from typing import Annotated
 import typer
 
 from .bilevel.command import bilevel
-from .bilevel_speed.command import bilevel_speed
+from .bilevel_speed.study import command as bilevel_speed
 from .compare.command import compare
 from .core.page import PAGES, write
+from .cost.study import command as cost
 from .federated.command import federated
-from .penalties.command import penalties
+from .penalties.study import command as penalties
+from .remedies.study import command as remedies
 from .robustness.command import robustness
+from .scale.study import command as scale
+from .soak.study import command as soak
 
 app = typer.Typer(
     help="The studies behind every figure that the documentation gives.",
@@ -18,8 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for study in (compare, robustness, federated, bilevel, bilevel_speed, penalties):
+for study in (compare, robustness, federated, bilevel):
     app.command()(study)
+for name, study in {
+    "bilevel-speed": bilevel_speed,
+    "cost": cost,
+    "penalties": penalties,
+    "remedies": remedies,
+    "scale": scale,
+    "soak": soak,
+}.items():
+    app.command(name)(study)
 
 
 @app.command()

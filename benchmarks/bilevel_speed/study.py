@@ -17,11 +17,12 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy
 import torch
+import typer
 from threadpoolctl import threadpool_limits
 
 from hdet.bilevel import maid
@@ -148,8 +149,17 @@ def measure(name: str, rounds: int, budget: int) -> dict[str, Any]:
     }
 
 
-def measure_all(rounds: int, budget: int) -> None:
-    """Measure everything, write the record and print its table."""
+def command(
+    # Fewer rounds would say nothing of their spread.
+    rounds: Annotated[int, typer.Option(min=5, max=1000, help="Alternating rounds.")] = 7,
+    budget: Annotated[
+        int, typer.Option(min=100, max=10**6, help="Cost of a run, which sets its steps.")
+    ] = 1000,
+) -> None:
+    """Time an outer step of MAID, beside the same algorithm in plain NumPy and SciPy.
+
+    Minutes on one core; writes benchmarks/records/bilevel_speed.json.
+    """
     torch.set_num_threads(1)
     with threadpool_limits(1):
         problems = {name: measure(name, rounds, budget) for name in TASKS}
@@ -163,6 +173,6 @@ def measure_all(rounds: int, budget: int) -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "problems": problems,
     }
-    command = f"python -m benchmarks bilevel-speed --rounds {rounds} --budget {budget}"
-    write_record("bilevel_speed", command, content)
+    again = f"python -m benchmarks bilevel-speed --rounds {rounds} --budget {budget}"
+    write_record("bilevel_speed", again, content)
     print_table(table(problems))
