@@ -3,7 +3,7 @@
 Logistic regression on splits of digits, breast cancer and noise with few features that matter:
 test loss, accuracy and CPU seconds of `RegularizedLogisticRegression` and scikit-learn's
 `LogisticRegressionCV`. Then examples/head_decay.py, and its layers refitted to all images,
-those that judged included, which is what the judged decays have to beat.
+the validation images included, which is what the learned decays have to beat.
 """
 
 import math
