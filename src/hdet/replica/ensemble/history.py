@@ -61,7 +61,7 @@ class History:
             "masked_total": list(self.masked_total),
             "interval": {
                 "shape": list(self._replicas.shape),
-                "coordinates": [] if shared else list(self._replicas.place),
+                "coordinates": [] if shared else list(self._replicas.coordinate),
                 "sums": sums,
             },
         }
@@ -79,7 +79,7 @@ class History:
         if whose and not (len(whose) == len(shape) and all(map(int.__lt__, whose, shape))):
             interval.refuse(key, whose, f"must lie within {shape}")
         sums = _nested(interval, "sums", [] if whose else shape)
-        here = list(self._replicas.place)
+        here = list(self._replicas.coordinate)
         if shape != list(self._replicas.shape) or whose not in ([], here):
             sums = None  # Another rank's losses, or another world's, are dropped.
         elif not whose:
