@@ -57,7 +57,7 @@ def log_values(exploration, index=0):
 
 def decide(exploration, training, probes, share=1.0):
     """Decide on a sync at which nobody is broken."""
-    gathered = Gathered(losses=training, probes=probes, given=True, broken=[], masked=[])
+    gathered = Gathered(losses=training, probes=probes)
     return exploration.decide(gathered, [share] * len(exploration.dimensions))
 
 
@@ -378,7 +378,7 @@ def test_in_the_search_two_rates_are_one_column():
 def test_where_no_replica_is_left_all_go_back_to_the_averaged_weights():
     exploration = explore(["lr"])
     nothing = [math.nan] * 4
-    gathered = Gathered(nothing, nothing, given=True, broken=[0, 1, 2, 3], masked=[0, 1, 2, 3])
+    gathered = Gathered(nothing, nothing, broken=[0, 1, 2, 3])
     decision = exploration.decide(gathered, [1.0, 1.0])
     assert decision.rollback
     assert decision.note.startswith("no replica's weights, buffers and optimizer state are")
@@ -436,7 +436,7 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
         (
             "coordinates.lr/0",
             math.nan,
-            "coordinates.lr/0` = nan, which must be a finite number",
+            "lr/0` = nan, which must be a finite number",
         ),
         ("coordinates.lr/1", 7.0, r"must stand within its bounds, \[0.5, 2.0\]"),
         ("rates.searching", 1, "must be True or False"),
