@@ -10,7 +10,7 @@ approximate gradient", ICML 2016, and the constants of fabianp/hoag for the seco
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import require_choice
@@ -33,8 +33,9 @@ SCHEDULES = {
     "cubic": lambda k: 1 / k**3,
 }
 _C, _FALL, _RISE, _REFUSED = 0.25, 0.95, 2.0, 1.2
-# eps_0 that nobody gave, as a part of |x| at theta0: what HOAG's author takes.
-_FIRST_ACCURACY = 1e-3
+# eps_0 if the user gave none, as a part of |x| at theta0. 1e-3 is what HOAG's author takes; a
+# fixed accuracy has to serve the last step as well.
+_HOAG_ACCURACY, _FIXED_ACCURACY = 1e-3, 1e-5
 
 
 def fixed_accuracy(
@@ -81,8 +82,13 @@ def fixed_accuracy(
     Raises:
         ValueError: as `maid`.
     """
-    call = "fixed_accuracy"
-    method = Maid(rules_of(call, rules), max_steps, tolerance, fixed_accuracy=True)
+    call, rules = "fixed_accuracy", rules_of("fixed_accuracy", rules)
+    method = Maid(
+        rules=replace(rules, tighten=1.0, relax=1.0, share=None, refinements=0),
+        max_steps=max_steps,
+        tolerance=tolerance,
+        first_accuracy=_FIXED_ACCURACY,
+    )
     f = Evaluator(call, problem, theta0, x0, solver, max_iterations, budget)
     return minimise(f, method, theta0, x0, (accuracy, residual, step), callback, state)
 
@@ -132,39 +138,36 @@ def hoag(
         ValueError: as `maid`, or if there is no such schedule.
     """
     require_choice("hoag", "schedule", schedule, list(SCHEDULES), "the default is exponential")
-    method = Hoag(schedule, max_steps, tolerance, relative=accuracy is None)
+    method = Hoag(
+        schedule=schedule,
+        relative=accuracy is None,
+        max_steps=max_steps,
+        tolerance=tolerance,
+        first_accuracy=_HOAG_ACCURACY,
+    )
     f = Evaluator("hoag", problem, theta0, x0, solver, max_iterations, budget)
     return minimise(f, method, theta0, x0, (accuracy, residual, step), callback, state)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Hoag(Method):
-    """HOAG with a schedule of accuracies.
+    """HOAG; `relative` if the first accuracy was not given, but found as a part of |x|."""
 
-    Args:
-        schedule: one of `SCHEDULES`.
-        max_steps: the largest number of outer steps.
-        tolerance: on |z|.
-        relative: whether the first accuracy was found as a part of |x|.
-    """
-
-    def __init__(
-        self, schedule: str, max_steps: int, tolerance: float, *, relative: bool
-    ) -> None:
-        super().__init__(max_steps, tolerance, first_accuracy=_FIRST_ACCURACY)
-        self._part_at, self._relative = SCHEDULES[schedule], relative
+    schedule: str
+    relative: bool
 
     def step(self, f: Evaluator, state: State) -> State:
         """Take z at eps_k, move, and judge the move at eps_{k+1}."""
-        found, state = self.hypergradient(f, state)
+        found, state = f.hypergradient(state, certify=False)
         if self.at_rest(found):
             return replace(state, status=Status.GRADIENT_TOLERANCE)
         if found.ending is not Ending.MET:
             return replace(state, status=SHORT[found.ending])
         number, norm, before = state.step + 1, found.norm, found.mean
         step_size = state.step_size or len(state.theta) ** 0.5 / norm
-        accuracy, residual = state.accuracy, f.residual(state.accuracy, state.residual)
-        part = self._part_at(number)
-        state = state.with_accuracy_times(self._part_at(number + 1) / part)
+        accuracy, residual = state.accuracy, f.residual(state)
+        part_at = SCHEDULES[self.schedule]
+        state = state.with_accuracy_times(part_at(number + 1) / part_at(number))
         bound = upper_bound(
             found.value, found.upper_grad_norm, found.accuracy, f.constants.smoothness
         )
@@ -177,9 +180,9 @@ class Hoag(Method):
             pass
         # The errors that eps may cause: in g on either side of the step, and in z.
         error, wrong = state.accuracy, accuracy
-        if self._relative:
+        if self.relative:
             error *= float(found.upper_grad_norm.mean())
-            wrong = _FIRST_ACCURACY * part * norm
+            wrong = _HOAG_ACCURACY * part_at(number) * norm
         moved = step_size * norm
         allowed = before + _C * error + wrong * (_C + 1) * moved - square(moved) / step_size
         # Negated, so that NaN is refused.
@@ -200,8 +203,6 @@ class Hoag(Method):
             step_size=step_size,
             norm=norm,
             error_bound=found.omega,
-            trials=1,
-            refinements=0,
             cost=f.oracle.counts.cost,
         )
         return replace(state, history=(*state.history, step))

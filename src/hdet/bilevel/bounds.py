@@ -26,14 +26,7 @@ _MARGIN, _ROUNDS = 1.02, 20
 def upper_bound(
     value: Tensor, upper_grad_norm: Tensor, accuracy: Tensor, smoothness: float
 ) -> float:
-    """Return U, the mean over samples.
-
-    Args:
-        value: g, [m].
-        upper_grad_norm: |grad g|, [m].
-        accuracy: eps, [m].
-        smoothness: L_g.
-    """
+    """Return U, the mean over samples, from g, |grad g| and eps, [m], and L_g."""
     bend = smoothness / 2 * accuracy.square()
     return float((value + upper_grad_norm * accuracy + bend).mean())
 
@@ -41,20 +34,13 @@ def upper_bound(
 def lower_bound(
     value: Tensor, upper_grad_norm: Tensor, accuracy: Tensor, smoothness: float, convex: bool
 ) -> float:
-    """Return Lo, the mean over samples; `convex` says whether g is, the rest as above."""
+    """Return Lo, the mean over samples, likewise; `convex` says whether g is."""
     bend = 0.0 if convex else smoothness / 2
     return float((value - upper_grad_norm * accuracy - bend * accuracy.square()).mean())
 
 
 class Constants:
-    """L_g and |J|: given by the user, or estimated at the points of a run.
-
-    Args:
-        oracle: the problem.
-
-    Attributes:
-        smoothness: L_g so far; it never falls.
-    """
+    """L_g, as `smoothness`, and |J|: given by the user, or estimated as the run goes."""
 
     def __init__(self, oracle: Oracle) -> None:
         self._oracle, self._problem = oracle, oracle.problem
@@ -62,15 +48,7 @@ class Constants:
         self._direction: Tensor | None = None
 
     def see(self, x: Tensor, theta: Tensor) -> None:
-        """Raise L_g to g's curvature at x, unless the user gave it. No lower level.
-
-        Args:
-            x: [m, n].
-            theta: the theta whose solution x is, [p].
-
-        Raises:
-            NonFiniteError: if the curvature is not finite.
-        """
+        """Raise L_g to g's curvature at theta's solution x, unless the user gave it."""
         if self._problem.upper_smoothness is not None:
             return
         product = self._oracle.upper_hessian(x)
@@ -88,15 +66,9 @@ class Constants:
         residual: Tensor,
         mu: float,
     ) -> float:
-        """Return Theorem 2.1's bound on the error of the hypergradient; if `certified`.
+        """Return Theorem 2.1's bound on the error of the hypergradient, if `certified`.
 
-        Args:
-            theta: [p].
-            x: [m, n].
-            upper_grad_norm: |grad g|, [m].
-            accuracy: eps, [m].
-            residual: delta, [m].
-            mu: the strong convexity.
+        |grad g|, eps and delta are those of each sample, [m].
         """
         problem, smooth = self._problem, self.smoothness
         inverse = problem.inverse_hessian_lipschitz or 0.0
@@ -136,15 +108,7 @@ class Constants:
         return {"smoothness": self.smoothness, "direction": direction}
 
     def load_state_dict(self, entries: Entries, theta: Tensor) -> None:
-        """Go on from `state_dict`.
-
-        Args:
-            entries: what it returned.
-            theta: a theta of the run, [p].
-
-        Raises:
-            ValueError: if an entry is damaged; nothing is changed then.
-        """
+        """Go on from `state_dict`; a damaged one changes nothing. theta is one of the run."""
         smoothness = entries.number("smoothness", low=0)
         rules = {"shape": theta.shape, "dtype": theta.dtype}
         direction = entries.optional("direction", entries.tensor, **rules)

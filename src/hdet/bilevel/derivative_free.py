@@ -245,12 +245,7 @@ class _Values:
                 value=mean,
                 bound=upper_bound(value, norms(gradient), made.accuracy, smooth),
                 accuracy=self._accuracy,
-                residual=math.nan,
-                step_size=math.nan,
-                norm=math.nan,
-                error_bound=math.nan,
                 trials=self._since,
-                refinements=0,
                 cost=f.oracle.counts.cost,
             )
             self._history.append(step)

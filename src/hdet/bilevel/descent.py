@@ -5,7 +5,7 @@ A step that the budget cuts short leaves no trace: the run is still where the st
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,27 +21,18 @@ from .resuming import State, parsed, written
 _FIRST_ACCURACY = 0.02
 
 
+@dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """An outer method; arguments as `maid`.
 
-    Args:
-        max_steps: the largest number of outer steps.
-        tolerance: on |z|, and on omega if it is tested.
-        certify: whether omega is tested.
-        first_accuracy: eps0 if the user gave none, as a part of |x| at theta0, for methods
-            that cannot mend a bad one. None: a part of the first lower-level gradient.
+    `first_accuracy` is eps0 if the user gave none, as a part of |x| at theta0, for methods that
+    cannot mend a bad one. None: a part of the first lower-level gradient.
     """
 
-    def __init__(
-        self,
-        max_steps: int,
-        tolerance: float,
-        *,
-        certify: bool = False,
-        first_accuracy: float | None = None,
-    ) -> None:
-        self.max_steps, self.tolerance, self.certify = max_steps, tolerance, certify
-        self._first_accuracy = first_accuracy
+    max_steps: int
+    tolerance: float
+    certify: bool = False
+    first_accuracy: float | None = None
 
     def init(self, f: Evaluator, state: State) -> State:
         """Return a state with an accuracy; finding one counts like all else."""
@@ -50,12 +41,12 @@ class Method(ABC):
         mu = f.oracle.mu(state.theta)
         sizes = norms(f.oracle.lower(state.x, state.theta)[1]) / mu
         first = _FIRST_ACCURACY * float(sizes.max())
-        if first and self._first_accuracy is not None:
+        if first and self.first_accuracy is not None:
             # mu may be far below h's curvature, and the gradient then says nothing about the
             # size of x; a rough solution does. The run starts from it, so nothing is lost.
             x = f.solve(state.theta, state.x, first, mu).x
             size = float(torch.maximum(norms(x), norms(x - state.x)).max())
-            return replace(state, x=x, accuracy=self._first_accuracy * size)
+            return replace(state, x=x, accuracy=self.first_accuracy * size)
         # A start that is already a solution has no scale but x's own.
         floor = torch.finfo(f.oracle.dtype).eps ** 0.5
         return replace(state, accuracy=first or floor * max(1.0, float(state.x.norm())))
@@ -67,18 +58,6 @@ class Method(ABC):
     def terminate(self, state: State) -> Status | None:
         """Return why to stop before the next step, or None."""
         return state.status or (Status.MAX_STEPS if state.step >= self.max_steps else None)
-
-    def hypergradient(self, f: Evaluator, state: State) -> tuple[Estimate, State]:
-        """Return z where the run is, and the state with its x and q for warm starts."""
-        found = f.hypergradient(
-            state.theta,
-            state.x,
-            state.accuracy,
-            state.residual,
-            certify=self.certify,
-            q=state.q,
-        )
-        return found, replace(state, x=found.x, q=found.q, value=found.mean)
 
     def at_rest(self, found: Estimate) -> bool:
         """Return whether z is within the tolerance, and certain to be if omega is tested."""
@@ -96,17 +75,7 @@ def minimise(
     callback: Callback | None,
     state: dict[str, Any] | None,
 ) -> Result:
-    """Run a method; result and errors as `maid`.
-
-    Args:
-        f: what is minimised.
-        method: by what.
-        theta0: where to start.
-        x0: where the first lower-level solve starts.
-        first: eps0, delta0 and alpha0, or None.
-        callback: called after every outer step.
-        state: of an earlier run.
-    """
+    """Run a method from eps0, delta0 and alpha0, as far as they are given; as `maid`."""
     accuracy, residual, step = first
     for name, value in (("accuracy", accuracy), ("residual", residual), ("step", step)):
         if value is not None:

@@ -20,6 +20,7 @@ from .linear import Ending, conjugate_gradients
 from .modes import plain
 from .oracle import Counts, Oracle, norms, require_finite
 from .problem import Problem
+from .resuming import State
 from .solvers import SOLVERS, Solution, Solver
 
 # As a part of |grad g|.
@@ -93,7 +94,8 @@ def hypergradient(
     f = Evaluator(call, problem, theta, x0, solver, max_iterations, argument="theta")
     oracle = f.oracle
     flat = oracle.flat_theta(theta), oracle.flat_x(x0)
-    made = f.hypergradient(*flat, accuracy, residual, certify=problem.certified)
+    state = State(*flat, math.inf, accuracy, residual, None)
+    made, _ = f.hypergradient(state, certify=problem.certified)
     met = made.ending is Ending.MET
     return Hypergradient(
         oracle.theta_tree(plain(made.z)),
@@ -110,29 +112,16 @@ def hypergradient(
 
 @dataclass(frozen=True)
 class Estimate:
-    """A hypergradient at flat points.
+    """A hypergradient at flat points, and how exact it is."""
 
-    Attributes:
-        z: [p].
-        x: [m, n].
-        q: [m, n].
-        value: g(x), [m].
-        upper_grad_norm: |grad g(x)|, [m].
-        accuracy: the one reached, [m].
-        residual: the one reached, [m].
-        ending: MET, or why a solver fell short: the lower level's, else the linear one.
-        omega: Theorem 2.1's bound; infinite where constants are missing.
-    """
-
-    z: Tensor
-    x: Tensor
-    q: Tensor
-    value: Tensor
-    upper_grad_norm: Tensor
-    accuracy: Tensor
-    residual: Tensor
-    ending: Ending
-    omega: float
+    z: Tensor  # [p]
+    x: Tensor  # [m, n]
+    value: Tensor  # g(x), [m]
+    upper_grad_norm: Tensor  # |grad g(x)|, [m]
+    accuracy: Tensor  # as reached, [m]
+    residual: Tensor  # as reached, [m]
+    ending: Ending  # MET, or why the lower level's solver fell short, else the linear one
+    omega: float  # Theorem 2.1's bound; infinite where constants are missing
 
     @property
     def norm(self) -> float:
@@ -148,23 +137,8 @@ class Estimate:
 class Evaluator:
     """f at flat points, as exactly as is asked for: lower-level solves and hypergradients.
 
-    Args:
-        call: the public name that was called, for errors.
-        problem: the two levels.
-        theta: a pytree with the structure of those to come.
-        x: likewise.
-        solver: of the lower level, or its name.
-        max_iterations: of the solver.
-        budget: the largest cost.
-        argument: the name of theta in `call`.
-
-    Attributes:
-        call: the public name that was called.
-        oracle: the problem, counted.
-        constants: L_g and |J|.
-
-    Raises:
-        ValueError: if an argument is out of range.
+    theta and x are pytrees with the structure of those to come. `call` is the public function
+    whose arguments these are, and `argument` what theta is called there.
     """
 
     def __init__(
@@ -194,14 +168,7 @@ class Evaluator:
     def solve(
         self, theta: Tensor, x: Tensor, accuracy: float, mu: float | None = None
     ) -> Solution:
-        """Return the lower level's solution at theta.
-
-        Args:
-            theta: [p].
-            x: where the solver starts, [m, n].
-            accuracy: eps.
-            mu: at theta, if it is at hand.
-        """
+        """Return the lower level's solution at theta, solved from x to the accuracy."""
         mu = self.oracle.mu(theta) if mu is None else mu
         return self._solver(self.oracle, theta, x, accuracy, mu, self._limit)
 
@@ -214,40 +181,21 @@ class Evaluator:
         self.constants.see(solution.x, theta)
         return solution, value, gradient
 
-    def residual(self, accuracy: float, given: float | None) -> float:
+    def residual(self, state: State) -> float:
         """Return delta: the user's, or L_g eps."""
-        return self.constants.smoothness * accuracy if given is None else given
+        given = state.residual
+        return self.constants.smoothness * state.accuracy if given is None else given
 
-    def hypergradient(
-        self,
-        theta: Tensor,
-        x: Tensor,
-        accuracy: float,
-        residual: float | None,
-        *,
-        certify: bool,
-        q: Tensor | None = None,
-    ) -> Estimate:
-        """Return the hypergradient at theta.
-
-        Args:
-            theta: [p].
-            x: where the solver starts, [m, n].
-            accuracy: eps.
-            residual: delta, or None.
-            certify: whether to compute omega.
-            q: where conjugate gradients start.
-        """
-        oracle, mu = self.oracle, self.oracle.mu(theta)
-        solution, value, gradient = self.evaluate(theta, x, accuracy, mu)
+    def hypergradient(self, state: State, *, certify: bool) -> tuple[Estimate, State]:
+        """Return z, with omega if `certify`, and the state with its x and q for warm starts."""
+        oracle, theta, mu = self.oracle, state.theta, self.oracle.mu(state.theta)
+        solution, value, gradient = self.evaluate(theta, state.x, state.accuracy, mu)
         upper_grad_norm = norms(gradient)
         # A residual as large as grad g would accept q = 0, and any start as a minimum.
-        delta = torch.clamp(
-            _LARGEST_RESIDUAL * upper_grad_norm, max=self.residual(accuracy, residual)
-        )
+        delta = torch.clamp(_LARGEST_RESIDUAL * upper_grad_norm, max=self.residual(state))
         product = oracle.hessian(solution.x, theta)
-        linear = conjugate_gradients(product, gradient, delta, mu=mu, start=q)
-        z = -oracle.jacobian_transposed(solution.x, theta, linear.solution) / len(x)
+        linear = conjugate_gradients(product, gradient, delta, mu=mu, start=state.q)
+        z = -oracle.jacobian_transposed(solution.x, theta, linear.solution) / len(gradient)
         remedy = "its gradient in x must be differentiable there in theta, and in x again"
         require_finite("a second derivative of `Problem(lower=...)`", theta, remedy, z)
         omega = math.inf
@@ -255,10 +203,9 @@ class Evaluator:
             omega = self.constants.omega(
                 theta, solution.x, upper_grad_norm, solution.accuracy, linear.residual, mu
             )
-        return Estimate(
+        found = Estimate(
             z,
             solution.x,
-            linear.solution,
             value,
             upper_grad_norm,
             solution.accuracy,
@@ -266,3 +213,4 @@ class Evaluator:
             linear.ending if solution.met else solution.ending,
             omega,
         )
+        return found, replace(state, x=found.x, q=linear.solution, value=found.mean)

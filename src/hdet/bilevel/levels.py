@@ -17,18 +17,11 @@ from ..errors import where
 def evaluate(
     name: str, level: Callable[..., Any], trees: Sequence[Any], rows: int, like: Tensor
 ) -> Tensor:
-    """Return the values of a level, [m].
-
-    Args:
-        name: "upper" or "lower".
-        level: the callable.
-        trees: its arguments.
-        rows: m, the number of values it must return.
-        like: a tensor of x's type.
+    """Return the values of the level `name`, "upper" or "lower", of some trees, [rows].
 
     Raises:
-        ValueError: if it returns something else, or computes with a tensor that torch cannot
-            differentiate with.
+        ValueError: if it does not return as many in the type of `like`, or computes with a
+            tensor that torch cannot differentiate with.
     """
     try:
         made = level(*trees)
@@ -55,12 +48,7 @@ def evaluate(
 
 
 def reached(of: Tensor, leaves: Sequence[Tensor]) -> list[bool]:
-    """Return for each leaf whether the graph of `of` leads to it.
-
-    Args:
-        of: what was computed.
-        leaves: tensors that were computed from others that require a gradient.
-    """
+    """Return for each leaf, itself computed from others, whether the graph leads to it."""
     # The nodes are kept: Python's object for a node is only unique while it is held.
     edges, todo = {(of.grad_fn, of.output_nr)}, [of.grad_fn]
     while todo:

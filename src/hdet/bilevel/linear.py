@@ -34,17 +34,10 @@ class CurvatureError(ValueError):
 
 @dataclass(frozen=True)
 class LinearSolution:
-    """What conjugate gradients return.
+    """What conjugate gradients return: q, and the |H q - b| that was reached."""
 
-    Attributes:
-        solution: q, [m, n].
-        residual: |H q - b| of each sample, [m].
-        ending: why they stopped.
-        iterations: how many there were.
-    """
-
-    solution: Tensor
-    residual: Tensor
+    solution: Tensor  # [m, n]
+    residual: Tensor  # [m]
     ending: Ending
     iterations: int
 
@@ -171,11 +164,8 @@ def largest_singular_value(
 ) -> float:
     """Return |A| by power iteration on A^T A, from below; stops once it grows by under 1 %.
 
-    Args:
-        product: v -> A v.
-        transposed: u -> A^T u.
-        start: the first v; not zero.
-        rounds: the largest number of iterations, each of one product of either kind.
+    `product` is v -> A v and `transposed` u -> A^T u; `start` is not zero. Each of at most
+    `rounds` iterations takes one product of either kind.
     """
     v, value = start / torch.linalg.vector_norm(start), 0.0
     for _ in range(rounds):
@@ -195,11 +185,7 @@ def largest_singular_value(
 def largest_curvatures(product: Product, start: Tensor, rounds: int, growth: float) -> Tensor:
     """Return |H| of each sample by power iteration, from below, [m].
 
-    Args:
-        product: v -> H v for [m, n], H of each sample symmetric.
-        start: the first v, [m, n].
-        rounds: the largest number of iterations.
-        growth: stops once no value grows by more than this factor.
+    Stops after `rounds`, or once no value grows by more than the factor `growth`.
     """
     v, value = start, torch.zeros_like(norms(start))
     for _ in range(rounds):

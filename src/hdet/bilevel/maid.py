@@ -46,8 +46,6 @@ from .solvers import Solver
 # The largest factor by which eps, or a step size where f does not curve upwards, changes at
 # once; the first move of theta, and the largest, as parts of max(|theta|, 1).
 _JUMP, _FIRST_MOVE, _LARGEST_MOVE = 10.0, 0.01, 0.3
-# eps of a fixed accuracy that nobody gave, as a part of |x|; it has to serve the last step too.
-_FIXED_ACCURACY = 1e-5
 
 
 def maid(
@@ -107,7 +105,8 @@ def maid(
     remedy = "give upper_smoothness, inverse_hessian_lipschitz and jacobian_lipschitz"
     require(good, "maid", "certify", certify, rule, remedy)
     certify = problem.certified if certify is None else certify
-    method = Maid(rules_of("maid", rules), max_steps, tolerance, certify=certify)
+    rules = rules_of("maid", rules)
+    method = Maid(rules=rules, max_steps=max_steps, tolerance=tolerance, certify=certify)
     f = Evaluator("maid", problem, theta0, x0, solver, max_iterations, budget)
     return minimise(f, method, theta0, x0, (accuracy, residual, step), callback, state)
 
@@ -127,58 +126,31 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Search:
-    """How a line search ended.
-
-    Attributes:
-        trials: how many there were.
-        accepted: the one that was accepted, if any.
-        needed: the eps that the last trial needed, if its bounds were too far apart.
-        error: of the last trial, if a level was not finite at any.
-    """
+    """How a line search ended."""
 
     trials: int
     accepted: _Trial | None = None
-    needed: float = math.inf
-    error: NonFiniteError | None = None
+    needed: float = math.inf  # the eps for the last trial, if its bounds were too far apart
+    error: NonFiniteError | None = None  # of the last trial, if no trial was finite
 
 
+@dataclass(frozen=True, kw_only=True)
 class Maid(Method):
-    """Algorithms 3.1 and 3.2.
+    """Algorithms 3.1 and 3.2 with these rules."""
 
-    Args:
-        rules: the constants.
-        max_steps: the largest number of outer steps.
-        tolerance: on |z|, and on omega if it is tested.
-        certify: whether omega is tested.
-        fixed_accuracy: whether eps and delta never change; a failed search ends the run.
-    """
-
-    def __init__(
-        self,
-        rules: Rules,
-        max_steps: int,
-        tolerance: float,
-        *,
-        certify: bool = False,
-        fixed_accuracy: bool = False,
-    ) -> None:
-        first = _FIXED_ACCURACY if fixed_accuracy else None
-        super().__init__(max_steps, tolerance, certify=certify, first_accuracy=first)
-        if fixed_accuracy:
-            rules = replace(rules, tighten=1.0, relax=1.0, share=None, refinements=0)
-        self._rules = rules
+    rules: Rules
 
     def step(self, f: Evaluator, state: State) -> State:
         """Algorithm 3.1, one pass of its outer loop."""
-        rules, trials, tried, refined = self._rules, self._rules.trials, 0, 0
+        rules, trials, tried, refined = self.rules, self.rules.trials, 0, 0
         while True:
             # Algorithm 3.2: x to eps, q to delta, z, and the bound omega on z's error.
-            found, state = self.hypergradient(f, state)
+            found, state = f.hypergradient(state, certify=self.certify)
             if self.at_rest(found):
                 return replace(state, status=Status.GRADIENT_TOLERANCE)
             search = _Search(0)
             if not self.certify or found.omega <= (1 - rules.eta) * found.norm:
-                # -z certainly points down, or that is not tested: search along it.
+                # -z certainly points down, unless that is not tested: search along it.
                 if state.step_size is None:
                     move = _FIRST_MOVE * _size(state.theta)
                     state = replace(state, step_size=move / found.norm)
@@ -197,8 +169,8 @@ class Maid(Method):
             state, refined = state.with_accuracy_times(factor), refined + 1
 
     def _line_search(self, f: Evaluator, state: State, found: Estimate, trials: int) -> _Search:
-        """Algorithm 3.1's inner loop: the largest step size that certainly goes down."""
-        rules, convex = self._rules, f.oracle.problem.upper_convex
+        """Algorithm 3.1's inner loop: the first step size that certainly decreases f."""
+        rules, convex = self.rules, f.oracle.problem.upper_convex
         step_size = self._first_trial(state, found)
         error, finite = None, False
         for made in range(1, trials + 1):
@@ -235,7 +207,7 @@ class Maid(Method):
         """Return the first step size of a search: alpha_k, or Barzilai and Borwein's."""
         assert state.step_size is not None
         last_theta, last_z, longer = state.last_theta, state.last_z, _JUMP * state.step_size
-        if not self._rules.barzilai_borwein or last_theta is None or last_z is None:
+        if not self.rules.barzilai_borwein or last_theta is None or last_z is None:
             return state.step_size
         s, y = state.theta - last_theta, found.z - last_z
         curvature = float(s @ y)
@@ -258,13 +230,13 @@ class Maid(Method):
         refined: int,
     ) -> State:
         """Algorithm 3.1, lines 12 to 14: move, relax the accuracies, let the step grow."""
-        rules, norm = self._rules, found.norm
+        rules, norm = self.rules, found.norm
         step = Step(
             step=state.step + 1,
             value=trial.value,
             bound=trial.upper,
             accuracy=state.accuracy,
-            residual=f.residual(state.accuracy, state.residual),
+            residual=f.residual(state),
             step_size=trial.step_size,
             norm=norm,
             error_bound=found.omega,

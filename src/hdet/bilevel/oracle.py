@@ -62,7 +62,7 @@ class NonFiniteError(ValueError):
 
 
 class Oracle:
-    """Values and derivatives at flat points: x as [m, n], theta as [p].
+    """Values and derivatives at flat points, x as [m, n] and theta as [p], with their `counts`.
 
     Args:
         problem: the problem.
@@ -71,11 +71,6 @@ class Oracle:
         call: the public name that was called, for errors.
         budget: the largest cost; None is unlimited.
         argument: the name of theta there.
-
-    Attributes:
-        problem: the problem.
-        counts: the number of evaluations so far.
-        dtype: the type of x.
 
     Raises:
         ValueError: if theta or x is not a pytree of finite tensors of one floating-point type.
@@ -160,16 +155,7 @@ class Oracle:
             return _derivative(_derivative(at.gradient, at.theta, u, create_graph=True), u, v)
 
     def upper(self, x: Tensor, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return g, [m], and its gradient, [m, n].
-
-        Args:
-            x: where.
-            theta: the theta whose solution x is. None if x is no solution: g need not be
-                finite there.
-
-        Raises:
-            NonFiniteError: if either is not finite at a solution.
-        """
+        """Return g, [m], and its gradient, [m, n]; if x is theta's solution, both finite."""
         self.counts.upper_gradients += 1
         with gradients():
             at, values = self._upper_values(x)

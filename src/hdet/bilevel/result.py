@@ -1,5 +1,6 @@
 """What a bilevel method returns: where it arrived, how, at what cost, and why it stopped."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -44,9 +45,9 @@ _REMEDIES = {
 SHORT = {Ending.FLOOR: Status.ACCURACY_FLOOR, Ending.ITERATIONS: Status.LOWER_LEVEL}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
-    """An outer step that was made.
+    """An outer step that was made; NaN is what its method does not have.
 
     Attributes:
         step: its number, from 1.
@@ -66,12 +67,12 @@ class Step:
     value: float
     bound: float
     accuracy: float
-    residual: float
-    step_size: float
-    norm: float
-    error_bound: float
-    trials: int
-    refinements: int
+    residual: float = math.nan
+    step_size: float = math.nan
+    norm: float = math.nan
+    error_bound: float = math.nan
+    trials: int = 1
+    refinements: int = 0
     cost: int
 
 

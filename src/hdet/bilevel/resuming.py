@@ -27,37 +27,21 @@ _LARGEST_RISE = 1e6
 
 @dataclass(frozen=True)
 class State:
-    """Where a run is: all that its next step depends on, except for estimated constants.
+    """Where a run is: all that its next step depends on, except for estimated constants."""
 
-    Attributes:
-        theta: [p].
-        x: the inexact solution there, [m, n].
-        value: g(x), the mean over samples; infinite where it is not known.
-        accuracy: eps; 0 until the method chooses one, if the user gave none.
-        residual: delta, or None.
-        step_size: alpha, or None before the first step.
-        q: the last solution of the linear system, [m, n].
-        last_theta: theta before the last step.
-        last_z: the hypergradient there.
-        recent: lower bounds on f at the last points.
-        failed: the number of searches that ended without a step.
-        history: the steps that were made.
-        status: why the method stops here, or None.
-    """
-
-    theta: Tensor
-    x: Tensor
-    value: float
-    accuracy: float
-    residual: float | None
-    step_size: float | None
-    q: Tensor | None = None
-    last_theta: Tensor | None = None
-    last_z: Tensor | None = None
-    recent: tuple[float, ...] = ()
-    failed: int = 0
+    theta: Tensor  # [p]
+    x: Tensor  # the inexact solution there, [m, n]
+    value: float  # g(x), the mean over samples; infinite where it is not known
+    accuracy: float  # eps; 0 until the method chooses one, if the user gave none
+    residual: float | None  # delta; None follows eps
+    step_size: float | None  # alpha; None before the first step
+    q: Tensor | None = None  # the last solution of the linear system, [m, n]
+    last_theta: Tensor | None = None  # before the last step
+    last_z: Tensor | None = None  # the hypergradient there
+    recent: tuple[float, ...] = ()  # lower bounds on f at the last points
+    failed: int = 0  # searches that ended without a step
     history: tuple[Step, ...] = ()
-    status: Status | None = None
+    status: Status | None = None  # why the method stops here
 
     @property
     def step(self) -> int:
@@ -90,13 +74,7 @@ def written(state: State, counts: Counts, constants: dict[str, object]) -> dict[
 
 
 def parsed(call: str, saved: Any, theta: Tensor, x: Tensor) -> tuple[State, Counts, Entries]:
-    """Read what `written` returned.
-
-    Args:
-        call: the public name that was called, such as `maid`.
-        saved: the `state` of a `Result` or a callback.
-        theta: a theta of the run, [p].
-        x: an x of the run, [m, n].
+    """Read what `written` returned; theta and x are like those of the run.
 
     Returns:
         The state, the counts, and the entries for `Constants.load_state_dict`.

@@ -37,28 +37,18 @@ _PIXELS = 2**18
 
 
 class Denoiser(ABC):
-    """A penalty that is learned; the public classes say which.
-
-    Args:
-        max_steps: the largest number of outer steps of `maid`.
-        budget: its largest cost: lower gradients, Hessian-vector and mixed products.
-        rules: its constants; None is `Rules()`.
-        callback: called after every outer step with its `Step` and the state behind it.
-
-    Attributes:
-        theta: what was learned, tensors by name; empty before.
-        result: of `maid`, with status, history and counts; None before `fit`, after `load`.
-    """
+    """A penalty that is learned; the public classes say which, and document the arguments."""
 
     # The smallest height and width that h takes, in pixels.
     _smallest = 1
 
     def __init__(
         self,
-        max_steps: int,
-        budget: int | None,
-        rules: Rules | None,
-        callback: Callback | None,
+        *,
+        max_steps: int = 100,
+        budget: int | None = 2000,
+        rules: Rules | None = None,
+        callback: Callback | None = None,
     ) -> None:
         self._max_steps, self._budget = max_steps, budget
         self._rules, self._callback = rules, callback

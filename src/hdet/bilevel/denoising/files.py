@@ -24,11 +24,7 @@ def write(path: Name, kind: str, theta: Theta) -> None:
 
 
 def read(path: Name, kind: str) -> Entries:
-    """Return the entries of the theta that `write` wrote, on the CPU.
-
-    Args:
-        path: of the file.
-        kind: the class that must have written it.
+    """Return the entries of the theta that a denoiser of class `kind` wrote, on the CPU.
 
     Raises:
         FileNotFoundError: if there is no such file.

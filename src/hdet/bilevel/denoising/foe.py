@@ -130,7 +130,7 @@ class FieldsOfExperts(Denoiser):
         rules: Rules | None = None,
         callback: Callback | None = None,
     ) -> None:
-        super().__init__(max_steps, budget, rules, callback)
+        super().__init__(max_steps=max_steps, budget=budget, rules=rules, callback=callback)
         self._filters, self._size, self._seed = filters, size, seed
         if filters is not None:
             require_whole("FieldsOfExperts", "filters", filters, "try 8", low=1)

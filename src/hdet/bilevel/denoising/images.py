@@ -16,14 +16,9 @@ _SMALLEST = 5
 def as_images(images: Any, call: str, argument: str, smallest: int = _SMALLEST) -> Tensor:
     """Return a tensor or an array as a tensor [..., h, w].
 
-    Args:
-        images: float32 or float64, finite.
-        call: the public name that was called, for errors.
-        argument: what `images` was called there.
-        smallest: the smallest height and width allowed, in pixels, but at least 5.
-
     Raises:
-        ValueError: if they are not images.
+        ValueError: if it is not finite, not of float32 or float64, or an image's height or
+            width is below `smallest`, or 5.
     """
     given = images if isinstance(images, Tensor) else torch.tensor(images)
     # Torch cannot differentiate with tensors that were made in inference mode.
@@ -48,25 +43,13 @@ def as_pairs(clean: Any, noisy: Any, call: str, smallest: int) -> tuple[Tensor, 
     clean = as_images(clean, call, "clean", smallest)
     noisy = as_images(noisy, call, "noisy", smallest)
     for what in ("shape", "dtype", "device"):
-        of_noisy, of_clean = getattr(noisy, what), getattr(clean, what)
-        rule = f"must be that of clean, {of_clean}"
-        require(
-            of_noisy == of_clean,
-            call,
-            f"noisy.{what}",
-            of_noisy,
-            rule,
-            "give one noisy image for each clean one, alike in shape, type and device",
-        )
-    rule = "must differ from clean"
-    require(
-        not torch.equal(clean, noisy),
-        call,
-        "noisy",
-        "clean",
-        rule,
-        "add the noise that is to be removed: clean + 0.1 * torch.randn_like(clean)",
-    )
+        value, expected = getattr(noisy, what), getattr(clean, what)
+        rule = f"must be that of clean, {expected}"
+        remedy = "give one noisy image for each clean one, alike in shape, type and device"
+        require(value == expected, call, f"noisy.{what}", value, rule, remedy)
+    differs, rule = not torch.equal(clean, noisy), "must differ from clean"
+    remedy = "add the noise that is to be removed: clean + 0.1 * torch.randn_like(clean)"
+    require(differs, call, "noisy", "clean", rule, remedy)
     return clean.reshape(-1, *clean.shape[-2:]), noisy.reshape(-1, *noisy.shape[-2:])
 
 

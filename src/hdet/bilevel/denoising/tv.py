@@ -19,8 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...state import Entries
-from ..result import Callback
-from ..rules import Rules
 from .denoiser import Denoiser
 from .terms import Theta, fidelity, smoothed_length
 
@@ -58,16 +56,6 @@ class TVDenoiser(Denoiser):
         theta: what was learned: "weight" and "smoothing", logarithms; empty before.
         result: of `maid`, with status, history and counts; None before `fit`, after `load`.
     """
-
-    def __init__(
-        self,
-        *,
-        max_steps: int = 100,
-        budget: int | None = 2000,
-        rules: Rules | None = None,
-        callback: Callback | None = None,
-    ) -> None:
-        super().__init__(max_steps, budget, rules, callback)
 
     def _lower(self, u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
         return smoothed_tv(u, noisy, theta)

@@ -33,12 +33,9 @@ _NEWTON_STEPS = 100
 
 
 class CrossEntropy:
-    """Examples and their loss.
+    """Examples x, [n, p], their classes y from 0, [n], and their loss.
 
-    Args:
-        x: [n, p], floating point.
-        y: classes from 0, [n], int64.
-        columns: of W: 1 for two classes, by the logistic function; else their number.
+    W has one column for two classes, by the logistic function; else one for each.
     """
 
     def __init__(self, x: Tensor, y: Tensor, columns: int) -> None:
@@ -50,9 +47,8 @@ class CrossEntropy:
     def loss(self, weights: Tensor, part: Tensor) -> Tensor:
         """Return the mean cross entropy over parts of the examples, [m].
 
-        Args:
-            weights: of each part, the bias last, [m, p + 1, columns].
-            part: ones where an example counts, else zeros, [m, n].
+        `weights` are those of each part, the bias last, [m, p + 1, columns]; `part` has ones
+        where an example counts, else zeros, [m, n].
         """
         scores = torch.einsum("np,mpk->mnk", self.x, weights)
         # Apart from the linear term, so that second derivatives pass through one term only.
@@ -68,11 +64,7 @@ class CrossEntropy:
     ) -> tuple[float, Tensor, Tensor]:
         """Return the ridge, theta_0 and the folds' weights to start from.
 
-        Args:
-            held_out: ones where an example is held out, [m, n].
-            kind: "weight", "feature", "class" or "one".
-            ridge: the user's; None is half of the best single penalty.
-            start: the user's theta; None makes up for the rest of the best single penalty.
+        A ridge of None is half of the best single penalty; a start of None the rest of it.
         """
         single, weights = self._single(1 - held_out, held_out)
         ridge = _RIDGE * single if ridge is None else ridge
@@ -86,15 +78,7 @@ class CrossEntropy:
     def problem(
         self, start: Tensor, ridge: float, width: float, train: Tensor, held_out: Tensor
     ) -> Problem:
-        """Return the problem whose x is [weights, shift].
-
-        Args:
-            start: theta_0, which broadcasts against [p, columns].
-            ridge: gamma > 0.
-            width: of the prior, in units of theta.
-            train: ones where an example trains, [m, n].
-            held_out: ones where it is held out.
-        """
+        """Return the problem whose x is [weights, shift], with the prior around `start`."""
         prior = 1 / (len(self.x) * width**2)
 
         def upper(x: list[Tensor]) -> Tensor:
@@ -119,13 +103,7 @@ class CrossEntropy:
         )
 
     def fit(self, penalty: Tensor, ridge: float, train: Tensor) -> Solution:
-        """Return the weights that minimise h, as [m, (p + 1) columns].
-
-        Args:
-            penalty: without the ridge, broadcasts against [p, columns].
-            ridge: gamma > 0.
-            train: ones where an example trains, [m, n].
-        """
+        """Return the weights that minimise h for exp(theta) = penalty, [m, (p + 1) columns]."""
         return self._solve(penalty, ridge, train, self._zeros(len(train)), _FINE)
 
     def _single(self, train: Tensor, held_out: Tensor) -> tuple[float, Tensor]:

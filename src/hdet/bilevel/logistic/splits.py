@@ -12,11 +12,8 @@ def held_out_masks(
 ) -> Tensor:
     """Return ones where an example is held out, [folds, n]; classes as even as can be.
 
-    Args:
-        call: the public name that was called, for errors.
-        numbers: of the classes, [n].
-        validation: a number of folds from 2, or a part in (0, 1).
-        order: a permutation of the examples.
+    `numbers` are the examples' classes, [n], `order` is a permutation of them, and
+    `validation` a number of folds from 2 or a part in (0, 1).
 
     Raises:
         ValueError: if a fold would hold out no example, or all.

@@ -24,15 +24,10 @@ def line_search(
     direction: Tensor,
     active: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x, value and gradient after a step of each sample.
+    """Return x, h and its gradient after a step of each active sample.
 
-    Args:
-        lower: x -> h, [m], and gradient, [m, n].
-        x: [m, n].
-        value: h at x, [m].
-        gradient: of h at x, [m, n].
-        direction: of descent, [m, n]; the first step is the whole of it.
-        active: the samples that move, [m].
+    `lower` computes h, [m], and its gradient, [m, n]; `value` and `gradient` are those at x.
+    The first step is the whole direction.
     """
     slope = dots(gradient, direction)
     noise = 8 * torch.finfo(x.dtype).eps * value.abs()

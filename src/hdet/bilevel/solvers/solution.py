@@ -17,17 +17,10 @@ from ..oracle import Oracle, norms
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver returns.
+    """What a solver returns: x, and the accuracy that it reached."""
 
-    Attributes:
-        x: [m, n].
-        accuracy: |grad h(x)| / mu of each sample, which bounds |x - x(theta)|; [m].
-        ending: why the solver stopped.
-        iterations: how many it made.
-    """
-
-    x: Tensor
-    accuracy: Tensor
+    x: Tensor  # [m, n]
+    accuracy: Tensor  # |grad h(x)| / mu of each sample, which bounds |x - x(theta)|; [m]
     ending: Ending
     iterations: int
 
@@ -51,10 +44,6 @@ class Progress:
         tolerance: eps mu, on the norm of a sample's gradient.
         limit: the largest number of iterations.
         patience: iterations without a smaller gradient that end the solve.
-
-    Attributes:
-        iterations: how many have begun.
-        open: the samples that are not done, [m].
     """
 
     def __init__(self, tolerance: float, limit: int, patience: int) -> None:
@@ -65,7 +54,7 @@ class Progress:
         self.open = torch.tensor([])
 
     def ending(self, gradient: Tensor) -> Ending | None:
-        """Return why to stop, or None; sets `open`."""
+        """Return why to stop, or None; sets `open`, the samples that are not done, [m]."""
         sizes = norms(gradient)
         self.open = sizes > self._tolerance
         if not bool(self.open.any()):
