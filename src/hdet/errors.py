@@ -99,16 +99,18 @@ class Limits:
     high: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    finite: float = True
+    finite: float | bool = True
 
     def __contains__(self, value: object) -> bool:
+        try:
+            number = float(value) if is_number(value) else math.nan
+        except OverflowError:  # an integer that is too large for a float
+            return False
         return (
-            is_number(value)
-            and self.low <= value <= self.high
-            and (value > self.above or self.above == -math.inf)
-            and (value < self.below or self.below == math.inf)
-            # An integer may be too large for a float, and then isn't finite either.
-            and (not self.finite or abs(value) <= sys.float_info.max)
+            self.low <= number <= self.high
+            and (number > self.above or self.above == -math.inf)
+            and (number < self.below or self.below == math.inf)
+            and not (self.finite and math.isinf(number))
         )
 
     def __str__(self) -> str:
