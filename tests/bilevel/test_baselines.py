@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hdet.bilevel import Problem, Status, fixed_accuracy, hoag, hypergradient, maid
-from hdet.bilevel.rivals import SCHEDULES
+from hdet.bilevel.baselines import SCHEDULES
 
 from .problems import denoising, quadratic, start
 
@@ -87,7 +87,9 @@ def test_a_step_to_where_h_overflows_is_refused():
 
 def test_an_unknown_schedule_is_refused():
     made, (theta, x0) = quadratic(), start()
-    with pytest.raises(ValueError, match="schedule='linear'.*exponential, quadratic, cubic"):
+    with pytest.raises(
+        ValueError, match='schedule=\'linear\'.*"exponential", "quadratic" or "cubic"'
+    ):
         hoag(made.problem, theta, x0, schedule="linear")
 
 
