@@ -184,7 +184,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
     faulty: list[tuple[Any, str]] = [
         (
             (torch.tensor([1.0, math.nan, 0.0]), 0.5, 1.0),
-            r"delta='a'\)` holds entries that are",
+            r"delta='a'\)` has entries that are not",
         ),
         ((torch.tensor([1.0, 2.0]), 0.5, 1.0), r"delta=2\)` must have 3 entries, as before"),
         ((torch.ones(3), 0.0, 1.0), r"ratio=0.0\)` must lie in \(0, 1\]"),
@@ -201,7 +201,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: round_budget(0, 5), r"round_budget\(number=0\)` must be at least 1"),
+        (lambda: round_budget(0, 5), r"round_budget\(number=0\)` must be a whole number"),
         (lambda: round_budget(1, 0), r"rounds=0\)`"),
         (lambda: round_budget(1, 5, 0.0), r"average=0.0\)` must lie in \(0, 1\]"),
         (lambda: error_decay(1.2), r"theta=1.2\)`"),
@@ -212,7 +212,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
         (lambda: score_weights({"a": 1.0}, -1.0), "'floor' must be finite and at least 0"),
         (lambda: compressed_bytes(5, 4), r"kept=5\)` must lie in \[0, total=4\]"),
         (lambda: link_ceiling(-1.0, 1.0, 1.0), r"bits_per_second=-1.0\)`"),
-        (lambda: link_ceiling(1.0, 1.0, 0.0), r"model_bits=0.0\)` must be above 0"),
+        (lambda: link_ceiling(1.0, 1.0, 0.0), r"model_bits=0.0\)` must be finite and above 0"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

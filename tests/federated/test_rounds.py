@@ -108,10 +108,33 @@ def test_a_round_without_replies_changes_nothing():
     before, state = run.weights, rate.state_dict()
     outcome = run.run_round()
     assert outcome.reports == {}
+    assert (outcome.alpha, outcome.hypergradient) == (0.0, 0.0)
     assert run.weights is before
-    assert torch.equal(rate.state_dict()["previous"], state["previous"])
     run.run_round()
     assert torch.equal(clients.orders[2].previous_update, state["previous"])
+
+
+def test_both_rules_follow_one_hypergradient_and_their_states_are_the_runs():
+    def rules():
+        return {"global_rate": GlobalRate(), "local_rate": ServerLocalRate(0.5)}
+
+    first, second = rules(), rules()
+    whole = rounds(Pulling(), **first)
+    whole.run_round()
+    before = whole.weights
+    for name, rule in second.items():
+        rule.load_state_dict(first[name].state_dict())
+    resumed = Rounds(
+        before, Pulling(), range(4), 4, selector=Random(), server=FedAvg(), **second
+    )
+    rest = rounds(Pulling(), count=4, **first)
+    rest.weights = before
+    for _ in range(3):
+        one, other = resumed.run_round(), rest.run_round()
+        assert (one.alpha, one.beta) == (other.alpha, other.beta)
+        assert torch.equal(resumed.weights, rest.weights)
+    assert first["local_rate"].previous_update is None
+    assert first["global_rate"].previous_update is not None
 
 
 def test_those_who_failed_are_left_out_of_the_mean():
@@ -130,13 +153,13 @@ def test_selection_is_probed_first_and_told_afterwards():
     assert outcome.selected == [2, 3]
 
 
-def test_fedexp_is_judged_by_the_mean_of_the_last_two_iterates():
+def test_fedexp_is_evaluated_at_the_mean_of_the_last_two_iterates():
     run = rounds(Pulling(), global_rate=FedExP())
     run.run_round()
     before = run.weights
     outcome = run.run_round()
     assert outcome.alpha >= 1.0
-    assert torch.equal(run.judged, (before + run.weights) / 2)
+    assert torch.equal(run.eval_weights, (before + run.weights) / 2)
 
 
 def test_decay_of_either_rate_starts_at_its_full_value():

@@ -1,4 +1,4 @@
-"""What the server does with the mean client update: the rules people use today.
+"""Baselines for what the server does with the mean client update.
 
 Each maps the mean update Delta (new minus old, flat) to the step that is added to the
 global weights. They are the pure counterparts of Flower's strategies of the same names,
@@ -18,31 +18,23 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+from torch import Tensor
 
-from ..errors import require
-
-
-def _require_positive(call: str, argument: str, value: float) -> None:
-    fine = 0 < value < math.inf
-    require(fine, call, argument, value, "must be finite and above 0", "leave it out")
-
-
-def _require_decay(call: str, argument: str, value: float) -> None:
-    require(0 <= value < 1, call, argument, value, "must lie in [0, 1)", "0.9 is usual")
+from ..errors import require_number
 
 
 class ServerOptimizer(ABC):
     """A rule that maps the mean client update to the server's step."""
 
     @abstractmethod
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return what is added to the global weights, [n] as `delta`. Local."""
 
 
 class FedAvg(ServerOptimizer):
     """The mean update itself."""
 
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return `delta`."""
         return delta
 
@@ -53,15 +45,18 @@ class FedAvgM(ServerOptimizer):
     Args:
         eta: server learning rate.
         momentum: mu.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, eta: float = 1.0, momentum: float = 0.9) -> None:
-        _require_positive("FedAvgM", "eta", eta)
-        _require_decay("FedAvgM", "momentum", momentum)
+        require_number("FedAvgM", "eta", eta, "1.0 is usual", above=0)
+        require_number("FedAvgM", "momentum", momentum, "0.9 is usual", low=0, below=1)
         self._eta, self._momentum = eta, momentum
-        self._mean: torch.Tensor | None = None
+        self._mean: Tensor | None = None
 
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return eta times the running sum of updates."""
         # A copy: the caller may use its buffer again.
         self._mean = (
@@ -71,20 +66,20 @@ class FedAvgM(ServerOptimizer):
 
 
 class _Adaptive(ServerOptimizer):
-    """Moments of the mean update; what the three adaptive rules share."""
+    """Moments of the mean update, for the three adaptive rules."""
 
     def __init__(self, eta: float, beta_1: float, beta_2: float, tau: float) -> None:
         name = type(self).__name__
-        _require_positive(name, "eta", eta)
-        _require_positive(name, "tau", tau)
-        _require_decay(name, "beta_1", beta_1)
-        _require_decay(name, "beta_2", beta_2)
+        require_number(name, "eta", eta, "leave it out", above=0)
+        require_number(name, "tau", tau, "0.001 is usual", above=0)
+        require_number(name, "beta_1", beta_1, "0.9 is usual", low=0, below=1)
+        require_number(name, "beta_2", beta_2, "0.99 is usual", low=0, below=1)
         self._eta, self._beta_1, self._beta_2, self._tau = eta, beta_1, beta_2, tau
-        self._mean: torch.Tensor | None = None
-        self._square: torch.Tensor | None = None
+        self._mean: Tensor | None = None
+        self._square: Tensor | None = None
         self._round = 0
 
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return the adaptive step."""
         self._round += 1
         mean = torch.zeros_like(delta) if self._mean is None else self._mean
@@ -97,7 +92,7 @@ class _Adaptive(ServerOptimizer):
         return self._eta
 
     @abstractmethod
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor: ...
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor: ...
 
 
 class FedAdam(_Adaptive):
@@ -108,6 +103,9 @@ class FedAdam(_Adaptive):
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         tau: added to the root of the second moment.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -124,7 +122,7 @@ class FedAdam(_Adaptive):
         t = self._round + 1
         return self._eta * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)
 
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
         return self._beta_2 * square + (1 - self._beta_2) * new
 
 
@@ -134,12 +132,15 @@ class FedAdagrad(_Adaptive):
     Args:
         eta: server learning rate.
         tau: added to the root of the second moment.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, eta: float = 0.1, tau: float = 1e-3) -> None:
         super().__init__(eta, 0.0, 0.0, tau)
 
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
         return square + new
 
 
@@ -151,6 +152,9 @@ class FedYogi(_Adaptive):
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         tau: added to the root of the second moment.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -162,5 +166,5 @@ class FedYogi(_Adaptive):
     ) -> None:
         super().__init__(eta, beta_1, beta_2, tau)
 
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
         return square - (1 - self._beta_2) * new * torch.sign(square - new)
