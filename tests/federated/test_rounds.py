@@ -3,7 +3,7 @@
 import torch
 
 from hdet.federated import Decay, FedExP, GlobalRate, ServerLocalRate
-from hdet.federated.rounds import Reply, Rounds, equally
+from hdet.federated.rounds import Reply, Rounds
 from hdet.federated.selection import ClientReport, PowerOfChoice, Random
 from hdet.federated.server_optimizers import FedAvg, FedAvgM
 
@@ -51,7 +51,7 @@ def test_fedavg_is_the_mean_weighted_by_examples():
 
 
 def test_equal_shares_are_the_plain_mean():
-    run = rounds(Pulling(), count=4, shares=equally)
+    run = rounds(Pulling(), count=4, shares=lambda replies: [1.0] * len(replies))
     run.run_round()
     assert torch.allclose(run.weights, START + 0.5 * (torch.tensor([1.5, 1.0]) - START))
 

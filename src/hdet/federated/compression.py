@@ -87,8 +87,8 @@ def client_ratios(
         scores: S_k >= 0 of the round's clients, as in `HeteroSelectV2.scores`. If all are 0,
             all have the ratio theta.
         theta: the round's budget, in (0, 1].
-        ceilings: the largest ratio of each client's link; see `link_ceiling`. A client that is
-            missing here has none.
+        ceilings: the largest ratio that each client's link carries in time: bits per second
+            times seconds over the model's bits. A client that is missing here has none.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -101,24 +101,6 @@ def client_ratios(
         wanted = theta * score / mean if mean > _TINY else theta
         ratios[client] = min(max(min(wanted, ceilings.get(client, 1.0)), _MIN_RATIO), 1.0)
     return ratios
-
-
-def link_ceiling(bits_per_second: float, seconds: float, model_bits: float) -> float:
-    """Return the share of a model that a link carries in a given time, at most 1.
-
-    Args:
-        bits_per_second: B_k >= 0.
-        seconds: T_bud >= 0; the authors take the time in which the mean client trains and a
-            mean link carries the mean budget.
-        model_bits: R > 0, the bits of an update that is not compressed.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    require_number("link_ceiling", "bits_per_second", bits_per_second, "measure it", low=0)
-    require_number("link_ceiling", "seconds", seconds, "measure it", low=0)
-    require_number("link_ceiling", "model_bits", model_bits, "count them", above=0)
-    return min(bits_per_second * seconds / model_bits, 1.0)
 
 
 def score_weights(scores: Mapping[Any, float], floor: float = 0.0) -> dict[Any, float]:

@@ -86,13 +86,9 @@ class Hypergradient:
         return {"hypergradient": self.value, "previous": previous}
 
     def read(self, entries: Entries) -> "Hypergradient":
-        """Return the hypergradient of a state of `state_dict`; this one stays as it is.
+        """Return the hypergradient of a state in `entries`; this one stays as it is.
 
-        Args:
-            entries: the state, which may have other entries.
-
-        Raises:
-            ValueError: if it is damaged, or its update is not as long as the last one here.
+        A damaged state, or one of an update of another length, is a `ValueError`.
         """
         made = Hypergradient(self._call, self._argument)
         made.value = entries.number("hypergradient")

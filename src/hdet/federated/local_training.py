@@ -218,11 +218,7 @@ def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) ->
 
 
 def _ratios(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[float]:
-    """Return each group's rate over the first group's.
-
-    Raises:
-        ValueError: if the optimizer holds others' parameters, or has no rate to scale.
-    """
+    """Return each group's rate over the first group's; refuse another model's optimizer."""
     known = {id(p) for p in parameters}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     foreign = sum(id(p) not in known and p.requires_grad for p in held)

@@ -62,7 +62,17 @@ class _ServerRate:
         self._rate = min(max(moved, self._low), self._high)
         return self._rate
 
-    def _update(self, delta: Any) -> float:
+    def update(self, delta: Any) -> float:
+        """Return the rate moved by this round's mean client update. Local.
+
+        Args:
+            delta: flat mean of the clients' weights minus the old global weights, trainable
+                entries only: [n] tensor or array. A copy is kept for the next round.
+
+        Raises:
+            ValueError: if `delta` is not finite, or not as long as the last one; the state
+                is then as before.
+        """
         self.memory.update(delta)
         return self.follow(self.memory)
 
@@ -96,14 +106,7 @@ class _ServerRate:
         self.memory = memory
 
     def load_rate(self, entries: Entries) -> None:
-        """Load the entry `rate` of a state, for a rule that follows a shared hypergradient.
-
-        Args:
-            entries: the state, which may have other entries.
-
-        Raises:
-            ValueError: if it is not a number within the bounds; nothing is changed then.
-        """
+        """Load the entry `rate` of a state in `entries`, if it lies within the bounds."""
         rate = entries.number("rate")
         if not self._low <= rate <= self._high:
             rule = f"must lie in [{self._low:.6g}, {self._high:.6g}]"
@@ -113,7 +116,7 @@ class _ServerRate:
 
 
 class GlobalRate(_ServerRate):
-    """FedHyper-G: the server's rate alpha, moved in the round in which it is used.
+    """FedHyper-G: the server's rate alpha; `update` returns that of the same round.
 
     w^{t+1} = w^t + alpha^t Delta^t. With any server optimizer, scale that optimizer's step; the
     hypergradient always takes the raw mean update.
@@ -146,22 +149,9 @@ class GlobalRate(_ServerRate):
         """The rate of the last round."""
         return self._rate
 
-    def update(self, delta: Any) -> float:
-        """Return this round's alpha. Local.
-
-        Args:
-            delta: flat mean of the clients' weights minus the old global weights, trainable
-                entries only: [n] tensor or array. A copy is kept for the next round.
-
-        Raises:
-            ValueError: if `delta` is not finite, or not as long as the last one; the state
-                is then as before.
-        """
-        return self._update(delta)
-
 
 class ServerLocalRate(_ServerRate):
-    """FedHyper-SL: one local rate beta for all clients of the next round.
+    """FedHyper-SL: one local rate beta for all clients; `update` returns the *next* round's.
 
     Args:
         beta: beta^0 > 0, the clients' rate in round one.
@@ -178,12 +168,7 @@ class ServerLocalRate(_ServerRate):
     """
 
     def __init__(
-        self,
-        beta: float,
-        gamma: float = 10.0,
-        *,
-        step: str = "cosine",
-        fall: float = 1.0,
+        self, beta: float, gamma: float = 10.0, *, step: str = "cosine", fall: float = 1.0
     ) -> None:
         name = "ServerLocalRate"
         require_number(name, "beta", beta, RATE_REMEDY, above=0)
@@ -196,14 +181,3 @@ class ServerLocalRate(_ServerRate):
     def beta(self) -> float:
         """The rate that the next message carries."""
         return self._rate
-
-    def update(self, delta: Any) -> float:
-        """Return the *next* round's beta. Local.
-
-        Args:
-            delta: as for `GlobalRate.update`.
-
-        Raises:
-            ValueError: as for `GlobalRate.update`.
-        """
-        return self._update(delta)

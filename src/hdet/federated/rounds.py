@@ -62,11 +62,11 @@ class Clients(Protocol):
     """The clients, which may train one after another or in a batch."""
 
     def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
-        """Train on each client of `ids`; clients that fail are missing in the result."""
+        """Train each client of `ids` by `order`; those that fail are missing in the result."""
         ...
 
     def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
-        """Return the loss of `order.weights` on clients' data; likewise."""
+        """Return the loss of `order.weights` on the data of each of `ids`; likewise."""
         ...
 
 
@@ -95,17 +95,7 @@ class Round:
 
 _FOLLOWING = (GlobalRate, ServerLocalRate)
 
-Shares = Callable[[Sequence[Any], Mapping[Any, Reply]], Sequence[float]]
-
-
-def by_examples(ids: Sequence[Any], replies: Mapping[Any, Reply]) -> list[float]:
-    """Return weights of the mean: each client's number of examples."""
-    return [float(replies[client].report.num_examples) for client in ids]
-
-
-def equally(ids: Sequence[Any], replies: Mapping[Any, Reply]) -> list[float]:
-    """Return equal weights of the mean."""
-    return [1.0] * len(ids)
+Shares = Callable[[Mapping[Any, Reply]], Sequence[float]]
 
 
 class Rounds:
@@ -121,7 +111,7 @@ class Rounds:
         local_rate: beta; a number, `Decay`, or `ServerLocalRate`.
         global_rate: alpha; a number, `Decay`, `FedExP`, or `GlobalRate`.
         send_update: whether orders carry the last mean update, for `ClientLocalRate`.
-        shares: weights of the mean.
+        shares: returns the weights of the mean from the replies by id; None is by examples.
 
     Attributes:
         weights: w^{t+1}, from which the next round starts.
@@ -141,7 +131,7 @@ class Rounds:
         local_rate: float | Decay | ServerLocalRate = 0.01,
         global_rate: float | Decay | FedExP | GlobalRate = 1.0,
         send_update: bool = False,
-        shares: Shares = by_examples,
+        shares: Shares | None = None,
     ) -> None:
         self.weights = self.eval_weights = weights
         self._clients, self._ids, self._count = clients, list(ids), count
@@ -184,7 +174,10 @@ class Rounds:
 
     def _aggregate(self, replies: Mapping[Any, Reply], squares: Sequence[float]) -> float:
         """Move the weights and the rates by the replies, and return alpha."""
-        shares = list(self._shares(list(replies), replies))
+        if self._shares is None:
+            shares = [float(reply.report.num_examples) for reply in replies.values()]
+        else:
+            shares = list(self._shares(replies))
         total = sum(shares)
         delta = torch.zeros_like(self.weights)
         for reply, share in zip(replies.values(), shares, strict=True):

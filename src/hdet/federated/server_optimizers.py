@@ -16,6 +16,7 @@ Source: Hsu, Qi, Brown 2019 (arXiv:1909.06335) for momentum; Reddi et al. 2021
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,31 +66,35 @@ class FedAvgM(ServerOptimizer):
         return self._eta * self._mean
 
 
+@dataclass
 class _Adaptive(ServerOptimizer):
     """Moments of the mean update, for the three adaptive rules."""
 
-    def __init__(self, eta: float, beta_1: float, beta_2: float, tau: float) -> None:
+    eta: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
         name = type(self).__name__
-        require_number(name, "eta", eta, "leave it out", above=0)
-        require_number(name, "tau", tau, "0.001 is usual", above=0)
-        require_number(name, "beta_1", beta_1, "0.9 is usual", low=0, below=1)
-        require_number(name, "beta_2", beta_2, "0.99 is usual", low=0, below=1)
-        self._eta, self._beta_1, self._beta_2, self._tau = eta, beta_1, beta_2, tau
-        self._mean: Tensor | None = None
-        self._square: Tensor | None = None
+        require_number(name, "eta", self.eta, "leave it out", above=0)
+        require_number(name, "tau", self.tau, "0.001 is usual", above=0)
+        require_number(name, "beta_1", self.beta_1, "0.9 is usual", low=0, below=1)
+        require_number(name, "beta_2", self.beta_2, "0.99 is usual", low=0, below=1)
+        self._mean = self._square = torch.zeros(())
         self._round = 0
 
     def step(self, delta: Tensor) -> Tensor:
         """Return the adaptive step."""
         self._round += 1
-        mean = torch.zeros_like(delta) if self._mean is None else self._mean
-        square = torch.zeros_like(delta) if self._square is None else self._square
-        self._mean = self._beta_1 * mean + (1 - self._beta_1) * delta
+        # Scalar zeros before the first round.
+        mean, square = (m.to(delta).expand_as(delta) for m in (self._mean, self._square))
+        self._mean = self.beta_1 * mean + (1 - self.beta_1) * delta
         self._square = self._second_moment(square, delta**2)
-        return self._rate() * self._mean / (self._square.sqrt() + self._tau)
+        return self._rate() * self._mean / (self._square.sqrt() + self.tau)
 
     def _rate(self) -> float:
-        return self._eta
+        return self.eta
 
     @abstractmethod
     def _second_moment(self, square: Tensor, new: Tensor) -> Tensor: ...
@@ -99,7 +104,7 @@ class FedAdam(_Adaptive):
     """Adam on the server.
 
     Args:
-        eta: server learning rate.
+        eta: server learning rate, 0.1 by default.
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         tau: added to the root of the second moment.
@@ -108,22 +113,13 @@ class FedAdam(_Adaptive):
         ValueError: if an argument is out of range.
     """
 
-    def __init__(
-        self,
-        eta: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.99,
-        tau: float = 1e-3,
-    ) -> None:
-        super().__init__(eta, beta_1, beta_2, tau)
-
     def _rate(self) -> float:
         # Flower counts from t + 1, one round ahead of Kingma and Ba.
         t = self._round + 1
-        return self._eta * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)
+        return self.eta * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
 
     def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
-        return self._beta_2 * square + (1 - self._beta_2) * new
+        return self.beta_2 * square + (1 - self.beta_2) * new
 
 
 class FedAdagrad(_Adaptive):
@@ -144,11 +140,12 @@ class FedAdagrad(_Adaptive):
         return square + new
 
 
+@dataclass
 class FedYogi(_Adaptive):
     """Yogi on the server.
 
     Args:
-        eta: server learning rate.
+        eta: server learning rate, 0.01 by default.
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         tau: added to the root of the second moment.
@@ -157,14 +154,7 @@ class FedYogi(_Adaptive):
         ValueError: if an argument is out of range.
     """
 
-    def __init__(
-        self,
-        eta: float = 0.01,
-        beta_1: float = 0.9,
-        beta_2: float = 0.99,
-        tau: float = 1e-3,
-    ) -> None:
-        super().__init__(eta, beta_1, beta_2, tau)
+    eta: float = 0.01
 
     def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
-        return square - (1 - self._beta_2) * new * torch.sign(square - new)
+        return square - (1 - self.beta_2) * new * torch.sign(square - new)

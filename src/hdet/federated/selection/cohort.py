@@ -42,9 +42,6 @@ def draw_cohort(
         weight: w_D / tau.
         count: how many, at most K.
         spare: [K] bool: positions to take only when the others do not suffice.
-
-    Returns:
-        [count] positions, in the order chosen.
     """
     population = histograms.sum(0).double()
     if spare is not None:

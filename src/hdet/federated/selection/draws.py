@@ -13,24 +13,13 @@ from torch import Tensor
 
 
 def keys(log_weights: Tensor, source: torch.Generator) -> Tensor:
-    """Return random keys whose descending order is a weighted draw without replacement.
-
-    Args:
-        log_weights: [K] float64, -inf for a weight of zero; any constant may be added.
-        source: the draw's own generator.
-    """
+    """Return random keys whose descending order is a weighted draw without replacement."""
     noise = torch.empty(len(log_weights), dtype=torch.float64).exponential_(generator=source)
     return log_weights - noise.log_()
 
 
 def largest(values: Tensor, count: int, spare: Tensor | None = None) -> Tensor:
-    """Return the positions of the `count` largest values, the largest first.
-
-    Args:
-        values: [K], without NaN.
-        count: how many, at most K.
-        spare: [K] bool: positions to take only when the others do not suffice.
-    """
+    """Return the positions of the largest values, of spare ones only if others are too few."""
     if spare is None:
         return values.topk(count).indices
     first, rest = ((spare == last).nonzero().squeeze(1) for last in (False, True))
@@ -41,14 +30,7 @@ def largest(values: Tensor, count: int, spare: Tensor | None = None) -> Tensor:
 def draw(
     log_weights: Tensor, count: int, source: torch.Generator, spare: Tensor | None = None
 ) -> Tensor:
-    """Return `count` positions drawn without replacement, in the order drawn.
-
-    Args:
-        log_weights: [K] float64.
-        count: how many, at most K.
-        source: the draw's own generator.
-        spare: as for `largest`.
-    """
+    """Return positions drawn by float64 `log_weights`, in the order drawn; spare ones last."""
     return largest(keys(log_weights, source), count, spare)
 
 

@@ -30,11 +30,7 @@ _KEEP = 0.9
 
 
 class VectorMemory(ABC):
-    """The last vector of each client that sent one.
-
-    Args:
-        name: the public name of the selector, for errors.
-    """
+    """The last vector of each client that sent one; `name` is the selector's, for errors."""
 
     argument: str  # the entry of `ClientReport`
 
@@ -55,16 +51,10 @@ class VectorMemory(ABC):
         reports: list[ClientReport],
         weights: Mapping[int, float] | None = None,
     ) -> None:
-        """Keep a round's vectors.
+        """Keep a round's vectors; `weights` are those of rows in a mean, None for equal ones.
 
-        Args:
-            rows: the clients' rows, each once.
-            reports: theirs; one without a vector is passed over.
-            weights: of the rows that count in a mean; None counts all alike.
-
-        Raises:
-            ValueError: if a vector is damaged, or not as long as those before; nothing is
-                changed then.
+        A vector that is damaged, or not as long as those before, is a `ValueError`; nothing is
+        changed then.
         """
         pairs = zip(rows, reports, strict=True)
         given = {row: vector for row, r in pairs if (vector := self._vector_of(r)) is not None}
@@ -138,15 +128,7 @@ class VectorMemory(ABC):
         return {"slot": self._slot.clone(), "vectors": self.vectors.clone()}
 
     def read(self, entries: Entries, rows: int) -> Self:
-        """Return the memory of a state of `state_dict`; this one stays as it is.
-
-        Args:
-            entries: the state.
-            rows: how many clients the selector knows.
-
-        Raises:
-            ValueError: if it is damaged, or its vectors are not as long as those here.
-        """
+        """Return the memory of a state of `state_dict`, of `rows` clients; this one stays."""
         length = self._vectors.shape[1] if self._used else None
         vectors = entries.tensor("vectors", (None, None), torch.float32)
         slot = entries.tensor("slot", (None,), torch.int64)
@@ -205,7 +187,7 @@ class UpdateMemory(VectorMemory):
         return {**super().state_dict(), "mean": self.mean}
 
     def read(self, entries: Entries, rows: int) -> Self:
-        """Return the memory of a state of `state_dict`; see `VectorMemory.read`."""
+        """Return the memory of a state; see `VectorMemory.read`."""
         made = super().read(entries, rows)
         length = made.vectors.shape[1]
         mean = entries.optional("mean", entries.tensor, shape=(length,), dtype=torch.float32)
@@ -240,7 +222,7 @@ class LabelMemory(VectorMemory):
         return js_divergence(histograms, mean).clamp(0, 1)
 
     def read(self, entries: Entries, rows: int) -> Self:
-        """Return the memory of a state of `state_dict`; see `VectorMemory.read`."""
+        """Return the memory of a state; see `VectorMemory.read`."""
         made = super().read(entries, rows)
         if not all(_are_counts(counts) for counts in made.vectors):
             entries.refuse("vectors", made.vectors, "must be counts, not all 0 for a client")

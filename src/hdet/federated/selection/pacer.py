@@ -21,13 +21,7 @@ _FLAT, _UNSTEADY = 0.1, 5.0
 
 
 class Pacer:
-    """Moves the percentile once per window of rounds.
-
-    Args:
-        window: W, rounds.
-        start: first percentile, 0 to 100.
-        step: percentiles per move.
-    """
+    """Moves the percentile by `step`, from `start`, once per window of rounds."""
 
     def __init__(self, window: int, start: float, step: float) -> None:
         self._window, self._step = window, step
@@ -58,11 +52,7 @@ class Pacer:
         self._reported = {r: v for r, v in self._reported.items() if r >= number - window}
 
     def preferred(self, durations: Tensor) -> float:
-        """Return T in seconds: the percentile of the known durations; inf if none is known.
-
-        Args:
-            durations: [K], NaN where unknown.
-        """
+        """Return T in seconds, a percentile of durations without NaN; inf if there are none."""
         known = durations[~durations.isnan()]
         if not len(known):
             return math.inf
@@ -75,15 +65,7 @@ class Pacer:
         return {"percentile": self.percentile, "paced": self._paced, "reported": reported}
 
     def read(self, entries: Entries, last_round: int) -> "Pacer":
-        """Return the pacer of a state of `state_dict`; this one stays as it is.
-
-        Args:
-            entries: the state.
-            last_round: the selector's.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the pacer of a state of `state_dict`; this one stays as it is."""
         made = Pacer(self._window, entries.number("percentile", 0, 100), self._step)
         made._paced = entries.integer("paced", 0, last_round)
         rows = entries.listed("reported")

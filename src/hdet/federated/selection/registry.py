@@ -41,10 +41,7 @@ _OPEN_ROUNDS = 100
 class Registry:
     """Rows of statistics, the mapping of ids to rows, and the open invitations.
 
-    Args:
-        name: the public name of the selector, for errors.
-        sizes: examples of each client, for those known beforehand; a client's own report
-            replaces it.
+    `name` is the selector's, for errors. A client's own report replaces its entry in `sizes`.
     """
 
     loss: Tensor  # last known, of a probe or of training; NaN if unknown
@@ -63,7 +60,7 @@ class Registry:
         self._name = name
         self._sizes = sizes or {}
         self.row_of: dict[Any, int] = {}
-        self._listed: list[Any] = []
+        self.listed: list[Any] = []  # the clients last given to `rows`
         self._rows = torch.empty(0, dtype=torch.int64)
         self._position: Tensor | None = None
         # By round, the rows invited to it that have not answered.
@@ -78,19 +75,12 @@ class Registry:
     def rows(self, clients: Sequence[Any]) -> Tensor:
         """Return the row of each client, registering newcomers; cached for the same clients.
 
-        Args:
-            clients: ids, in the caller's canonical order.
-
-        Returns:
-            [K] int64, not to be written to.
-
-        Raises:
-            ValueError: if an id is listed twice; nothing is registered then.
+        A client that is listed twice is a `ValueError`; nothing is registered then.
         """
         # Comparing lists of the same objects costs milliseconds where hashing costs tenths of
         # seconds, and unlike the identity of the list it notices changes to it.
         ids = list(clients)
-        if ids == self._listed:
+        if ids == self.listed:
             return self._rows
         if len(set(ids)) < len(ids):
             seen: set[Any] = set()
@@ -100,19 +90,12 @@ class Registry:
         self._register([i for i in ids if i not in self.row_of])
         row_of = self.row_of
         self._rows = torch.tensor([row_of[i] for i in ids], dtype=torch.int64)
-        self._listed, self._position = ids, None
+        self.listed, self._position = ids, None
         return self._rows
-
-    def rows_known(self, clients: Sequence[Any]) -> Tensor:
-        """Return the row of each client; -1 for those never registered."""
-        if clients == self._listed:
-            return self._rows
-        row_of = self.row_of
-        return torch.tensor([row_of.get(i, -1) for i in clients], dtype=torch.int64)
 
     def ids_at(self, positions: Tensor) -> list[Any]:
         """Return the ids at these positions of the clients last given to `rows`."""
-        return [self._listed[p] for p in positions.tolist()]
+        return [self.listed[p] for p in positions.tolist()]
 
     def mask_of(self, rows: Tensor) -> Tensor:
         """Return the mask, over the clients last given to `rows`, of those in these rows."""
@@ -147,11 +130,7 @@ class Registry:
         return sorted(taken, key=lambda pair: pair[0])
 
     def norms(self, reports: list[ClientReport]) -> list[float | None]:
-        """Return the norm of each report's update.
-
-        Raises:
-            ValueError: if an update is not a flat vector of floats.
-        """
+        """Return the norm of each report's update; a `ValueError` if it is not of floats."""
         return [_norm(report, f"{self._name}.feedback") for report in reports]
 
     def answer(
@@ -196,14 +175,9 @@ class Registry:
     def imputed(self, values: Tensor, rows: Tensor) -> Tensor:
         """Return a statistic with a value for the clients whose own is unknown or outdated.
 
-        Args:
-            values: [K] the statistic of the clients in `rows`, NaN where unknown.
-            rows: [K].
-
-        Returns:
-            [K]: +inf for a client never invited and never heard of, so that it is tried; the
-            mean of the known for one that left its last invitation unanswered or sent a loss
-            that is not finite, so that it is neither preferred nor avoided; else the value.
+        That is +inf for a client never invited and never heard of, so that it is tried; and the
+        mean of the known for one that left its last invitation unanswered or sent a loss that
+        is not finite, so that it is neither preferred nor avoided.
         """
         known = ~self.unanswered(rows) & values.isfinite()
         mean = values[known].mean() if bool(known.any()) else torch.tensor(0.0).double()
@@ -241,15 +215,7 @@ class Registry:
         return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
 
     def read(self, entries: Entries, last_round: int) -> "Registry":
-        """Return the registry of a selector's state; this one stays as it is.
-
-        Args:
-            entries: the state, with `registry` and `open`.
-            last_round: the selector's.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the registry of a selector's state; this one stays as it is."""
         inside = entries.entries("registry")
         ids = read_ids(inside, "ids")
         made = Registry(self._name, self._sizes)
@@ -318,14 +284,7 @@ def require_savable(call: str, clients: Iterable[Any]) -> None:
 def read_pairs(
     entries: Entries, key: str, first: tuple[int, int], second: tuple[int, int]
 ) -> Tensor:
-    """Return an entry that is a tensor of pairs of whole numbers.
-
-    Args:
-        entries: the state.
-        key: the entry's name.
-        first: the lowest and the highest of the first column.
-        second: those of the second.
-    """
+    """Return an entry of pairs of whole numbers, each column within its limits."""
     pairs = entries.tensor(key, (None, 2), torch.int64).cpu()
     for column, (low, high) in enumerate((first, second)):
         values = pairs[:, column]

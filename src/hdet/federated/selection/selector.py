@@ -230,10 +230,7 @@ class Selector(ABC):
         del count, probes
 
     def _learn(self, number: int, rows: list[int], reports: list[ClientReport]) -> None:
-        """Take what this method alone keeps of the newest replies, before they are recorded.
-
-        A damaged report is refused here, before anything has changed.
-        """
+        """Keep what this method alone needs of the newest replies; refuse damaged ones."""
         del number, rows, reports
 
     def _own_state(self) -> dict[str, Any]:
@@ -243,7 +240,7 @@ class Selector(ABC):
     def _read_own_state(
         self, entries: Entries, registry: Registry, last_round: int
     ) -> dict[str, Any]:
-        """Return the attributes that `_own_state` was made from, read from a state of it."""
+        """Return the attributes, by name, that a state of `_own_state` was made from."""
         del entries, registry, last_round
         return {}
 
@@ -252,13 +249,15 @@ class Selector(ABC):
 
     def _take_probes(self, number: int, probes: Mapping[Any, ClientReport]) -> Tensor:
         """Record the answers to probes; return the mask of the clients that gave one."""
-        rows, reports = self._registry.rows_known(list(probes)), list(probes.values())
-        known = rows >= 0
-        if not bool(known.all()):
-            reports = [r for r, there in zip(reports, known.tolist(), strict=True) if there]
-            rows = rows[known]
-        self._registry.observe(rows, reports, number)
-        return self._registry.mask_of(rows)
+        registry, ids, reports = self._registry, list(probes), list(probes.values())
+        if ids == registry.listed:
+            rows = registry.rows(ids)
+        else:
+            pairs = [(registry.row_of[i], r) for i, r in probes.items() if i in registry.row_of]
+            rows = torch.tensor([row for row, _ in pairs], dtype=torch.int64)
+            reports = [report for _, report in pairs]
+        registry.observe(rows, reports, number)
+        return registry.mask_of(rows)
 
     def _require_probes(self, probes: Mapping[Any, ClientReport] | None, remedy: str) -> None:
         rule = "must hold the answers of candidates(clients)"

@@ -53,12 +53,7 @@ def fairness(counts: Tensor) -> Tensor:
 
 
 def log_age(number: int, last: Tensor) -> Tensor:
-    """Return log(1 + t - l_k), the staleness before any scale.
-
-    Args:
-        number: t, the round.
-        last: l_k, the round of the last invitation; 0 if never.
-    """
+    """Return log(1 + t - l_k) of round t and the last invitations l_k, 0 if never."""
     return (number - last).clamp(min=0).log1p()
 
 
@@ -73,16 +68,10 @@ def temperature(number: int, rounds: int, start: float) -> float:
 
 
 def js_divergence(histograms: Tensor, reference: Tensor) -> Tensor:
-    """Return the Jensen-Shannon divergence of each row to a reference, over ln 2.
+    """Return JS(row, reference) / ln 2 of each row of counts, from 0 to 1.
 
-    Args:
-        histograms: [n, classes], non-negative.
-        reference: [classes], with a positive sum.
-
-    Returns:
-        [n], from 0 to 1.
+    A row of zeros gives a number too, for the caller to replace.
     """
-    # Rows of zeros stay zeros; what they give is the caller's to replace.
     totals = histograms.sum(1, keepdim=True)
     p, q = histograms / totals.masked_fill(totals == 0, 1.0), reference / reference.sum()
     middle = (p + q) / 2

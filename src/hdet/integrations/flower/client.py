@@ -1,22 +1,7 @@
-"""The client's side: a message in, a reply out.
+"""The client's side of `hdet.integrations.flower`: a message in, a reply out.
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        model = Net()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # the message brings the rate
-        local = local_training(message, model, optimizer, steps=len(loader))
-        for x, y in loader:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            (loss + local.proximal()).backward()
-            local.step(loss)
-        return reply(message, context, model, local.report(num_examples=len(data)))
-
-    @app.query("selection")
-    def query(message: Message, context: Context) -> Message:
-        return answer_query(message, context, loss_of)  # loss_of(state_dict, batches)
-
-The keys of the records are those of `records`; all clients send the same.
+`local_training` reads a train message, `reply` and `answer_query` write the answers, so that
+all clients send the same keys, those of `records`. docs/federated.md has a whole client app.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +53,7 @@ def local_training(
     Raises:
         ValueError: if the message lacks a rate, or `model` lacks one of its entries.
     """
-    config = only_config(message)
+    config: dict[str, Any] = dict(only_config(message))
     rate = config.get("lr")
     if not isinstance(rate, int | float):
         raise ValueError(
@@ -82,17 +67,17 @@ def local_training(
         client_rate = ClientLocalRate(
             rate,
             steps,
-            _number(config[GAMMA]),
+            config[GAMMA],
             _previous_update(message, model),
-            growth=_number(config[GROWTH]),
-            beta_max=_number(config[BETA_MAX]) if BETA_MAX in config else None,
+            growth=config[GROWTH],
+            beta_max=config.get(BETA_MAX),
         )
     return LocalTraining(
         model,
         optimizer,
         rate,
         client_rate=client_rate,
-        proximal_mu=_number(config.get("proximal-mu", 0.0)),
+        proximal_mu=config.get("proximal-mu", 0.0),
         max_norm=max_norm,
     )
 
@@ -115,9 +100,9 @@ def reply(
     """
     record = _metrics(context, report, "train-loss")
     record.update(metrics or {})
-    config = only_config(message)
+    config: dict[str, Any] = dict(only_config(message))
     if SHARE in config:
-        record[SHARE] = _number(config[SHARE])
+        record[SHARE] = config[SHARE]
     content = RecordDict({"arrays": _answer_of(message, model), "metrics": record})
     return Message(content, reply_to=message)
 
@@ -214,7 +199,3 @@ def _previous_update(message: Message, model: nn.Module) -> Tensor | None:
         if p.requires_grad
     ]
     return torch.cat([piece.reshape(-1) for piece in pieces])
-
-
-def _number(value: Any) -> float:
-    return float(value)

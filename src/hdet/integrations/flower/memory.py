@@ -33,15 +33,10 @@ def state_of(strategy: Any) -> dict[str, Any]:
 
 
 def parse_memory(strategy: Any, entries: Entries, shapes: Shapes | None) -> Assign:
-    """Return a function that gives one of Flower's strategies what `state_of` returned.
+    """Return a function that gives a strategy what `state_of` returned, without inner ones.
 
-    Args:
-        strategy: not those that it wraps.
-        entries: its part of a state.
-        shapes: of the model's entries, by name, if the state has them.
-
-    Raises:
-        ValueError: if the state is damaged, or another strategy's; nothing is changed.
+    `shapes` are those of the model's entries, if the state has them. A damaged state, or
+    another strategy's, is a `ValueError`.
     """
     names = [name for name in _REMEMBERED if hasattr(strategy, name)]
     found = sorted(set(entries.keys()) - {"strategy"})

@@ -25,15 +25,7 @@ _ONE_NUMBER = ("train-loss", PARTITION, *_NOT_NEGATIVE)
 
 
 def check_metrics(metrics: Mapping[str, Any], weight: str) -> None:
-    """Check the metrics of one reply, whatever they are.
-
-    Args:
-        metrics: by name.
-        weight: the name of the reply's weight.
-
-    Raises:
-        Unfit: naming the metric and the rule.
-    """
+    """Check the metrics of one reply, whatever they are; `weight` names its weight."""
     examples = metrics.get(weight)
     if not is_metric(examples) or not 0 < examples < math.inf:
         _refuse(weight, examples, "must be a number above 0")
@@ -66,15 +58,7 @@ def _refuse(name: str, value: object, rule: str) -> NoReturn:
 def with_names(
     metrics: MetricRecord, wanted: Sequence[str]
 ) -> tuple[MetricRecord, dict[str, str]]:
-    """Return metrics under the names that are wanted, if they came under another name.
-
-    Args:
-        metrics: as they came.
-        wanted: names that the wrapped strategy must find, such as q-FedAvg's "train_loss".
-
-    Returns:
-        (metrics, aliases): `aliases` has the name that each new one came under.
-    """
+    """Return metrics under the names that are wanted, and the names that they came under."""
     aliases = {}
     for name in wanted:
         group = next((names for names in (EXAMPLES, LOSSES) if name in names), ())
@@ -95,15 +79,7 @@ def form_of(metrics: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def number_of(metrics: Mapping[str, Any], names: Sequence[str]) -> float:
-    """Return the loss or the number of examples that a client reports.
-
-    Args:
-        metrics: of the client.
-        names: `LOSSES` or `EXAMPLES`.
-
-    Raises:
-        ValueError: if it reports none.
-    """
+    """Return a client's loss or number of examples by any of its names, or a `ValueError`."""
     name = first_of(metrics, names)
     if name is None:
         others = " or ".join(map(repr, names[1:]))

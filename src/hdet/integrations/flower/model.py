@@ -34,9 +34,7 @@ Ranges = dict[str, tuple[np.ndarray, np.ndarray]]
 class Unfit(ValueError):
     """Why a reply is left out, as a predicate: "sent ...".
 
-    Args:
-        reason: the predicate.
-        structural: whether it is a matter of form, which further training would not change.
+    `structural` is whether it is a matter of form, which further training would not change.
     """
 
     def __init__(self, reason: str, structural: bool = False) -> None:
@@ -45,18 +43,11 @@ class Unfit(ValueError):
 
 
 class GlobalModel:
-    """The model of one round.
-
-    Args:
-        arrays: as the server sends it.
-        call: the public name of the sender, for errors.
+    """The model of one round, as `call` sends it; a `ValueError` unless it holds numbers.
 
     Attributes:
         arrays: as given.
         scale: the norm of the weights as one vector, and at least that of as many ones.
-
-    Raises:
-        ValueError: if an entry cannot be read, or does not hold numbers.
     """
 
     def __init__(self, arrays: ArrayRecord, call: str) -> None:
@@ -88,19 +79,11 @@ class GlobalModel:
     def trainable(self, trainable: Trainable, call: str) -> list[str]:
         """Return the entries to which rates apply, in the model's order.
 
-        Args:
-            trainable: names, or a predicate of the name; None for all real weights but the
-                running statistics of batch normalisation.
-            call: the public name that was called, for errors.
-
-        Raises:
-            ValueError: if a name is unknown or not that of real weights, or nothing remains.
+        None stands for all real weights but the running statistics of batch normalisation. A
+        name that is not one of real weights is a `ValueError`, as if nothing remains.
         """
-        real = [
-            name
-            for name, own in self._own.items()
-            if own.dtype.kind == "f" and name not in self._constants
-        ]
+        real = [n for n, own in self._own.items() if own.dtype.kind == "f"]
+        real = [n for n in real if n not in self._constants]
         if trainable is None:
             names = [n for n in real if n.rpartition(".")[2] not in BUFFERS]
         elif callable(trainable):
@@ -120,17 +103,9 @@ class GlobalModel:
         return names
 
     def check(self, record: ArrayRecord) -> tuple[ArrayRecord, float]:
-        """Check a reply's model, entry by entry.
+        """Return a reply's model and the norm of its update; `Unfit` if it does not fit.
 
-        Args:
-            record: as it came.
-
-        Returns:
-            (record, norm): the record with the model's entries in the model's order, since
-            some strategies go by position; and the norm of its update, of all weights.
-
-        Raises:
-            Unfit: if it does not fit the model.
+        The entries are put into the model's order, since some strategies go by position.
         """
         if set(record) != set(self._own):
             lacking = listed(sorted(set(self._own) - set(record)))
@@ -234,10 +209,6 @@ class GlobalModel:
         replies: a mean or median is in it already, momentum or Adam on a count may leave it.
         So a count on which all clients agree is exact, however large. Numbers that are not
         finite are the model's.
-
-        Args:
-            made: the new model.
-            ranges: see `ranges`.
         """
         if self._is_plain:
             return made
@@ -264,11 +235,7 @@ class GlobalModel:
 
 
 def decode(array: Array) -> np.ndarray:
-    """Return an entry's numbers. Nothing is ever unpickled.
-
-    Raises:
-        Unfit: unless it is a NumPy array of the type and shape that the entry claims.
-    """
+    """Return an entry's numbers; `Unfit` unless they are as claimed. Nothing is unpickled."""
     if array.stype != "numpy.ndarray":
         raise Unfit(f"is serialised as {array.stype!r}, and only 'numpy.ndarray' is read")
     try:
@@ -290,11 +257,7 @@ def decode(array: Array) -> np.ndarray:
 
 
 def in_types(record: ArrayRecord, types: Collection[str]) -> ArrayRecord:
-    """Return a record with its real entries in these types, one for each entry.
-
-    Raises:
-        Unfit: if a number does not fit into its type.
-    """
+    """Return a record with its real entries in these types; `Unfit` if a number overflows."""
     arrays = {}
     for (name, array), dtype in zip(record.items(), types, strict=True):
         if array.dtype != dtype:

@@ -94,11 +94,7 @@ def flat(arrays: ArrayRecord, names: list[str]) -> Tensor:
 
 
 def unflatten(vector: Tensor, arrays: ArrayRecord, names: list[str]) -> ArrayRecord:
-    """Return a flat vector as a record of the trainable entries.
-
-    Raises:
-        ValueError: if it is not as long as they are together.
-    """
+    """Return a flat vector as a record of the trainable entries."""
     shapes = [tuple(arrays[n].shape) for n in names]
     sizes = [math.prod(shape) for shape in shapes]
     if len(vector) != sum(sizes):
@@ -111,22 +107,13 @@ def unflatten(vector: Tensor, arrays: ArrayRecord, names: list[str]) -> ArrayRec
 
 
 def rate_names(config: ConfigRecord, named: str | None) -> list[str]:
-    """Return the names under which clients look for their rate in a config; "lr" is hdet's.
-
-    Args:
-        config: the config that the caller gives.
-        named: the name that the clients' app reads; None for those of `RATES` in `config`.
-    """
+    """Return the names of the clients' rate: `named` or those in the config, and "lr"."""
     found = [named] if named else [n for n in RATES if n in config]
     return list(dict.fromkeys([*found, "lr"]))
 
 
 def only_config(message: Message) -> ConfigRecord:
-    """Return a message's only ConfigRecord.
-
-    Raises:
-        ValueError: if it has none or several.
-    """
+    """Return a message's only ConfigRecord; a `ValueError` if it has none or several."""
     records = list(message.content.config_records.values())
     if len(records) != 1:
         raise ValueError(

@@ -105,13 +105,7 @@ class HopelessRun:
         self._refused: list[tuple[int, Unfit]] | None = []
 
     def check(self, name: str, sifted: Sifted, grid: Grid) -> None:
-        """Raise a `RuntimeError` with the reason if further rounds would train nothing.
-
-        Args:
-            name: the public name of the strategy, for the error.
-            sifted: the replies of a round.
-            grid: the nodes.
-        """
+        """Raise a `RuntimeError` with the reason if further rounds would train nothing."""
         if sifted.good:
             self._refused = None
         if self._refused is None:
@@ -148,10 +142,10 @@ def sift(
     usual: Usual,
     asked: Collection[int] | None,
 ) -> Sifted:
-    """Return the usable replies, and log why each of the others is left out.
+    """Return the usable replies, in order, and log why each of the others is left out.
 
     Args:
-        replies: as Flower hands them over. The content of usable ones may be put in order.
+        replies: as Flower hands them over.
         model: that was sent; None if replies bring none, as those of an evaluation.
         wanted: metrics that the wrapped strategy must find; the first weights a reply.
         usual: what is usual; updated.
@@ -194,11 +188,7 @@ def sift(
 def _candidate(
     reply: Message, model: GlobalModel | None, wanted: Sequence[str], usual: Usual
 ) -> _Candidate:
-    """Check a reply by itself.
-
-    Raises:
-        Unfit: with the reason why it is unusable.
-    """
+    """Check a reply by itself; `Unfit` with the reason why it is unusable."""
     try:
         if not reply.has_content():
             raise Unfit("sent nothing", True)

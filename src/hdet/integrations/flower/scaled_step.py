@@ -33,12 +33,7 @@ class MeanUpdate:
 
 
 class ScaledStep(Wrapper):
-    """Scales the step of the wrapped strategy by a rate that a subclass computes.
-
-    Args:
-        strategy: any Flower strategy.
-        trainable: the entries that count and are scaled; see `FedHyper`.
-    """
+    """Scales the step of the wrapped strategy by a rate that a subclass computes."""
 
     def __init__(self, strategy: Strategy, trainable: Trainable = None) -> None:
         super().__init__(strategy)

@@ -16,13 +16,7 @@ _MAX_QUESTIONS = 10
 
 
 class SelectedGrid:
-    """Another grid, with only some of its nodes; everything else is the other grid's.
-
-    Args:
-        grid: the grid that sends and receives.
-        node_ids: the nodes to show, in their order.
-        strategy: the name of the strategy that is shown them, for the error.
-    """
+    """Another grid with only some of its nodes; `strategy` is who sees it, for the error."""
 
     def __init__(self, grid: Grid, node_ids: Sequence[int], strategy: str) -> None:
         self._grid, self._node_ids, self._strategy = grid, list(node_ids), strategy
@@ -32,11 +26,7 @@ class SelectedGrid:
         return getattr(self._grid, name)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of the selected nodes.
-
-        Raises:
-            RuntimeError: if asked so often that the strategy must be waiting for more of them.
-        """
+        """Return the selected nodes; an error for a strategy that must be waiting for more."""
         self._questions += 1
         if self._questions > _MAX_QUESTIONS:
             raise RuntimeError(

@@ -148,7 +148,14 @@ class Wrapper(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the messages of the wrapped strategy; `config` is copied."""
+        """Return the messages of the wrapped strategy, which gets a copy of `config`.
+
+        Args:
+            server_round: the round.
+            arrays: the global model.
+            config: the caller's config for the clients.
+            grid: the nodes.
+        """
         at = server_round + self._rounds_before
         messages = list(self.strategy.configure_evaluate(at, arrays, config.copy(), grid))
         self._asked["evaluate"] = {message.metadata.dst_node_id for message in messages}
@@ -157,7 +164,12 @@ class Wrapper(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the mean of the clients' metrics; unusable replies are left out."""
+        """Return the mean of the clients' metrics.
+
+        Args:
+            server_round: the round.
+            replies: of the clients; unusable ones are left out, with a warning.
+        """
         wanted, asked = [self._weight_key()], self._asked.get("evaluate")
         good, errors = self._checked(replies, None, wanted, self._evaluated, asked)
         at = server_round + self._rounds_before
@@ -308,11 +320,7 @@ class Wrapper(Strategy):
         return self._wrapped(round_, good, errors)
 
     def _advice(self, metrics: set[str]) -> Sequence[str]:
-        """Return what the clients lack, with the lines to add; logged after round one.
-
-        Args:
-            metrics: the names of the metrics that they send.
-        """
+        """Return what clients that send these metrics lack, to be logged after round one."""
         del metrics
         return []
 
