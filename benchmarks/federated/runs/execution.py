@@ -59,7 +59,7 @@ def in_process(folder: Folder, plan: Plan) -> Generator[RoundRecord]:
                 f"The run diverged in round {record.round}: no client's update is finite. A "
                 f"lower --lr may help."
             )
-    folder.write_model(federation.network.views(federation.rounds.judged))
+    folder.write_model(federation.network.views(federation.rounds.eval_weights))
 
 
 class _Progress:

@@ -1,7 +1,7 @@
-"""What Flower's own strategies remember: saved, parsed, and put back after a round that failed.
+"""The memory of Flower's own strategies: saved, parsed, and restored after a failed round.
 
-They have no state_dict. What they carry from round to round stands in four attributes; all of
-them replace it whole, so that a reference is enough to go back by.
+They have no state_dict. They carry momentum and moments from round to round in four attributes;
+all of them assign new arrays, so that a reference is enough to go back to.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def state_of(strategy: Any) -> dict[str, Any]:
-    """Return what a wrapped strategy remembers, as far as it can be read; see `Wrapper`."""
+    """Return the memory of a wrapped strategy and those within; see `Wrapper.state_dict`."""
     if hasattr(strategy, "state_dict"):
         return strategy.state_dict()
     state = {n: _plain(getattr(strategy, n)) for n in _REMEMBERED if hasattr(strategy, n)}
@@ -33,15 +33,10 @@ def state_of(strategy: Any) -> dict[str, Any]:
 
 
 def parse_memory(strategy: Any, entries: Entries, shapes: Shapes | None) -> Assign:
-    """Return what gives a strategy of Flower's what `state_of` returned; nothing is changed.
+    """Return a function that gives a strategy what `state_of` returned, without inner ones.
 
-    Args:
-        strategy: without what it wraps.
-        entries: its part of a state.
-        shapes: of the model's entries, by name, if the state tells them.
-
-    Raises:
-        ValueError: if the state is damaged, or another strategy's.
+    `shapes` are those of the model's entries, if the state has them. A damaged state, or
+    another strategy's, is a `ValueError`.
     """
     names = [name for name in _REMEMBERED if hasattr(strategy, name)]
     found = sorted(set(entries.keys()) - {"strategy"})
@@ -60,7 +55,7 @@ def parse_memory(strategy: Any, entries: Entries, shapes: Shapes | None) -> Assi
 
 
 def memory_of(strategy: Any) -> Assign:
-    """Return what gives a strategy, and those within it, back what they remember now."""
+    """Return a function that restores the present memory of a strategy and those within."""
     held = []
     while isinstance(strategy, Strategy):
         names = (*_REMEMBERED, "current_arrays")
