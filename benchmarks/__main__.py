@@ -9,6 +9,7 @@ from .compare.command import compare
 from .core.page import PAGES, write
 from .federated.command import federated
 from .robustness.command import robustness
+from .selection_scale.study import selection_scale
 
 app = typer.Typer(
     help="The studies behind every figure that the documentation gives.",
@@ -16,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for study in (compare, robustness, federated, bilevel):
+for study in (compare, robustness, federated, bilevel, selection_scale):
     app.command()(study)
 
 

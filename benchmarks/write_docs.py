@@ -16,7 +16,6 @@ from pathlib import Path
 
 from .bilevel.docs_page import bilevel_page
 from .cost.page import cost_page
-from .federated.docs_page import federated_page
 from .penalties.page import penalties_page
 from .remedies.page import remedies_page
 from .robustness.page import robustness_page
@@ -171,7 +170,7 @@ def compare_page() -> str:
 PAGES = {"benchmarks.md": benchmarks_page, "compare.md": compare_page}
 PAGES |= {"robustness.md": robustness_page, "remedies.md": remedies_page}
 PAGES |= {"cost.md": cost_page, "scale.md": scale_page, "soak.md": soak_page}
-PAGES |= {"federated-benchmark.md": federated_page, "penalties.md": penalties_page}
+PAGES |= {"penalties.md": penalties_page}
 PAGES |= {"bilevel-benchmark.md": bilevel_page}
 
 if __name__ == "__main__":
