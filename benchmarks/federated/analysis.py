@@ -1,7 +1,7 @@
 """What a run folder of the study shows: the tables of its report, page and README."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,8 +13,8 @@ from ..core.statistics import Estimate, estimate
 from ..selection_scale.study import scale_table
 from . import selections, starts
 from .methods import PLAIN, RANDOM, SELECTORS, STRATEGIES
-from .selections import Selections, better
-from .starts import Starts, mean_against, paired, speed, worst_against
+from .selections import Compared, Selections, better
+from .starts import Grid, Starts, paired, speed, worst_against
 from .study import (
     COMMAND,
     MU,
@@ -63,6 +63,12 @@ def runs(folder: Folder) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def found_in(folder: Folder) -> tuple[Grid, Selections]:
+    """Return what a folder shows so far: strategies from every start, and selectors."""
+    found = runs(folder)
+    return (starts.starts(found), selections.selections(found)) if len(found) else ({}, {})
+
+
 def command(plan: Plan) -> str:
     """Return the command that makes such a folder again."""
     words = [*COMMAND.split(), "--experiments", ",".join(plan.experiments)]
@@ -72,23 +78,10 @@ def command(plan: Plan) -> str:
 
 @dataclass(frozen=True)
 class Goal:
-    """Differences that are all to be above a threshold.
+    """Differences over seeds, by what they are to, that are all to be above a threshold."""
 
-    Attributes:
-        experiment: `rates` or `selection`.
-        task: name of the task.
-        wanted: in words.
-        differences: over seeds, by what they are to.
-        threshold: what they are to be above.
-        spec: how they are written.
-    """
-
-    experiment: str
-    task: str
-    wanted: str
     differences: Mapping[str, Estimate]
     threshold: float = 0.0
-    spec: str = "+.2f"
 
     @property
     def reached(self) -> bool:
@@ -97,72 +90,49 @@ class Goal:
 
     def clear(self, comparisons: int = 1) -> bool:
         """Whether the intervals are, so wide that so many comparisons hold together."""
-        return all(
-            one.mean - one.half_width(comparisons) > self.threshold
-            for one in self.differences.values()
-        )
+        lows = (one.mean - one.half_width(comparisons) for one in self.differences.values())
+        return all(low > self.threshold for low in lows)
 
-    @property
-    def lowest(self) -> str:
-        """The lowest difference, its interval, and to whom it is."""
+    def lowest(self, spec: str = "+.2f") -> str:
+        """Return the lowest difference, its interval, and to whom it is."""
         name, found = min(self.differences.items(), key=lambda item: item[1].mean)
-        return f"{found.interval(self.spec)}{name and f', {name}'}"
+        return f"{found.interval(spec)}{name and f', {name}'}"
 
 
-def goals(grid: Sequence[Starts], chosen: Selections) -> list[Goal]:
-    """Return what is wanted of our two methods, on every task that they have run on."""
-    made, (gain, most_gain), (fewer, most_fewer) = [], PAPER_GAIN, PAPER_SPEED
-    for ours in (row for row in grid if row.strategy == starts.OURS):
-        others = [row for row in _of(grid, ours.task) if row.strategy in starts.BASELINES]
-        for wanted, differences, threshold, spec in (
-            (
-                f"no start more than {TOLERANCE:g} points below FedAvg",
-                {at(cell): found for cell, found in ours.gains.items()},
-                -TOLERANCE,
-                "+.2f",
-            ),
-            (
-                f"a mean gain above {gain:g} points; the paper has {gain:g} to {most_gain:g}",
-                {"": ours.gain},
-                gain,
-                "+.2f",
-            ),
-            (
-                f"over {fewer:g} times fewer rounds to FedAvg's accuracy; the paper has "
-                f"{fewer:g} to {most_fewer:g}",
-                {"": ours.faster_by_seed},
-                fewer,
-                ".2f",
-            ),
-            (
-                "a worst start above that of every baseline",
-                {row.label: worst_against(ours, row) for row in others},
-                0.0,
-                "+.2f",
-            ),
-        ):
-            made.append(Goal("rates", ours.task, wanted, differences, threshold, spec))
-    for task in TASKS["selection"]:
-        rows = selections.at_one_mu(chosen, task)
-        if (ours := rows.get(selections.OURS)) is not None:
-            others = [name for name in selections.BASELINES if name in rows]
-            for measure, wanted in selections.DECIDING.items():
-                better_by = {SELECTORS[n][0]: better(ours, rows[n], measure) for n in others}
-                made.append(Goal("selection", task, wanted, better_by))
-    return made
+def goals(grid: Grid, compared: Compared) -> dict[str, dict[tuple[str, str], Goal]]:
+    """Return what is wanted of our two methods, by experiment, name and task."""
+    rates, selection = {}, {}
+    for task, rows in grid.items():
+        ours, others = rows[starts.OURS], [rows[name] for name in starts.BASELINES]
+        gains = {at(cell): found for cell, found in ours.gains.items()}
+        worst = {row.label: worst_against(ours, row) for row in others}
+        rates["every start", task] = Goal(gains, -TOLERANCE)
+        rates["gain", task] = Goal({"": ours.gain}, PAPER_GAIN[0])
+        rates["rounds", task] = Goal({"": ours.faster_by_seed}, PAPER_SPEED[0])
+        rates["worst start", task] = Goal(worst)
+    for task, rows in compared.items():
+        ours, others = rows[selections.OURS], selections.BASELINES
+        for measure in selections.DECIDING:
+            found = {SELECTORS[n][0]: better(ours, rows[n], measure) for n in others}
+            selection[measure, task] = Goal(found)
+    return {"rates": rates, "selection": selection}
 
 
-def goals_table(goals: Sequence[Goal], experiment: str) -> pd.DataFrame:
-    """Return the lowest difference of every goal of an experiment, a column for each task."""
-    rows: dict[str, dict[str, str]] = {}
-    for goal in (goal for goal in goals if goal.experiment == experiment):
-        rows.setdefault(goal.wanted, {"wanted": goal.wanted})[goal.task] = goal.lowest
-    return pd.DataFrame(rows.values())
+def met(goals: Mapping[tuple[str, str], Goal]) -> dict[str, int]:
+    """Return how many goals of an experiment are met, of how many, in which sense."""
+    comparisons = sum(len(goal.differences) for goal in goals.values())
+    return {
+        "comparisons": comparisons,
+        "all": len(goals),
+        "reached": sum(goal.reached for goal in goals.values()),
+        "clearly": sum(goal.clear() for goal in goals.values()),
+        "corrected": sum(goal.clear(comparisons) for goal in goals.values()),
+    }
 
 
-def starts_table(rows: Sequence[Starts]) -> pd.DataFrame:
+def starts_table(rows: Mapping[str, Starts]) -> pd.DataFrame:
     """Return a task's strategies over the grid of starts."""
-    return pd.DataFrame([_starts_row(row) for row in rows])
+    return pd.DataFrame([_starts_row(row) for row in rows.values()])
 
 
 def _starts_row(row: Starts) -> dict[str, str]:
@@ -173,7 +143,7 @@ def _starts_row(row: Starts) -> dict[str, str]:
         "gain over FedAvg": "" if plain else row.gain.interval("+.2f"),
         "starts better, worse": "" if plain else f"{row.clear(1)}, {row.clear(-1)}",
         "lowest gain": "" if plain else f"{row.gains[row.lowest].mean:+.2f}",
-        "worst start": f"{row.cells.min():.2f}",
+        "worst start": f"{row.worst_accuracy:.2f}",
         "at": at(row.worst),
         "rounds, times fewer": fmt(faster, ".2f"),
         "reached": fmt(reached, ".0%"),
@@ -186,21 +156,29 @@ def at(cell: tuple[float, float]) -> str:
     return f"beta {cell[0]:g}, alpha {cell[1]:g}"
 
 
-def against_table(rows: Sequence[Starts]) -> pd.DataFrame:
+def against_table(rows: Mapping[str, Starts]) -> pd.DataFrame:
     """Return by how much FedHyper is above each baseline, and everybody's best start."""
-    ours = next(row for row in rows if row.strategy == starts.OURS)
-    others = [row for row in rows if row.strategy in starts.BASELINES]
+    ours = rows[starts.OURS]
     shown = [
         {
-            "": row.label,
-            "mean, less its": mean_against(ours, row).interval("+.2f"),
-            "worst start, less its": worst_against(ours, row).interval("+.2f"),
-            "its best start": f"{row.cells.max():.2f}",
+            "baseline": row.label,
+            "mean: FedHyper less it": paired(ours.by_seed, row.by_seed).interval("+.2f"),
+            "worst start: FedHyper less it": worst_against(ours, row).interval("+.2f"),
+            "its best start": f"{row.best_accuracy:.2f}",
         }
-        for row in others
+        for row in map(rows.__getitem__, starts.BASELINES)
     ]
-    mine = {"": ours.label, "its best start": f"{ours.cells.max():.2f}"}
-    return pd.DataFrame([*shown, mine]).fillna("")
+    return pd.DataFrame(shown)
+
+
+def by_rate_table(grid: Grid) -> pd.DataFrame:
+    """Return FedHyper's mean gain by the clients' initial rate."""
+    rows = []
+    for task, strategies in grid.items():
+        gains = strategies[starts.OURS].gains_by_local_rate
+        texts = {f"beta {beta:g}": f"{gain:+.2f}" for beta, gain in gains.items()}
+        rows.append({"mean gain from": task, **texts})
+    return pd.DataFrame(rows)
 
 
 def means_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -284,24 +262,13 @@ def mu_tables(chosen: Selections) -> dict[str, pd.DataFrame]:
     }
 
 
-def _of(grid: Sequence[Starts], task: str) -> list[Starts]:
-    return [row for row in grid if row.task == task]
-
-
-def tables(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def tables(grid: Grid, chosen: Selections) -> dict[str, pd.DataFrame]:
     """Return all tables that a folder's runs give so far, by their titles."""
-    if found.empty:
-        return {}
-    grid, chosen = starts.starts(found), selections.selections(found)
-    made = {}
-    for task in TASKS["rates"]:
-        if rows := _of(grid, task):
-            made[f"{task}: every start"] = starts_table(rows)
-    for task in TASKS["selection"]:
-        if rows := selections.at_one_mu(chosen, task):
-            made[f"{task}: selection"] = means_table(rows)
-            made[f"{task}: selection, less Random"] = random_table(rows)
-            made[f"{task}: what selection costs"] = traffic_table(rows)
+    made = {f"{task}: every start": starts_table(rows) for task, rows in grid.items()}
+    for task, rows in selections.compared(chosen).items():
+        made[f"{task}: selection"] = means_table(rows)
+        made[f"{task}: selection, less Random"] = random_table(rows)
+        made[f"{task}: what selection costs"] = traffic_table(rows)
     if any(mu != MU for _, mu, _ in chosen):
         made |= {f"FedProx's term: {title}": t for title, t in mu_tables(chosen).items()}
     return made
@@ -310,50 +277,52 @@ def tables(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def values() -> dict[str, Any]:
     """Return the numbers that docs/federated-benchmark.md names."""
     folder = Folder(RECORD)
-    found = runs(folder)
-    grid, chosen = starts.starts(found), selections.selections(found)
-    wanted = goals(grid, chosen)
-    made = [goal.experiment for goal in wanted for _ in goal.differences]
-    by_task = {task: selections.at_one_mu(chosen, task) for task in TASKS["selection"]}
+    grid, chosen = found_in(folder)
+    compared = selections.compared(chosen)
+    wanted = goals(grid, compared)
     return {
         "command": command(folder.plan()),
         "environment": folder.environment(),
         "missing": len(unfinished(folder)),
         "settings": {unit.experiment: unit.settings for unit in units(folder.plan())},
-        "goals": wanted,
-        "comparisons": {name: made.count(name) for name in ("rates", "selection")},
-        "goals_table": goals_table,
-        "grid": {
-            task: {row.strategy: row for row in _of(grid, task)} for task in TASKS["rates"]
+        "seeds": {task: len(rows[RANDOM]) for task, rows in compared.items()},
+        "grid": grid,
+        "starts": wanted["rates"],
+        "selectors": wanted["selection"],
+        "met": {name: met(its) for name, its in wanted.items()},
+        "above": {
+            task: {
+                name: paired(rows[starts.OURS].by_seed, rows[name].by_seed).sign
+                for name in starts.BASELINES
+            }
+            for task, rows in grid.items()
         },
-        "starts_table": starts_table,
-        "against_table": against_table,
-        "mean_against": mean_against,
-        "selectors": by_task,
-        "means_table": means_table,
-        "random_table": random_table,
-        "better_table": better_table,
-        "better": better,
-        "traffic_table": traffic_table,
-        "chosen": chosen,
-        "paired": paired,
-        "mu_tables": mu_tables(chosen),
+        "best": {
+            task: [rows[name].best_accuracy for name in starts.BASELINES]
+            for task, rows in grid.items()
+        },
+        "signs": {
+            key: [found.sign for found in goal.differences.values()]
+            for key, goal in wanted["selection"].items()
+        },
+        "tables": tables(grid, chosen),
+        "against": {task: against_table(rows) for task, rows in grid.items()},
+        "by_rate": by_rate_table(grid),
+        "better": {task: better_table(rows) for task, rows in compared.items()},
         "scale": record("selection_scale"),
-        "scale_table": scale_table,
+        "scale_table": scale_table(record("selection_scale")),
     }
 
 
 def readme() -> str:
     """Return the two tables as they stand in README.md."""
-    found = runs(Folder(RECORD))
-    grid = {(row.task, row.strategy): row for row in starts.starts(found)}
-    chosen, ours = selections.selections(found), SELECTORS[selections.OURS][0]
+    grid, chosen = found_in(Folder(RECORD))
     head, rows = ["25 starts"], []
-    for task in TASKS["rates"]:
+    for task in grid:
         head += [f"{task}: mean", "worst start"]
     for name in _README:
-        cells = [grid[task, name] for task in TASKS["rates"]]
-        numbers = [(f"{cell.mean:.1f}", f"{cell.cells.min():.1f}") for cell in cells]
+        found = [by_name[name] for by_name in grid.values()]
+        numbers = [(f"{row.mean:.1f}", f"{row.worst_accuracy:.1f}") for row in found]
         rows.append([STRATEGIES[name][0], *chain(*numbers)])
     first = table(pd.DataFrame(rows, columns=head), STRATEGIES[starts.OURS][0])
     head, rows = ["selector"], []
@@ -366,4 +335,6 @@ def readme() -> str:
             less = paired(mine["last"], plain["last"]).interval("+.2f")
             cells += ["" if name == RANDOM else less, f"{mine['late_deviation'].mean():.2f}"]
         rows.append(cells)
-    return f"{first}\n\n{table(pd.DataFrame(rows, columns=head), ours)}"
+    return (
+        f"{first}\n\n{table(pd.DataFrame(rows, columns=head), SELECTORS[selections.OURS][0])}"
+    )

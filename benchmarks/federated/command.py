@@ -9,7 +9,8 @@ import typer
 from ..core.commands import MOST, errors_said, nothing_else_given, ready
 from ..core.report import print_table, write_report
 from ..core.units import do_runs
-from .analysis import command, runs, tables
+from .analysis import command, found_in, tables
+from .selections import compared
 from .study import COMMAND, EXPERIMENTS, Folder, Plan, outcome, unfinished, units
 from .tasks import load
 
@@ -68,8 +69,8 @@ def report(folder: Folder) -> Path:
     # Matplotlib is slow to import, and the hours of a run need none of it.
     from .plots import draw_all
 
-    found = runs(folder)
-    made = tables(found)
+    grid, chosen = found_in(folder)
+    made = tables(grid, chosen)
     for title, rows in made.items():
         if shown := [name for name in rows.columns if name in _SHOWN]:
             print_table(rows.filter([rows.columns[0], *shown]), title)
@@ -78,7 +79,7 @@ def report(folder: Folder) -> Path:
         "Federated: rates from every start, and who is asked to train",
         command(folder.plan()),
         made,
-        draw_all(found, folder.path / "plots"),
+        draw_all(grid, compared(chosen), folder.path / "plots"),
         folder.environment(),
         len(unfinished(folder)),
         "Accuracy is of held-out images, in percent, mean of the last rounds; ± is the "

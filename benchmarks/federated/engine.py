@@ -11,7 +11,6 @@ hidden matrix [h, d], hidden bias [h], output matrix [10, h], output bias [10].
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,33 +24,8 @@ from hdet.federated.vectors import inner
 from hdet.seeding import generator
 
 from .client_rates import DeltaRates, HyperRates
+from .methods import Rule, Settings
 from .tasks import CLASSES, Split
-
-
-@dataclass(frozen=True)
-class Local:
-    """How clients train.
-
-    Attributes:
-        steps: K, optimizer steps of a round, the same for every client.
-        batch: B, examples of a step; a client's examples are shuffled, pass after pass.
-        momentum: of local SGD, anew in each round.
-        proximal_mu: FedProx's mu.
-        max_norm: gradients are scaled to at most this norm; None is no limit.
-        client_rate: FedHyper-CL: gamma and growth of `ClientLocalRate`, by name; None keeps
-            the order's rate.
-        delta_sgd: Delta-SGD in its place: arguments of `DeltaSGD`, by name; None is without.
-        probe: examples of a client that a probe reads at most; None is all.
-    """
-
-    steps: int = 20
-    batch: int = 32
-    momentum: float = 0.0
-    proximal_mu: float = 0.0
-    max_norm: float | None = None
-    client_rate: Mapping[str, Any] | None = None
-    delta_sgd: Mapping[str, Any] | None = None
-    probe: int | None = None
 
 
 class Network:
@@ -124,34 +98,28 @@ class BatchedClients:
     Args:
         data: who has what; clients are named by their index in `data.parts`.
         network: the model.
-        local: how they train.
-        seed: of the order of examples.
-        seconds: simulated seconds of one local step of each client; one each if None.
+        settings: how they train, and the seed of the order of examples.
+        rule: the strategy, of which `client_rate` and `delta_sgd` move the clients' rates.
     """
 
-    def __init__(
-        self,
-        data: Split,
-        network: Network,
-        local: Local,
-        seed: int,
-        seconds: Sequence[float] | None = None,
-    ) -> None:
-        self._data, self._network, self._local, self._seed = data, network, local, seed
-        self._seconds = seconds or [1.0] * len(data.parts)
+    def __init__(self, data: Split, network: Network, settings: Settings, rule: Rule) -> None:
+        self._data, self._network, self._settings, self._rule = data, network, settings, rule
         self._counts = [data.label_counts(client) for client in range(len(data.parts))]
+        # Simulated seconds of a local step of each client, 0.1 to 0.5.
+        draws = torch.rand(settings.clients, generator=generator(settings.seed, "seconds"))
+        self._seconds = (0.1 + 0.4 * draws).tolist()
 
     def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
         """Train on each client of `ids` from `order.weights`, and return all replies."""
-        local, count = self._local, len(ids)
+        local, rule, count = self._settings, self._rule, len(ids)
         indices = torch.stack([self.batches(client, order.round) for client in ids])
         weights = order.weights.repeat(count, 1)
         gradient, momentum = torch.empty_like(weights), torch.zeros_like(weights)
         rates = None
-        if local.delta_sgd is not None:
-            rates = DeltaRates(order.rate, count, **local.delta_sgd)
-        elif local.client_rate is not None:
-            rates = HyperRates(order, local.steps, count, **local.client_rate)
+        if rule.delta_sgd is not None:
+            rates = DeltaRates(order.rate, count, **rule.delta_sgd)
+        elif rule.client_rate is not None:
+            rates = HyperRates(order, local.steps, count, **rule.client_rate)
         losses = []
         for step in range(local.steps):
             at = indices[:, step]
@@ -179,13 +147,13 @@ class BatchedClients:
     ) -> Tensor:
         """Write the gradient at `weights`, FedProx's term included; return the losses."""
         losses = self._network.gradient(weights, images, labels, out)
-        if self._local.proximal_mu:
-            out.add_(weights - order.weights, alpha=self._local.proximal_mu)
+        if self._settings.proximal_mu:
+            out.add_(weights - order.weights, alpha=self._settings.proximal_mu)
         return losses
 
     def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
         """Return the mean loss of `order.weights` on each client's first examples."""
-        parts = [self._data.parts[client][: self._local.probe] for client in ids]
+        parts = [self._data.parts[client][: self._settings.probe] for client in ids]
         indices = torch.cat(parts)
         logits = self._network.logits(order.weights, self._data.images[indices])
         losses = F.cross_entropy(logits.double(), self._data.labels[indices], reduction="none")
@@ -200,8 +168,8 @@ class BatchedClients:
 
     def batches(self, client: int, round_: int) -> Tensor:
         """Return the indices of the examples of each of a client's steps, [K, B]."""
-        part, local = self._data.parts[client], self._local
-        draws = generator(self._seed, "batches", round_, client)
+        part, local = self._data.parts[client], self._settings
+        draws = generator(local.seed, "batches", round_, client)
         needed = local.steps * local.batch
         passes = -(-needed // len(part))
         order = torch.cat([torch.randperm(len(part), generator=draws) for _ in range(passes)])
@@ -217,7 +185,7 @@ class BatchedClients:
                 loss=means[i],
                 squared_loss=squares[i],
                 num_examples=len(self._data.parts[client]),
-                duration=self._seconds[client] * self._local.steps,
+                duration=self._seconds[client] * self._settings.steps,
                 update=deltas[i],
                 update_norm=norms[i],
                 label_counts=self._counts[client],

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 
 from hdet.federated import Decay
 from hdet.federated.rounds import Round, Rounds
-from hdet.seeding import generator
 
-from .engine import BatchedClients, Local, Network
+from .engine import BatchedClients, Network
 from .methods import Settings, rule_of, selector_of
 from .tasks import CLASSES, Split, deal, load
 
@@ -71,17 +70,7 @@ class Federation:
         local_rate = rule.local_rate
         if s.final_share != 1.0 and isinstance(local_rate, float):
             local_rate = Decay(local_rate, s.final_share ** (1 / s.rounds))
-        local = Local(
-            steps=s.steps,
-            batch=s.batch,
-            momentum=s.momentum,
-            proximal_mu=s.proximal_mu,
-            max_norm=s.max_norm,
-            client_rate=rule.client_rate,
-            delta_sgd=rule.delta_sgd,
-            probe=s.probe,
-        )
-        self.clients = BatchedClients(self.data, self.network, local, s.seed, seconds_of(s))
+        self.clients = BatchedClients(self.data, self.network, s, rule)
         self.rounds = Rounds(
             self.network.initial(s.seed, getattr(torch, s.dtype)),
             self.clients,
@@ -124,12 +113,6 @@ def split_of(settings: Settings) -> Split:
     images, labels, test_images, test_labels = load(s.task, s.pool)
     parts = deal(labels, s.clients, s.concentration, s.seed)
     return Split(images.to(dtype), labels, test_images.to(dtype), test_labels, parts)
-
-
-def seconds_of(settings: Settings) -> list[float]:
-    """Return simulated seconds of a local step of each client, 0.1 to 0.5, fixed."""
-    draws = torch.rand(settings.clients, generator=generator(settings.seed, "seconds"))
-    return (0.1 + 0.4 * draws).tolist()
 
 
 def judge(network: Network, weights: Tensor, data: Split) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ and worst start of every strategy; `differences`, `late`, `curves` and `bytes` a
 """
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
 
 from ..core.plotting import figure, legend, plain
-from ..core.statistics import Estimate, estimate
 from . import selections, starts
 from .methods import PLAIN, RANDOM, SELECTORS
-from .selections import at_one_mu
-from .starts import Starts, paired
-from .study import GLOBAL_RATES, LOCAL_RATES, TASKS
+from .selections import Compared
+from .starts import Grid, Starts, paired
+from .study import GLOBAL_RATES, LOCAL_RATES
 
 _INK = "#0072B2"
 # Points beyond which a gain's colour no longer changes: most of what is told is near zero.
@@ -44,15 +43,14 @@ _MEASURES = {
     "late_deviation": "late deviation",
     "worst_class": "worst class",
 }
-# By task and selector, at the mu where all are compared: a row for each seed.
-_Compared = Mapping[str, Mapping[str, pd.DataFrame]]
 
 
-def draw_all(runs: pd.DataFrame, folder: Path, prefix: str = "") -> dict[str, Path]:
+def draw_all(grid: Grid, compared: Compared, folder: Path, prefix: str = "") -> dict[str, Path]:
     """Draw all pictures that have something to show; call it again at any time.
 
     Args:
-        runs: as `analysis.runs` gives them.
+        grid: as `starts.starts` gives it.
+        compared: as `selections.compared` gives it.
         folder: where to.
         prefix: of the files' names.
 
@@ -65,15 +63,12 @@ def draw_all(runs: pd.DataFrame, folder: Path, prefix: str = "") -> dict[str, Pa
         made[text] = folder / f"{prefix}{name}.png"
         return made[text]
 
-    grid, chosen = starts.starts(runs), selections.selections(runs)
-    for task in dict.fromkeys(row.task for row in grid):
-        mine = [row for row in grid if row.task == task]
-        _accuracies(file(f"accuracy-{task}", f"Accuracy from every start, {task}"), mine)
-        if len(mine) > 1:
-            _gains(file(f"gain-{task}", f"Gain over FedAvg from every start, {task}"), mine)
+    for task, rows in grid.items():
+        _accuracies(file(f"accuracy-{task}", f"Accuracy from every start, {task}"), task, rows)
+        if len(rows) > 1:
+            _gains(file(f"gain-{task}", f"Gain over FedAvg, {task}"), task, rows)
     if grid:
         _starts(file("starts", "Mean over the starts, and the worst one"), grid)
-    compared = {t: rows for t in TASKS["selection"] if (rows := at_one_mu(chosen, t))}
     if compared:
         _differences(file("differences", "Differences to Random"), compared)
         _late(file("late", "Last accuracy and late deviation, every seed"), compared)
@@ -82,19 +77,18 @@ def draw_all(runs: pd.DataFrame, folder: Path, prefix: str = "") -> dict[str, Pa
     return made
 
 
-def _accuracies(file: Path, rows: Sequence[Starts]) -> None:
-    values = [row.cells for row in rows]
-    norm = Normalize(np.min(values), np.max(values))
-    title = f"Accuracy from every start, percent: {rows[0].task}"
-    _maps(file, title, rows, values, ("viridis", norm), "{:.0f}".format)
+def _accuracies(file: Path, task: str, rows: Mapping[str, Starts]) -> None:
+    values = [row.cells for row in rows.values()]
+    colors = ("viridis", Normalize(np.min(values), np.max(values)))
+    title = f"Accuracy from every start, percent: {task}"
+    _maps(file, title, list(rows.values()), values, colors, "{:.0f}".format)
 
 
-def _gains(file: Path, rows: Sequence[Starts]) -> None:
-    others = [row for row in rows if row.strategy != PLAIN]
-    values = [pd.Series({cell: gain.mean for cell, gain in r.gains.items()}) for r in others]
-    title = f"Gain over FedAvg from the same start, points: {rows[0].task}"
-    end = f" Colours end at {_MOST:g} points."
-    _maps(file, title, others, values, ("RdBu", Normalize(-_MOST, _MOST)), _short, end)
+def _gains(file: Path, task: str, rows: Mapping[str, Starts]) -> None:
+    others = [row for row in rows.values() if row.strategy != PLAIN]
+    values = [[gain.mean for gain in row.gains.values()] for row in others]
+    title = f"Gain over FedAvg from the same start, points: {task}"
+    _maps(file, title, others, values, ("RdBu", Normalize(-_MOST, _MOST)), _short)
 
 
 def _short(gain: float) -> str:
@@ -105,17 +99,17 @@ def _maps(
     file: Path,
     title: str,
     rows: Sequence[Starts],
-    values: Sequence[pd.Series],
+    values: Sequence[Iterable[float]],
     colors: tuple[str, Normalize],
     text: Callable[[float], str],
-    end: str = "",
 ) -> None:
     """Draw one number for every strategy and start."""
     columns = max(5, -(-len(rows) // 2))
     deep = -(-len(rows) // columns)
     caption = (
         "Mean of the last rounds' accuracy, over seeds, by the initial rates beta of the "
-        f"clients and alpha of the server. ×: a seed diverged.{end}"
+        f"clients and alpha of the server. ×: a seed diverged. Colours of gains end at "
+        f"{_MOST:g} points."
     )
     with figure(file, 2.0 * deep + 0.9, title, caption) as drawn:
         panels = drawn.subplots(deep, columns, squeeze=False, sharex=True, sharey=True)
@@ -132,12 +126,12 @@ def _maps(
 def _map(
     ax: Axes,
     row: Starts,
-    values: pd.Series,
+    values: Iterable[float],
     colors: tuple[str, Normalize],
     text: Callable[[float], str],
 ) -> None:
     name, norm = colors
-    grid = values.to_numpy().reshape(len(LOCAL_RATES), len(GLOBAL_RATES))
+    grid = np.reshape(list(values), (len(LOCAL_RATES), len(GLOBAL_RATES)))
     lost = row.diverged.any().to_numpy().reshape(grid.shape)
     ax.imshow(grid, cmap=name, norm=norm, aspect="auto")
     for (y, x), value in np.ndenumerate(grid):
@@ -157,20 +151,18 @@ def _map(
     ax.set_xticks(range(len(GLOBAL_RATES)), bare)
 
 
-def _starts(file: Path, rows: Sequence[Starts]) -> None:
+def _starts(file: Path, grid: Grid) -> None:
     """Draw mean and worst start of every strategy, a panel for each task."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    labels = {row.strategy: row.label for row in rows}
-    strategies = list(labels)
+    labels = {row.strategy: row.label for rows in grid.values() for row in rows.values()}
     caption = "Circle: mean over the starts. Diamond: worst start. Stroke: best start."
     title = "Mean over the starts, and the worst one"
-    with figure(file, 0.3 * len(strategies) + 1.9, title, caption) as drawn:
-        panels = drawn.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-        for ax, task in zip(panels, tasks, strict=True):
-            for row in (row for row in rows if row.task == task):
-                y = strategies.index(row.strategy)
+    with figure(file, 0.3 * len(labels) + 1.9, title, caption) as drawn:
+        panels = drawn.subplots(1, len(grid), sharey=True, squeeze=False)[0]
+        for ax, (task, rows) in zip(panels, grid.items(), strict=True):
+            for row in rows.values():
+                y = list(labels).index(row.strategy)
                 color, size = (_INK, 8.0) if row.strategy == starts.OURS else ("#555555", 6.0)
-                best, worst = row.cells.max(), row.cells.min()
+                best, worst = row.best_accuracy, row.worst_accuracy
                 ax.plot([worst, best], [y, y], color=color, lw=1.2, alpha=0.5)
                 ax.plot(best, y, "|", color=color, ms=size + 3, mew=1.8)
                 ax.plot(worst, y, "D", color=color, ms=size)
@@ -180,59 +172,59 @@ def _starts(file: Path, rows: Sequence[Starts]) -> None:
         _name_rows(panels[0], labels, starts.OURS)
 
 
-def _differences(file: Path, compared: _Compared) -> None:
+def _differences(file: Path, compared: Compared) -> None:
     """Draw the three deciding numbers less Random's, a row of panels for each task."""
-    others = {t: {n: r for n, r in rows.items() if n != RANDOM} for t, rows in compared.items()}
-    caption = f"Mean over seeds and its 95 % interval; {_seeds(compared)}."
-    measures = dict.fromkeys(_MEASURES, "points")
 
-    def draw(ax: Axes, y: int, color: str, name: str, task: str, measure: str) -> None:
-        rows = compared[task]
-        found: Estimate = paired(rows[name][measure], rows[RANDOM][measure])
-        half = np.nan_to_num(found.half_width())
-        ax.errorbar(found.mean, y, xerr=half, fmt="o", color=color, ms=6, lw=1.8, capsize=3)
+    def draw(ax: Axes, y: int, name: str, values: pd.Series, random: pd.Series) -> None:
+        found = paired(values, random)
+        half, color = np.nan_to_num(found.half_width()), _LOOKS[name][0]
+        if name != RANDOM:
+            ax.errorbar(found.mean, y, xerr=half, fmt="o", color=color, ms=6, lw=1.8, capsize=3)
         ax.axvline(0, color="#444444", lw=0.9, zorder=1)
 
-    _panels(file, "Less Random, paired by seed", caption, others, measures, draw)
+    caption = f"Mean over seeds and its 95 % interval; {_seeds(compared)}."
+    measures = dict.fromkeys(_MEASURES, "points")
+    _panels(file, ("Less Random, paired by seed", caption), compared, measures, draw)
 
 
-def _late(file: Path, compared: _Compared) -> None:
+def _late(file: Path, compared: Compared) -> None:
     """Draw last accuracy and late deviation of every seed, a row of panels for each task."""
-    caption = f"Strokes: seeds. Circle: their mean; {_seeds(compared)}."
 
-    def draw(ax: Axes, y: int, color: str, name: str, task: str, measure: str) -> None:
-        values = compared[task][name][measure]
+    def draw(ax: Axes, y: int, name: str, values: pd.Series, random: pd.Series) -> None:
+        color = _LOOKS[name][0]
         ax.plot(values, [y] * len(values), "|", color=color, ms=9, alpha=0.45)
-        ax.plot(estimate(values).mean, y, "o", color=color, ms=7, mec="white")
+        ax.plot(values.mean(), y, "o", color=color, ms=7, mec="white")
 
-    measures = {"last": "percent", "late_deviation": "points"}
-    title = "Last accuracy and late standard deviation"
-    _panels(file, title, caption, compared, measures, draw)
+    words = (
+        "Last accuracy and late standard deviation",
+        f"Strokes: seeds. Circle: their mean; {_seeds(compared)}.",
+    )
+    _panels(file, words, compared, {"last": "percent", "late_deviation": "points"}, draw)
 
 
 def _panels(
     file: Path,
-    title: str,
-    caption: str,
-    compared: _Compared,
+    words: tuple[str, str],
+    compared: Compared,
     measures: Mapping[str, str],
-    draw: Callable[[Axes, int, str, str, str, str], None],
+    draw: Callable[..., None],
 ) -> None:
     """Draw a panel for each task and measure, with a line for each selector."""
-    names = list(dict.fromkeys(name for rows in compared.values() for name in rows))
-    height = (0.3 * len(names) + 1.1) * len(compared) + 0.9
-    with figure(file, height, title, caption) as drawn:
+    labels = {name: SELECTORS[name][0] for rows in compared.values() for name in rows}
+    height = (0.3 * len(labels) + 1.1) * len(compared) + 0.9
+    with figure(file, height, *words) as drawn:
         panels = drawn.subplots(len(compared), len(measures), sharey=True, squeeze=False)
-        for row, task in zip(panels, compared, strict=True):
+        for row, (task, rows) in zip(panels, compared.items(), strict=True):
             for ax, (measure, unit) in zip(row, measures.items(), strict=True):
-                for name in compared[task]:
-                    draw(ax, names.index(name), _LOOKS[name][0], name, task, measure)
+                for name, its in rows.items():
+                    y = list(labels).index(name)
+                    draw(ax, y, name, its[measure], rows[RANDOM][measure])
                 side = "left is steadier" if measure in selections.LESS else "right is better"
                 ax.set(title=f"{task}: {side}", xlabel=f"{_MEASURES[measure]}, {unit}")
-            _name_rows(row[0], {name: SELECTORS[name][0] for name in names}, selections.OURS)
+            _name_rows(row[0], labels, selections.OURS)
 
 
-def _curves(file: Path, compared: _Compared) -> None:
+def _curves(file: Path, compared: Compared) -> None:
     """Draw the accuracy by round, mean over seeds, a panel for each task."""
     caption = f"{_seeds(compared)}. The steep beginning is cut off."
     title = "Accuracy by round, mean over seeds"
@@ -262,21 +254,21 @@ def _curves(file: Path, compared: _Compared) -> None:
         legend(panels[0], handlelength=3.2)
 
 
-def _bytes(file: Path, compared: _Compared) -> None:
+def _bytes(file: Path, compared: Compared) -> None:
     """Draw the bytes of a run both ways, a panel for each task."""
-    names = list(dict.fromkeys(name for rows in compared.values() for name in rows))
+    labels = {name: SELECTORS[name][0] for rows in compared.values() for name in rows}
     caption = "Upper bar: to the clients. Lower bar: from them."
     title = "Bytes of a run, probes included"
-    with figure(file, 0.36 * len(names) + 1.9, title, caption) as drawn:
+    with figure(file, 0.36 * len(labels) + 1.9, title, caption) as drawn:
         panels = drawn.subplots(1, len(compared), sharey=True, squeeze=False)[0]
         for ax, (task, rows) in zip(panels, compared.items(), strict=True):
             for name, row in rows.items():
-                y = names.index(name)
+                y = list(labels).index(name)
                 ax.barh(y - 0.18, row["bytes_down"].mean() / 1e6, 0.34, color=_INK)
                 ax.barh(y + 0.18, row["bytes_up"].mean() / 1e6, 0.34, color="#E69F00")
             ax.set(title=task, xlabel="MB")
             ax.grid(axis="y", visible=False)
-        _name_rows(panels[0], {name: SELECTORS[name][0] for name in names}, selections.OURS)
+        _name_rows(panels[0], labels, selections.OURS)
 
 
 def _name_rows(ax: Axes, labels: Mapping[str, str], ours: str) -> None:
@@ -286,7 +278,7 @@ def _name_rows(ax: Axes, labels: Mapping[str, str], ours: str) -> None:
         tick.set_fontweight("bold" if name == ours else "normal")
 
 
-def _seeds(compared: _Compared) -> str:
+def _seeds(compared: Compared) -> str:
     most = max(len(row) for rows in compared.values() for row in rows.values())
     return f"{most} seed{'s' * (most > 1)}"
 
@@ -294,8 +286,10 @@ def _seeds(compared: _Compared) -> str:
 if __name__ == "__main__":
     from ..core.page import DOCS, record
     from ..selection_scale.study import draw
-    from .analysis import RECORD, runs
+    from .analysis import RECORD, found_in
     from .study import Folder
 
-    draw_all(runs(Folder(RECORD)), DOCS / "images", "federated-")
-    draw(record("selection_scale"), DOCS / "images" / "federated-selection-scale.png")
+    pictures = DOCS / "images"
+    grid, chosen = found_in(Folder(RECORD))
+    draw_all(grid, selections.compared(chosen), pictures, "federated-")
+    draw(record("selection_scale"), pictures / "federated-selection-scale.png")

@@ -7,6 +7,7 @@ class. The others are there because papers report them.
 
 from collections.abc import Mapping
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
@@ -17,17 +18,14 @@ from .study import MU, OTHER_MUS, TASKS
 
 OURS = "hetero-select"
 BASELINES = (RANDOM, "power-of-choice", "oort", "oort-without-system")
-# What decides, and what is wanted of it.
-DECIDING = {
-    "last": "a higher accuracy of the last rounds than every baseline",
-    "late_deviation": "a lower late deviation than every baseline",
-    "worst_class": "a higher accuracy of the worst class than every baseline",
-}
+DECIDING = ("last", "late_deviation", "worst_class")
 # Of these less is better.
 LESS = ("late_deviation", "drop")
 
 # The runs of a selector by task, mu and its name: a row for each seed.
 Selections = dict[tuple[str, float, str], pd.DataFrame]
+# Those at one mu, by task and the selector's name.
+Compared = Mapping[str, Mapping[str, pd.DataFrame]]
 
 
 def selections(runs: pd.DataFrame) -> Selections:
@@ -51,9 +49,13 @@ def selections(runs: pd.DataFrame) -> Selections:
     return found
 
 
-def at_one_mu(found: Selections, task: str) -> dict[str, pd.DataFrame]:
-    """Return a task's selectors at the mu where all are compared."""
-    return {name: rows for (of, mu, name), rows in found.items() if (of, mu) == (task, MU)}
+def compared(found: Selections) -> Compared:
+    """Return the selectors of each task at the mu where all are compared."""
+    made: dict[str, dict[str, pd.DataFrame]] = {}
+    for (task, mu, name), rows in found.items():
+        if mu == MU:
+            made.setdefault(task, {})[name] = rows
+    return made
 
 
 def better(row: pd.DataFrame, other: pd.DataFrame, measure: str) -> Estimate:

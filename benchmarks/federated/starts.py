@@ -12,7 +12,7 @@ no target.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -105,6 +105,16 @@ class Starts:
         return self.last.mean()
 
     @property
+    def worst_accuracy(self) -> float:
+        """Of the worst cell."""
+        return float(self.cells.min())
+
+    @property
+    def best_accuracy(self) -> float:
+        """Of the best cell."""
+        return float(self.cells.max())
+
+    @property
     def worst(self) -> tuple[float, float]:
         """The cell with the lowest accuracy."""
         return self.cells.idxmin()  # pyright: ignore[reportReturnType]
@@ -115,42 +125,42 @@ class Starts:
         return estimate(self.ratios.median(axis=1))
 
 
-def starts(runs: pd.DataFrame) -> list[Starts]:
+# By task and strategy.
+Grid = Mapping[str, Mapping[str, Starts]]
+
+
+def starts(runs: pd.DataFrame) -> Grid:
     """Return every task and strategy with a whole grid, in order.
 
     Args:
         runs: as `analysis.runs` gives them.
     """
     rates = runs[runs["experiment"] == "rates"]
-    grids = [
-        rates.pivot(
-            index=["task", "strategy", "seed"], columns=list(CELLS.names), values=column
-        )
-        .reindex(columns=CELLS)
-        .dropna()
-        for column in ("last", "accuracies", "diverged")
-    ]
-    whole, made = set(grids[0].index), []
+
+    def grids(value: str) -> Mapping[Any, pd.DataFrame]:
+        index, columns = ["task", "strategy", "seed"], list(CELLS.names)
+        wide = rates.pivot(index=index, columns=columns, values=value)
+        whole = wide.reindex(columns=CELLS).dropna()
+        return {key: rows.droplevel([0, 1]) for key, rows in whole.groupby(level=[0, 1])}
+
+    last, accuracies, diverged = map(grids, ("last", "accuracies", "diverged"))
+    made: dict[str, dict[str, Starts]] = {}
     for task, strategy in product(TASKS["rates"], STRATEGIES):
-        both = (strategy, PLAIN)
-        seeds = [k for k in sorted(set(rates["seed"])) if {(task, n, k) for n in both} <= whole]
-        if seeds:
-            mine, plain = (
-                [grid.loc[[(task, name, k) for k in seeds]].droplevel([0, 1]) for grid in grids]
-                for name in both
-            )
-            ratios = [
-                [ratio(*pair) for pair in zip(*rows, strict=True)]
-                for rows in zip(plain[1].to_numpy(), mine[1].to_numpy(), strict=True)
-            ]
-            table = pd.DataFrame(ratios, index=seeds, columns=CELLS)
-            made.append(Starts(task, strategy, mine[0], plain[0], mine[2], table))
+        mine, plain = (task, strategy), (task, PLAIN)
+        if mine in last and plain in last:
+            seeds = last[mine].index.intersection(last[plain].index)
+            lines = (accuracies[which].loc[seeds].to_numpy().flat for which in (plain, mine))
+            ratios = [ratio(*pair) for pair in zip(*lines, strict=True)]
+            if len(seeds):
+                made.setdefault(task, {})[strategy] = Starts(
+                    task,
+                    strategy,
+                    last[mine].loc[seeds],
+                    last[plain].loc[seeds],
+                    diverged[mine].loc[seeds],
+                    pd.DataFrame(np.reshape(ratios, (-1, len(CELLS))), seeds, CELLS),
+                )
     return made
-
-
-def mean_against(ours: Starts, other: Starts) -> Estimate:
-    """Return our mean over the grid less another strategy's, over the seeds of both."""
-    return paired(ours.by_seed, other.by_seed)
 
 
 def worst_against(ours: Starts, other: Starts) -> Estimate:
