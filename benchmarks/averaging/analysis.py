@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.page import record
+from ..core.records import record
 
 
 def values() -> dict[str, Any]:

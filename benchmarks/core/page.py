@@ -9,7 +9,6 @@ study's record and nothing else. A sentence that says what a number means is tru
     python -m benchmarks pages --check   # fail if a page is not what its record gives
 """
 
-import json
 import math
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-RECORDS = Path(__file__).parents[1] / "records"
 DOCS = Path(__file__).parents[2] / "docs"
 # The page of each study; a study without one appears on another's.
 PAGES = {
@@ -37,11 +35,6 @@ PAGES = {
 
 class PageError(Exception):
     """A page says what its record does not."""
-
-
-def record(name: str) -> Any:
-    """Return the content of `records/<name>.json`."""
-    return json.loads((RECORDS / f"{name}.json").read_text())
 
 
 def render(study: str) -> str:
@@ -92,7 +85,7 @@ def table(rows: pd.DataFrame, bold: str | None = None) -> str:
         rows: as they are to be shown; column names are the head.
         bold: the first column's entry of the row that is to stand out.
     """
-    lines = [list(map(str, rows.columns)), ["---"] * len(rows.columns)]
+    lines = [[str(name).strip() for name in rows.columns], ["---"] * len(rows.columns)]
     for first, *rest in rows.itertuples(index=False):
         lines.append([f"**{first}**" if first == bold else str(first), *map(str, rest)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines).replace(

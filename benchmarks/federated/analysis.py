@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.page import RECORDS, fmt, record, table
+from ..core.page import fmt, table
+from ..core.records import RECORDS, record
 from ..core.statistics import Estimate, estimate
 from ..selection_scale.study import scale_table
 from . import selections, starts

@@ -284,7 +284,8 @@ def _seeds(compared: Compared) -> str:
 
 
 if __name__ == "__main__":
-    from ..core.page import DOCS, record
+    from ..core.page import DOCS
+    from ..core.records import record
     from ..selection_scale.study import draw
     from .analysis import RECORD, found_in
     from .study import Folder

@@ -223,7 +223,7 @@ def hypergradient(
     return _train(problem, task, seed, model, optimizer, after, before=before)
 
 
-PEERS: dict[str, Method] = {
+BASELINES: dict[str, Method] = {
     "ddp": ddp,
     "reduce-on-plateau": reduce_on_plateau,
     "greedylr": greedy,
@@ -256,7 +256,7 @@ def _new(package: str, kind: str, groups: list[dict], **settings: Any) -> Optimi
         module = importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f'this method needs the package `{package}`: pip install "hdet[peers]"'
+            f'this method needs the package `{package}`: pip install --editable benchmarks'
         ) from error
     with contextlib.redirect_stdout(io.StringIO()):
         return getattr(module, kind)(groups, **settings)

@@ -9,25 +9,24 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.commands import app
 from benchmarks.core.pool import WorkerError
 from benchmarks.robustness import command as bench
-from benchmarks.robustness.execution import run_all, unfinished
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import PROBLEMS, Method, Outcome, Problem
-from benchmarks.robustness.units import (
+from benchmarks.robustness.study import (
     STARTS,
     Folder,
-    best_point,
+    Runs,
+    Unit,
     plan,
+    run_all,
     start_label,
-    start_place,
-    sweep_points,
-    units,
+    start_point,
 )
 from benchmarks.tasks import Task
-from hdet import commands
 from tests.benchmarks.robustness import fakes
-from tests.benchmarks.robustness.fakes import NO_TASK, ONE, TWO, fake_run, settings
+from tests.benchmarks.robustness.fakes import ONE, TWO, do, fake_run, settings
 
 
 def new_folder(path: Path, *names: str, problem: Problem = ONE) -> Folder:
@@ -36,31 +35,31 @@ def new_folder(path: Path, *names: str, problem: Problem = ONE) -> Folder:
     return folder
 
 
-def do(folder: Folder) -> int:
-    """Do all that is known; return how many runs that were."""
-    todo = unfinished(folder)
-    for unit in todo:
-        run = fakes.methods()[unit.method](unit.problem, NO_TASK, unit.lr, unit.seed)
-        folder.write(unit, run)
-    return len(todo)
+def write(folder: Folder, unit: Unit, loss: float, seconds: float) -> None:
+    run = {"held_out": loss, "steps": [1], "lrs": [unit.lr], "seconds": seconds}
+    folder.append(unit, {"lr": unit.lr, **run})
+
+
+def unfinished(folder: Folder) -> list[Unit]:
+    return Runs(folder).unfinished()
 
 
 def test_the_sweep_comes_first_then_the_starts(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "ddp", "hdet", "prodigy")
-    known, later = units(folder)
-    assert {unit.place for unit in known} == {f"sweep{k:+d}" for k in range(-3, 4)}
+    known, later = Runs(folder).units()
+    assert {unit.point for unit in known} == {f"sweep{k:+d}" for k in range(-3, 4)}
     assert [unit.lr for unit in known[::2]] == pytest.approx(
         [0.1 * 10 ** (k / 2) for k in range(-3, 4)]
     )
     # Two methods from seven starts and one without any, two seeds each.
     assert later == 2 * (7 + 7 + 1)
     assert do(folder) == 14
-    known, left = units(folder)
+    known, left = Runs(folder).units()
     assert (len(known) - 14, left) == (later, 0)
     hdet = [unit for unit in known if unit.method == "hdet" and unit.seed == 0]
     assert [unit.lr for unit in hdet] == pytest.approx([0.1 * start for start in STARTS])
     free = [unit for unit in known if unit.method == "prodigy"]
-    assert [(unit.place, unit.start) for unit in free] == [("startany", None)] * 2
+    assert [unit.point for unit in free] == ["startany"] * 2
     assert do(folder) == later
     assert unfinished(folder) == []
 
@@ -69,13 +68,13 @@ def test_a_run_that_was_stopped_does_only_what_has_no_result(tmp_path: Path) -> 
     folder = new_folder(tmp_path, "hdet")
     do(folder)
     do(folder)
-    file = folder.file("one", "hdet", "start1-30", 1)
-    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("seed*.json") if f != file}
-    file.unlink()
-    assert [str(unit) for unit in unfinished(folder)] == ["one, hdet, start1-30, seed 1"]
+    file = tmp_path / "results.jsonl"
+    *others, last = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(others) + last[:20])
+    (unit,) = unfinished(folder)
+    assert unit.key == json.loads(last)["key"]
     run_all(folder, 1, fakes.methods, fakes.load)
-    assert file.exists()
-    assert before == {f: f.stat().st_mtime_ns for f in before}
+    assert file.read_text() == "".join([*others, last])
 
 
 @pytest.mark.parametrize(
@@ -96,35 +95,35 @@ def test_the_sweep_goes_on_while_the_best_is_outermost(
     folder = new_folder(tmp_path, "hdet", problem=problem)
     while do(folder):
         pass
-    found = sweep_points(folder, problem)
+    found = Runs(folder).sweep_points(problem)
     assert found == list(range(points[0], points[1] + 1))
-    assert best_point(folder, problem) == best
+    assert Runs(folder).best_point(problem) == best
 
 
 def test_one_seed_that_diverges_disqualifies_a_rate(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "hdet")
     do(folder)
-    unit = next(u for u in units(folder)[0] if u.place == "sweep+0" and u.seed == 1)
-    folder.write(unit, Outcome(math.nan, [1], [math.inf], 1.0))
-    text = folder.file("one", "ddp", "sweep+0", 1).read_text()
-    assert json.loads(text)["held_out"] is None
-    assert best_point(folder, ONE) in {-1, 1}
+    unit = next(u for u in Runs(folder).units()[0] if u.point == "sweep+0" and u.seed == 1)
+    write(folder, unit, math.nan, 1.0)
+    last = (tmp_path / "results.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["held_out"] is None
+    assert Runs(folder).best_point(ONE) in {-1, 1}
 
 
 def test_a_problem_that_no_rate_trains_is_an_error(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "hdet", problem=Problem("bad", "none", "sgd", 40, 1e6))
     do(folder)
     with pytest.raises(ValueError, match=r"no rate of the sweep of bad .* correct its"):
-        units(folder)
+        Runs(folder).units()
 
 
 def test_longest_first(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.create(settings("hdet", problems=(ONE, TWO)))
-    for unit in units(folder)[0]:
+    for unit in Runs(folder).units()[0]:
         loss = 1 + abs(math.log(unit.lr / 0.1))
         seconds = 9.0 if unit.problem == TWO else 1.0
-        folder.write(unit, Outcome(loss, [1], [unit.lr], seconds))
+        write(folder, unit, loss, seconds)
     names = [unit.problem.name for unit in unfinished(folder)]
     assert names == ["two"] * 14 + ["one"] * 14
 
@@ -132,10 +131,7 @@ def test_longest_first(tmp_path: Path) -> None:
 def test_workers_give_the_same_results_as_this_process(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "a", "hdet", "prodigy")
     run_all(folder, 2, fakes.methods, fakes.load)
-    here = fake_run(tmp_path / "b", "hdet", "prodigy")
-    for file in sorted((tmp_path / "b" / "runs").rglob("*.json")):
-        other = folder.path / file.relative_to(here.path)
-        assert json.loads(other.read_text()) == json.loads(file.read_text())
+    assert folder.results() == fake_run(tmp_path / "b", "hdet", "prodigy").results()
     assert unfinished(folder) == []
 
 
@@ -170,8 +166,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> No
 def test_labels_of_starts() -> None:
     assert [*map(start_label, STARTS)] == ["1/30", "1/10", "1/3", "1", "3", "10", "30"]
     assert start_label(0.3) == "0.3"
-    assert start_place("hdet", 1 / 30) == "start1-30"
-    assert start_place("prodigy", 30.0) == "startany"
+    assert start_point("hdet", 1 / 30) == "start1/30"
+    assert start_point("prodigy", 30.0) == "startany"
 
 
 def test_everything_is_run_unless_told() -> None:
@@ -182,7 +178,7 @@ def test_everything_is_run_unless_told() -> None:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(commands.app, ["bench", "robustness", *arguments])
+    result = CliRunner().invoke(app, ["robustness", *arguments])
     return result.exit_code, result.output
 
 

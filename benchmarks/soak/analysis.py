@@ -1,4 +1,4 @@
-"""Read a soak: judge the notes of its ranks, and make docs/soak.md from the record."""
+"""Read a soak: what the notes of its ranks show, and which checks failed."""
 
 import json
 import statistics
@@ -6,16 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-RECORDS = Path(__file__).parent / "records"
+from ..core.records import record
 
 MOST_GROWTH = 0.01  # of a rank's memory, over the stretch without kills
 EXPLODING = ("all four at once",)  # the kinds after which nobody is finite
 # What the ranks noted at one meeting, and all meetings of an attempt by (step, where).
 Notes = list[dict]
 Meetings = dict[tuple[int, str], Notes]
-
-
-# --- the notes
 
 
 def notes_of(folder: Path, attempt: int, rank: int | str = "*") -> Iterator[dict]:
@@ -198,151 +195,6 @@ def _failed(content: dict, ended: bool, kills: int) -> list[str]:
     return [name for name, held in checks.items() if not held]
 
 
-# --- the page
-
-
-def soak_page(records: Path = RECORDS) -> str:
-    """Return docs/soak.md."""
-    record = json.loads((records / "soak.json").read_text())
-    failed = record["failed"]
-    held = "**All checks held.**"
-    if failed:
-        held = f"**Failed: {'; '.join(failed)}.** {record['last error']}".rstrip()
-    lines = [
-        "# Faults, kills, and what is left of them",
-        "",
-        "Written by `python benchmarks/write_docs.py` from `benchmarks/records`.",
-        f"Machine: {record['machine']}; torch {record['torch']}.",
-        "",
-        f"`{record['command']}`: {record['steps']:,} steps of a tiny batch-norm model on",
-        f"{record['ranks']} processes, under DDP with `hdet.finite_mean_hook` and",
-        "`DDP(broadcast_buffers=False)`; `hdet.Explorer` tunes learning rate and weight decay",
-        f"with a probe, and syncs every {record['T']} steps. Of the intervals,",
-        f"{record['faulty intervals']:.0%} have a fault, drawn from (seed, step). In the first",
-        "half ranks are killed by SIGKILL; torchrun then starts all again from the last",
-        f"checkpoint. Rank 0 writes one every {record['checkpoint every']} steps, between two",
-        "syncs, inside `with explorer.converged():`.",
-        "",
-        held,
-        "",
-    ]
-    lines += _drift_part(record) + _faults_part(record) + _kills_part(record)
-    return "\n".join(lines + _memory_part(record) + _limits())
-
-
-def _drift_part(record: dict) -> list[str]:
-    drift = record["drift"]
-    return [
-        "## Drift",
-        "",
-        "At each sync, and inside each `converged()` block, every rank notes a hash of the",
-        "weights, the batch-norm buffers, AdamW's moments and step counts, the averaged",
-        "weights, and Explorer's state: base values, the search, the schedule, all counts.",
-        "",
-        "| what | times |",
-        "|---|---|",
-        f"| meetings of the ranks | {drift['meetings']:,} |",
-        f"| of those inside `converged()` | {drift['in converged']:,} |",
-        f"| hashes compared with another rank's | {drift['comparisons']:,} |",
-        f"| **differences** | **{drift['mismatches']:,}** |",
-        f"| meetings after which something was not finite | {drift['not finite']:,} |",
-        "",
-    ]
-
-
-def _faults_part(record: dict) -> list[str]:
-    masks, metrics = record["masks"], record["metrics"]
-    lines = [
-        "## Faults",
-        "",
-        "*Seen*: the next meeting masks the broken replicas, and no other. *Healed*: after the",
-        "next sync all is finite, and the same on all ranks. *Explosions* are the returns to",
-        "the averaged weights at that sync.",
-        "",
-        "| fault | injected | seen | healed | explosions |",
-        "|---|---|---|---|---|",
-    ]
-    for kind, row in sorted(record["faults"].items()):
-        lines.append(f"| {kind} | " + " | ".join(str(n) for n in row.values()) + " |")
-    agree = "as were expected" if masks["as expected"] else f"expected: {masks['expected']}"
-    lines += [
-        "",
-        "Two or four at once break in one of the four manners, which is drawn too. Masks that",
-        f"no fault explains, or that were missing: {masks['wrong']}. `masked_total` ends at",
-        f"{masks['masked_total']}, {agree}: one for each meeting of the interval after the",
-        "fault.",
-    ]
-    if metrics:
-        lines.append(
-            f"`metrics()` counts {metrics['explosions']} explosions and {metrics['cliffs']} "
-            f"cliffs in {metrics['syncs']:,} meetings."
-        )
-    return [*lines, ""]
-
-
-def _kills_part(record: dict) -> list[str]:
-    lines = [
-        "## Kills",
-        "",
-        "What a kill undid was done again after the resume. *The same*: the hashes of all",
-        "ranks equal those of the first passage.",
-        "",
-        "| killed at step | rank | when | steps of others without it | resumed at "
-        "| meetings done again | the same |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for kill in record["kills"]:
-        when = "as it wrote a checkpoint" if kill["while saving"] else "within a step"
-        lines.append(
-            f"| {kill['step']} | {kill['rank']} | {when} | {kill['steps without it']} "
-            f"| {kill['resumed at']} | {kill['done again']} | {kill['same']} |"
-        )
-    return [
-        *lines,
-        "",
-        "For that each start makes one forward and backward pass before it loads the",
-        "checkpoint: DDP lays its buckets anew after the first pass, and with more than two",
-        "ranks it sums in another order from then on. Plain DDP needs that as well to resume",
-        "to the last bit.",
-        "",
-    ]
-
-
-def _memory_part(record: dict) -> list[str]:
-    memory = record["memory"]
-    if not memory:
-        return ["## Memory", "", "The run did not come far enough to tell.", ""]
-    first, last = memory["steps"]
-    lines = [
-        "## Memory",
-        "",
-        f"Resident memory since the last restart, steps {first:,} to {last:,}: medians of the",
-        "second tenth, as the first is warm-up, and of the last. At most",
-        f"{memory['most growth']:.0%} of growth was allowed. Rank 0 has the store of the",
-        "rendezvous. Tensors are counted by `gc.get_objects()` at both ends.",
-        "",
-        "| rank | MB early | MB late | growth | tensors early | tensors late |",
-        "|---|---|---|---|---|---|",
-    ]
-    for rank, row in enumerate(memory["ranks"]):
-        early, late = (kb / 1024 for kb in row["kB"])
-        counts = " | ".join(str(n) for n in row["tensors"])
-        lines.append(f"| {rank} | {early:.2f} | {late:.2f} | {row['growth']:+.2%} | {counts} |")
-    rate = record["steps per second"]
-    return [*lines, "", f"{rate:.0f} steps per second, the notes included.", ""]
-
-
-def _limits() -> list[str]:
-    return [
-        "## What this does not show",
-        "",
-        "- One machine, gloo, float32, a model of a few hundred weights in one bucket of DDP:",
-        "  the paths are exercised, not the sizes. Nothing of NCCL, CUDA or sharded models.",
-        "- Only faults that make a loss or a weight NaN or infinite. A wrong finite value is",
-        "  not seen, nor is an infinite second moment, which leaves the weights finite.",
-        "- At most one fault per interval, none in the first, and none of all four in an",
-        "  interval with a checkpoint: `converged()` raises where no replica is finite.",
-        "- The probe has one batch. The place in a probe's loader is no part of the state:",
-        "  with more, a resumed run is the same to the last bit only if the loader resumes.",
-        "",
-    ]
+def values() -> dict[str, Any]:
+    """Return the numbers that docs/soak.md names."""
+    return {"run": record("soak")}

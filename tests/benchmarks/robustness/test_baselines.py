@@ -1,4 +1,4 @@
-"""The peer methods: their rules by hand, and each run end to end on digits."""
+"""The baselines: their rules by hand, and each run end to end on digits."""
 
 import math
 import sys
@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.robustness import peers
-from benchmarks.robustness.peers import PEERS, GreedyRule, ddp, hypergradient
+from benchmarks.robustness import baselines
+from benchmarks.robustness.baselines import BASELINES, GreedyRule, ddp, hypergradient
 from benchmarks.robustness.problems import (
     REPLICAS,
     Problem,
@@ -61,12 +61,12 @@ class Quadratic(Task):
 
 
 @pytest.mark.parametrize("problem", [ADAMW, SGD], ids=lambda p: p.optimizer)
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_each_method_learns_and_leaves_the_global_generator_alone(
     name, problem, digits, capsys
 ):
     before, state = held_out_loss(digits, new_model(digits, 0)), torch.get_rng_state()
-    outcome = PEERS[name](problem, digits, problem.centre, 0)
+    outcome = BASELINES[name](problem, digits, problem.centre, 0)
     assert torch.equal(torch.get_rng_state(), state)
     assert capsys.readouterr().out == ""
     # In 30 steps, the rates of LR-free methods have hardly grown from their 1e-6.
@@ -78,16 +78,16 @@ def test_each_method_learns_and_leaves_the_global_generator_alone(
     assert outcome.seconds > 0
 
 
-@pytest.mark.parametrize("name", [n for n in PEERS if n not in LR_FREE])
+@pytest.mark.parametrize("name", [n for n in BASELINES if n not in LR_FREE])
 def test_a_diverged_run_ends_in_nan_or_infinity(name):
     problem = Problem("q", "quadratic", "sgd", 30, 1e-1)
-    assert not math.isfinite(PEERS[name](problem, Quadratic(), 1e20, 0).held_out)
+    assert not math.isfinite(BASELINES[name](problem, Quadratic(), 1e20, 0).held_out)
 
 
 @pytest.mark.parametrize("name", LR_FREE)
 @pytest.mark.parametrize("problem", [ADAMW, SGD], ids=lambda p: p.optimizer)
 def test_lr_free_methods_end_the_same_from_each_start(name, problem, digits):
-    ends = [PEERS[name](problem, digits, lr, 0) for lr in (1e-4, 1.0)]
+    ends = [BASELINES[name](problem, digits, lr, 0) for lr in (1e-4, 1.0)]
     assert ends[0].held_out == ends[1].held_out
     assert ends[0].lrs == ends[1].lrs
 
@@ -117,13 +117,13 @@ def test_the_global_batch_is_what_replicas_with_averaged_gradients_do(problem, d
 def test_plateau_cuts_to_a_tenth_after_four_stalled_readings():
     # 40 steps: each is a reading. At this rate the loss falls by less than 1e-4 of itself.
     problem = Problem("q", "quadratic", "sgd", 40, 1.0)
-    lrs = peers.reduce_on_plateau(problem, Quadratic(), 1e-6, 0).lrs
+    lrs = baselines.reduce_on_plateau(problem, Quadratic(), 1e-6, 0).lrs
     assert lrs[:5] == [1e-6] * 5
     assert lrs[5:9] == pytest.approx([1e-7] * 4)
 
 
 def test_greedy_rule_by_hand(monkeypatch):
-    monkeypatch.setattr(peers, "GREEDY_WINDOW", 2)
+    monkeypatch.setattr(baselines, "GREEDY_WINDOW", 2)
     rule = GreedyRule(0.9)
     rates = []
     # Means of two: 8, 7, 5, | 3, 3, 3, 3 | 3.5 3 2.5 1.5 0.5
@@ -187,8 +187,8 @@ def test_hypergradient_with_zero_hyper_lr_is_ddp_bit_for_bit(problem, digits):
 )
 def test_a_missing_package_is_named_with_its_remedy(name, package, digits, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf'`{package}`: pip install "hdet\[peers\]"'):
-        PEERS[name](ADAMW, digits, 1e-2, 0)
+    with pytest.raises(ImportError, match=rf'`{package}`: pip install "hdet-benchmarks"'):
+        BASELINES[name](ADAMW, digits, 1e-2, 0)
 
 
 def test_the_quadratic_starts_from_its_generator():

@@ -1,21 +1,20 @@
 """`python -m benchmarks robustness` with runs that never end: each makes a file and waits.
 
-python -m tests.benchmarks.compare.blocked_run FILE bench robustness ...
+python -m tests.benchmarks.robustness.blocked_run robustness ...
 """
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import NoReturn
 
+from benchmarks.__main__ import main
 from benchmarks.robustness import command as commands
-from benchmarks.robustness import execution
+from benchmarks.robustness import study
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import Method, Problem
-from benchmarks.robustness.units import Folder
+from benchmarks.robustness.study import Folder
 from benchmarks.tasks import Task
-from hdet.cli import main
 from tests.benchmarks.robustness import fakes
 
 
@@ -33,10 +32,9 @@ def methods() -> dict[str, Method]:
 
 def run_all(folder: Folder, processes: int | None) -> None:
     """Do the runs with these methods."""
-    execution.run_all(folder, processes, methods, fakes.load)
+    study.run_all(folder, processes, methods, fakes.load)
 
 
 if __name__ == "__main__":
     commands.load, commands.run_all = fakes.load, run_all
-    sys.argv[0] = "hdet"
     main()
