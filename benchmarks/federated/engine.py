@@ -107,7 +107,7 @@ class BatchedClients:
         self._counts = [data.label_counts(client) for client in range(len(data.parts))]
         # Simulated seconds of a local step of each client, 0.1 to 0.5.
         draws = torch.rand(settings.clients, generator=generator(settings.seed, "seconds"))
-        self._seconds = (0.1 + 0.4 * draws).tolist()
+        self.seconds = (0.1 + 0.4 * draws).tolist()
 
     def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
         """Train on each client of `ids` from `order.weights`, and return all replies."""
@@ -185,7 +185,7 @@ class BatchedClients:
                 loss=means[i],
                 squared_loss=squares[i],
                 num_examples=len(self._data.parts[client]),
-                duration=self._seconds[client] * self._settings.steps,
+                duration=self.seconds[client] * self._settings.steps,
                 update=deltas[i],
                 update_norm=norms[i],
                 label_counts=self._counts[client],
