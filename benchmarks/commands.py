@@ -7,9 +7,13 @@ import typer
 from .bilevel.command import bilevel
 from .compare.command import compare
 from .core.page import PAGES, write
+from .cost.study import command as cost
 from .federated.command import federated
+from .remedies.study import command as remedies
 from .robustness.command import robustness
-from .selection_scale.study import selection_scale
+from .scale.study import command as scale
+from .selection_scale.study import command as selection_scale
+from .soak.study import command as soak
 
 app = typer.Typer(
     help="The studies behind every figure that the documentation gives.",
@@ -17,8 +21,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for study in (compare, robustness, federated, bilevel, selection_scale):
+for study in (compare, robustness, federated, bilevel):
     app.command()(study)
+for name, study in {
+    "cost": cost,
+    "remedies": remedies,
+    "scale": scale,
+    "selection-scale": selection_scale,
+    "soak": soak,
+}.items():
+    app.command(name)(study)
 
 
 @app.command()

@@ -52,7 +52,8 @@ def federated(
             nothing_else_given(context, {"resume", "processes"})
             plan = folder.plan()
         else:
-            plan = Plan(_experiments(experiments), seeds, selection_seeds, rounds)
+            names = [name.strip() for name in experiments.split(",") if name.strip()]
+            plan = Plan(names, seeds, selection_seeds, rounds)
         every = [unit.settings for unit in units(plan)]
         for source in dict.fromkeys((s.task, s.pool) for s in every):
             # Missing data are an error of the user's: say so before anything is written.
@@ -85,20 +86,3 @@ def report(folder: Folder) -> Path:
         "Accuracy is of held-out images, in percent, mean of the last rounds; ± is the "
         "standard error over seeds, brackets the 95 % interval of differences paired by seed.",
     )
-
-
-def _experiments(text: str) -> list[str]:
-    """Return the names in their own order, each once.
-
-    Raises:
-        ValueError: if there is none, or one is not known.
-    """
-    given = {name.strip() for name in text.split(",") if name.strip()}
-    known = ", ".join(EXPERIMENTS)
-    if unknown := sorted(given - set(EXPERIMENTS)):
-        raise ValueError(
-            f"--experiments: there is no {', '.join(unknown)}: choose from {known}."
-        )
-    if not given:
-        raise ValueError(f"--experiments names none: choose from {known}.")
-    return [name for name in EXPERIMENTS if name in given]

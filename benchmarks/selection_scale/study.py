@@ -110,7 +110,7 @@ def measure(name: str, size: int, results: "multiprocessing.Queue") -> None:
     )
 
 
-def selection_scale(
+def command(
     largest: Annotated[
         int, typer.Option(min=1000, help="The most clients, of 1,000 to 1,000,000.")
     ] = SIZES[-1],

@@ -64,8 +64,8 @@ def run(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--experiments", "rates,[bold]"], "--experiments: there is no [bold]: choose from"),
-        (["--experiments", " ,"], "--experiments names none: choose from rates, selection, mu"),
+        (["--experiments", "rates,[bold]"], "'[bold]'])` must name some that there are"),
+        (["--experiments", " ,"], "choose from rates, selection, mu"),
         (["--resume", "/nowhere"], "/nowhere is not a run folder of"),
         (["--resume", "/nowhere", "--selection-seeds", "2"], "and --selection-seeds would"),
     ],
@@ -88,7 +88,7 @@ def test_only_the_data_of_the_experiments_are_needed_and_missing_ones_leave_noth
 
     asked: list[tuple[str, int]] = []
     monkeypatch.setattr(command, "load", refuse)
-    code, output = run("--experiments", "mu, selection,mu", "--out", str(tmp_path / "run"))
+    code, output = run("--experiments", "mu, selection", "--out", str(tmp_path / "run"))
     assert code == 2
     assert output.startswith("python -m benchmarks federated: `fashion` is not here.")
     assert asked == [("mnist", 2), ("fashion", 2)]
