@@ -35,7 +35,9 @@ def selections(runs: pd.DataFrame) -> Selections:
         runs: as `analysis.runs` gives them.
     """
     rows = runs[runs["experiment"] != "rates"].set_index("seed")
-    chosen: Mapping[Any, pd.DataFrame] = dict(list(rows.groupby(["task", "mu", "selector"])))
+    chosen: Mapping[Any, pd.DataFrame] = dict(
+        list(rows.groupby(["task", "proximal_mu", "selector"]))
+    )
     found: Selections = {}
     for task in TASKS["selection"]:
         for mu, name in product(sorted({MU, *OTHER_MUS}), SELECTORS):
