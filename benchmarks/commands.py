@@ -12,6 +12,7 @@ from .federated.command import federated
 from .remedies.study import command as remedies
 from .robustness.command import robustness
 from .scale.study import command as scale
+from .selection_scale.study import command as selection_scale
 from .soak.study import command as soak
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ for name, study in {
     "cost": cost,
     "remedies": remedies,
     "scale": scale,
+    "selection-scale": selection_scale,
     "soak": soak,
 }.items():
     app.command(name)(study)

@@ -2,10 +2,9 @@
 
 from .bilevel.docs_page import bilevel_page
 from .core.page import DOCS
-from .federated.docs_page import federated_page
 from .penalties.page import penalties_page
 
-PAGES = {"federated-benchmark.md": federated_page, "penalties.md": penalties_page}
+PAGES = {"penalties.md": penalties_page}
 PAGES |= {"bilevel-benchmark.md": bilevel_page}
 
 if __name__ == "__main__":

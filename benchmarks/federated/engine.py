@@ -2,8 +2,8 @@
 
 The idea: ten clients with their own weights are one batched matrix product, ten times
 fewer calls than ten clients in turn, and a benchmark of thousands of runs becomes an
-affair of minutes. The network has one hidden layer (or none), and its gradient is written
-out; `tests/bench/federated/test_engine.py` compares every number with torch's own modules,
+affair of minutes. The network has one hidden layer, and its gradient is written out;
+`tests/benchmarks/federated/test_engine.py` compares every number with torch's own modules,
 one client after the other.
 
 Weights are one flat vector in the order of `torch.nn.Sequential(Linear, ReLU, Linear)`:
@@ -11,7 +11,6 @@ hidden matrix [h, d], hidden bias [h], output matrix [10, h], output bias [10].
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,33 +24,8 @@ from hdet.federated.vectors import inner
 from hdet.seeding import generator
 
 from .client_rates import DeltaRates, HyperRates
-from .data import CLASSES, Split, label_counts
-
-
-@dataclass(frozen=True)
-class Local:
-    """How clients train.
-
-    Attributes:
-        steps: K, optimizer steps of a round, the same for every client.
-        batch: B, examples of a step; a client's examples are shuffled, pass after pass.
-        momentum: of local SGD, anew in each round.
-        proximal_mu: FedProx's mu.
-        max_norm: gradients are scaled to at most this norm; None is no limit.
-        client_rate: FedHyper-CL: gamma, growth and beta_max of `ClientLocalRate`, by name;
-            None keeps the order's rate.
-        delta_sgd: Delta-SGD in its place: arguments of `DeltaSGD`, by name; None is without.
-        probe: examples of a client that a probe reads at most; None is all.
-    """
-
-    steps: int = 20
-    batch: int = 32
-    momentum: float = 0.0
-    proximal_mu: float = 0.0
-    max_norm: float | None = None
-    client_rate: Mapping[str, Any] | None = None
-    delta_sgd: Mapping[str, Any] | None = None
-    probe: int | None = None
+from .methods import Rule, Settings
+from .tasks import CLASSES, Split
 
 
 class Network:
@@ -122,78 +96,67 @@ class BatchedClients:
     """`hdet.federated.rounds.Clients`, all selected ones trained in one batch.
 
     Args:
-        data: who has what; clients are named by their place in `data.parts`.
+        data: who has what; clients are named by their index in `data.parts`.
         network: the model.
-        local: how they train.
-        seed: of the order of examples.
-        seconds: simulated seconds of one local step of each client; one each if None.
+        settings: how they train, and the seed of the order of examples.
+        rule: the strategy, of which `client_rate` and `delta_sgd` move the clients' rates.
     """
 
-    def __init__(
-        self,
-        data: Split,
-        network: Network,
-        local: Local,
-        seed: int,
-        seconds: Sequence[float] | None = None,
-    ) -> None:
-        self._data, self._network, self._local, self._seed = data, network, local, seed
-        self._seconds = seconds
-        self._counts = [label_counts(data, client) for client in range(len(data.parts))]
+    def __init__(self, data: Split, network: Network, settings: Settings, rule: Rule) -> None:
+        self._data, self._network, self._settings, self._rule = data, network, settings, rule
+        self._counts = [data.label_counts(client) for client in range(len(data.parts))]
+        # Simulated seconds of a local step of each client, 0.1 to 0.5.
+        draws = torch.rand(settings.clients, generator=generator(settings.seed, "seconds"))
+        self.seconds = (0.1 + 0.4 * draws).tolist()
 
     def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
         """Train on each client of `ids` from `order.weights`, and return all replies."""
-        local, count = self._local, len(ids)
-        places = torch.stack([self.batches(client, order.round) for client in ids])
+        local, rule, count = self._settings, self._rule, len(ids)
+        indices = torch.stack([self.batches(client, order.round) for client in ids])
         weights = order.weights.repeat(count, 1)
         gradient, momentum = torch.empty_like(weights), torch.zeros_like(weights)
-        rates = (
-            HyperRates(order, local.steps, local.client_rate, count)
-            if local.delta_sgd is None
-            else DeltaRates(order.rate, local.delta_sgd, count)
-        )
+        rates = None
+        if rule.delta_sgd is not None:
+            rates = DeltaRates(order.rate, count, **rule.delta_sgd)
+        elif rule.client_rate is not None:
+            rates = HyperRates(order, local.steps, count, **rule.client_rate)
         losses = []
         for step in range(local.steps):
-            at = places[:, step]
-            slope = partial(self._slope, self._data.images[at], self._data.labels[at], order)
-            losses.append(slope(weights, gradient))
+            at = indices[:, step]
+            images, labels = self._data.images[at], self._data.labels[at]
+            loss_at = partial(self._loss_at, images, labels, order)
+            losses.append(loss_at(weights, gradient))
             if isinstance(rates, DeltaRates):
-                rates.follow(weights, gradient, slope)
+                rates.follow(weights, gradient, loss_at)
             if local.max_norm is not None:
                 norms = gradient.norm(dim=1, keepdim=True)
                 gradient.mul_((local.max_norm / (norms + 1e-6)).clamp_max(1.0))
-            rate = rates.next(gradient)
+            rate = order.rate if rates is None else rates.next(gradient)
             if local.momentum:
                 direction = momentum.mul_(local.momentum).add_(gradient)
             else:
                 direction = gradient
             weights.sub_(direction * rate)
-        seen = torch.stack(losses).double()
-        return {
-            client: Reply(delta, report)
-            for client, delta, report in zip(
-                ids,
-                weights - order.weights,
-                self._reports(ids, order, weights, seen),
-                strict=True,
-            )
-        }
+        deltas = weights - order.weights
+        reports = self._reports(ids, deltas, torch.stack(losses).double())
+        every = zip(ids, deltas, reports, strict=True)
+        return {client: Reply(delta, report) for client, delta, report in every}
 
-    def _slope(
+    def _loss_at(
         self, images: Tensor, labels: Tensor, order: Order, weights: Tensor, out: Tensor
     ) -> Tensor:
         """Write the gradient at `weights`, FedProx's term included; return the losses."""
         losses = self._network.gradient(weights, images, labels, out)
-        if self._local.proximal_mu:
-            out.add_(weights - order.weights, alpha=self._local.proximal_mu)
+        if self._settings.proximal_mu:
+            out.add_(weights - order.weights, alpha=self._settings.proximal_mu)
         return losses
 
     def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
         """Return the mean loss of `order.weights` on each client's first examples."""
-        parts = [self._data.parts[client][: self._local.probe] for client in ids]
-        places = torch.cat(parts)
-        logits = self._network.logits(order.weights, self._data.images[places])
-        losses = F.cross_entropy(logits.double(), self._data.labels[places], reduction="none")
+        parts = [self._data.parts[client][: self._settings.probe] for client in ids]
+        indices = torch.cat(parts)
+        logits = self._network.logits(order.weights, self._data.images[indices])
+        losses = F.cross_entropy(logits.double(), self._data.labels[indices], reduction="none")
         return {
             client: ClientReport(
                 loss=float(part.mean()),
@@ -204,27 +167,25 @@ class BatchedClients:
         }
 
     def batches(self, client: int, round_: int) -> Tensor:
-        """Return the places of the examples of each of a client's steps, [K, B]."""
-        part, local = self._data.parts[client], self._local
-        draws = generator(self._seed, "batches", round_, client)
+        """Return the indices of the examples of each of a client's steps, [K, B]."""
+        part, local = self._data.parts[client], self._settings
+        draws = generator(local.seed, "batches", round_, client)
         needed = local.steps * local.batch
         passes = -(-needed // len(part))
         order = torch.cat([torch.randperm(len(part), generator=draws) for _ in range(passes)])
         return part[order[:needed]].view(local.steps, local.batch)
 
     def _reports(
-        self, ids: Sequence[Any], order: Order, weights: Tensor, losses: Tensor
+        self, ids: Sequence[Any], deltas: Tensor, losses: Tensor
     ) -> list[ClientReport]:
         means, squares = losses.mean(0).tolist(), losses.square().mean(0).tolist()
-        deltas = weights - order.weights
         norms = inner(deltas, deltas).sqrt().tolist()
-        each = [1.0] * len(self._counts) if self._seconds is None else self._seconds
         return [
             ClientReport(
                 loss=means[i],
                 squared_loss=squares[i],
                 num_examples=len(self._data.parts[client]),
-                duration=each[client] * self._local.steps,
+                duration=self.seconds[client] * self._settings.steps,
                 update=deltas[i],
                 update_norm=norms[i],
                 label_counts=self._counts[client],

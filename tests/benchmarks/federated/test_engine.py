@@ -1,19 +1,23 @@
 """The batched engine against torch's own modules, one client after the other."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.federated.runs.data import Split, deal
-from benchmarks.federated.runs.engine import BatchedClients, Local, Network
+from benchmarks.federated.engine import BatchedClients, Network
+from benchmarks.federated.methods import Rule, Settings
+from benchmarks.federated.tasks import Split, deal
 from hdet.federated import ClientLocalRate, DeltaSGD
 from hdet.federated.rounds import Order
+from hdet.federated.server_optimizers import FedAvg
 from hdet.seeding import generator
 
 PIXELS, HIDDEN = 6, 5
+PLAIN = Rule(FedAvg(), 1.0, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def module(flat):
     return net
 
 
-def slope(data, flat, batch, order, local):
+def gradient_at(data, flat, batch, order, local):
     """The loss of a batch, and the gradient with FedProx's term."""
     net = module(flat)
     parameters = list(net.parameters())
@@ -41,21 +45,21 @@ def slope(data, flat, batch, order, local):
     return loss, torch.cat([g.flatten() for g in gradients])
 
 
-def one_client(data, places, order, local):
-    """The same training by autograd and plain words; `places` are the batches, [K, B]."""
+def one_client(data, batches, order, local, rates):
+    """The same training by autograd and plain words; `batches` are indices, [K, B]."""
     net = module(order.weights.clone())
-    momentum, losses, rates = 0.0, [], []
+    momentum, losses = 0.0, []
     rule, before = None, None
-    delta = None if local.delta_sgd is None else DeltaSGD(order.rate, **local.delta_sgd)
-    if local.client_rate is not None:
+    delta = None if rates.delta_sgd is None else DeltaSGD(order.rate, **rates.delta_sgd)
+    if rates.client_rate is not None:
         rule = ClientLocalRate(
-            order.rate, local.steps, previous_update=order.previous_update, **local.client_rate
+            order.rate, local.steps, previous_update=order.previous_update, **rates.client_rate
         )
-    for batch in places:
+    for batch in batches:
         flat = nn.utils.parameters_to_vector(net.parameters())
-        loss, gradient = slope(data, flat.detach(), batch, order, local)
+        loss, gradient = gradient_at(data, flat.detach(), batch, order, local)
         if delta is not None and before is not None:
-            then = slope(data, before, batch, order, local)[1]
+            then = gradient_at(data, before, batch, order, local)[1]
             delta.update(flat.detach() - before, gradient - then)
         before = flat.detach()
         if local.max_norm is not None:
@@ -65,48 +69,34 @@ def one_client(data, places, order, local):
         momentum = local.momentum * momentum + gradient
         nn.utils.vector_to_parameters(flat.detach() - rate * momentum, net.parameters())
         losses.append(float(loss.detach()))
-        rates.append(rate)
     return nn.utils.parameters_to_vector(net.parameters()).detach() - order.weights, losses
 
 
-@pytest.mark.parametrize(
-    "local",
-    [
-        Local(steps=6, batch=8),
-        Local(steps=6, batch=8, momentum=0.9, proximal_mu=0.5, max_norm=0.3),
-        Local(steps=6, batch=8, client_rate={}),
-        Local(steps=6, batch=8, client_rate={"growth": math.inf, "beta_max": 0.15}),
-        Local(steps=6, batch=8, proximal_mu=0.1, client_rate={"gamma": 2.0}),
-        Local(steps=6, batch=8, delta_sgd={}),
-        Local(
-            steps=6,
-            batch=8,
-            momentum=0.9,
-            proximal_mu=0.5,
-            max_norm=0.3,
-            delta_sgd={"gamma": 0.1, "delta": 0.5},
-        ),
-    ],
-    ids=[
-        "sgd",
-        "momentum, prox, clipping",
-        "rates",
-        "literal rates",
-        "rates and prox",
-        "Delta-SGD",
-        "Delta-SGD, momentum, prox, clipping",
-    ],
-)
-def test_a_batch_of_clients_trains_as_each_alone(data, local):
+HARD = {"momentum": 0.9, "proximal_mu": 0.5, "max_norm": 0.3}
+CASES = {
+    "sgd": ({}, {}),
+    "momentum, prox, clipping": (HARD, {}),
+    "rates": ({}, {"client_rate": {}}),
+    "literal rates": ({}, {"client_rate": {"growth": math.inf}}),
+    "rates and prox": ({"proximal_mu": 0.1}, {"client_rate": {"gamma": 2.0}}),
+    "Delta-SGD": ({}, {"delta_sgd": {}}),
+    "Delta-SGD, all": (HARD, {"delta_sgd": {"gamma": 0.1, "delta": 0.5}}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_batch_of_clients_trains_as_each_alone(data, case):
+    local = Settings(clients=7, steps=6, batch=8, seed=3, **CASES[case][0])
+    rates = replace(PLAIN, **CASES[case][1])
     network = Network(PIXELS, HIDDEN)
-    clients = BatchedClients(data, network, local, seed=3)
+    clients = BatchedClients(data, network, local, rates)
     weights = network.initial(4, torch.float64)
     update = torch.randn(network.size, generator=generator(1, "u"), dtype=torch.float64) / 10
     order = Order(2, weights, 0.05, update)
     replies = clients.train([5, 0, 3], order)
     assert list(replies) == [5, 0, 3]
     for client, reply in replies.items():
-        expected, losses = one_client(data, clients.batches(client, 2), order, local)
+        expected, losses = one_client(data, clients.batches(client, 2), order, local, rates)
         assert torch.allclose(reply.delta, expected, rtol=0, atol=1e-13)
         assert reply.report.loss == pytest.approx(sum(losses) / 6, abs=1e-12)
         squares = sum(loss**2 for loss in losses) / 6
@@ -116,7 +106,8 @@ def test_a_batch_of_clients_trains_as_each_alone(data, local):
 
 
 def test_batches_visit_all_of_a_clients_examples_before_any_twice(data):
-    clients = BatchedClients(data, Network(PIXELS, HIDDEN), Local(steps=30, batch=8), seed=0)
+    local = Settings(clients=7, steps=30, batch=8)
+    clients = BatchedClients(data, Network(PIXELS, HIDDEN), local, PLAIN)
     part = data.parts[2]
     order = clients.batches(2, 1).flatten()
     assert len(order) == 240
@@ -130,7 +121,7 @@ def test_a_probe_is_the_loss_of_the_global_weights(data):
     network = Network(PIXELS, HIDDEN)
     weights = network.initial(0, torch.float64)
     for limit in (None, 9):
-        clients = BatchedClients(data, network, Local(probe=limit), seed=0)
+        clients = BatchedClients(data, network, Settings(clients=7, probe=limit), PLAIN)
         answers = clients.probe([1, 4], Order(1, weights, 0.1))
         for client, report in answers.items():
             part = data.parts[client][:limit]

