@@ -23,21 +23,12 @@ from hdet.bilevel import Problem, hypergradient
 from hdet.bilevel.denoising import field_start, fields_of_experts, psnr, smoothed_tv
 from hdet.seeding import generator
 
-from ...core.failures import MissingDataError
+from ..core.failures import MissingDataError
 
 _DOUBLE = torch.float64
 _NOISE = 0.1
-# Of x at whom results are judged, whatever accuracy they were found with.
+# Accuracy of the x at which results are judged, whatever accuracy they were found with.
 _EXACT = 1e-7
-
-
-@dataclass(frozen=True)
-class Images:
-    """Clean and noisy images, each [m, h, w], and what the lower level makes of noisy ones."""
-
-    clean: Tensor
-    noisy: Tensor
-    denoise: Callable[[Tensor, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,11 +41,10 @@ class Task:
         problem: the two levels.
         theta0: where to begin.
         x0: where the first lower-level solve begins.
-        step: first step of every method; None: each one's own, free of scale.
+        step: first step of every method; None: each method's default, free of scale.
         relax: nu-bar, as the paper has it for this problem.
-        judge: (theta, exact x) to what a result is worth, by name: `loss` of the upper level,
-            `test_loss` and more; PSNR in decibels, accuracy in percent.
-        images: to look at; None where there are none.
+        judge: (theta, exact x) to further measures of a result, by name: `test_loss` and more;
+            PSNR in decibels, accuracy in percent.
         residuals: x to [k], whose squares add up to f; None where there are many parameters.
     """
 
@@ -66,11 +56,10 @@ class Task:
     step: float | None
     relax: float
     judge: Callable[[Any, Any], dict[str, float]]
-    images: Images | None = None
     residuals: Callable[[Any], Tensor] | None = None
 
     def judged(self, theta: Any, x: Any) -> dict[str, float]:
-        """Return what a result is worth, at the exact solution of its lower level.
+        """Return upper-level loss and further measures at the exact lower-level solution.
 
         Args:
             theta: what was learned.
@@ -132,7 +121,7 @@ def logistic(seed: int) -> Task:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingDataError(
-            "`--task logistic` needs scikit-learn's digits: pip install hdet[bench]."
+            "Task logistic needs scikit-learn's digits: pip install scikit-learn."
         ) from error
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(pixels / 16, dtype=_DOUBLE), torch.tensor(labels)
@@ -188,7 +177,7 @@ TASKS: dict[str, Callable[[int], Task]] = {
 def _denoising(
     name: str, title: str, lower: Callable[..., Tensor], start: Any, count: int, seed: int
 ) -> Task:
-    clean, noisy, test_clean, test_noisy = _crops(count, 32, seed)
+    clean, noisy, test_clean, test_noisy = crops(count, 32, seed)
 
     def problem(clean: Tensor, noisy: Tensor) -> Problem:
         return Problem(
@@ -200,11 +189,10 @@ def _denoising(
             samples=True,
         )
 
-    def denoise(images: Tensor, theta: Any) -> Tensor:
-        return hypergradient(problem(images, images), theta, images, accuracy=1e-4).x
-
     def judged(theta: Any, u: Tensor) -> dict[str, float]:
-        made = denoise(test_noisy, theta)
+        # The lower level denoises, and does not look at the clean images.
+        test = problem(test_noisy, test_noisy)
+        made = hypergradient(test, theta, test_noisy, accuracy=1e-4).x
         return {
             "psnr": float(psnr(u, clean).mean()),
             "test_loss": float((made - test_clean).square().sum((1, 2)).mean()) / 2,
@@ -222,12 +210,11 @@ def _denoising(
         step=None,
         relax=1.05,
         judge=judged,
-        images=Images(test_clean, test_noisy, denoise),
         residuals=(lambda u: (u - clean) / (2 * count) ** 0.5) if name == "tv" else None,
     )
 
 
-def _crops(count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def crops(count: int, size: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return clean and noisy crops to learn from, and as many to test, [count, size, size]."""
     source = generator(seed, 0, "bilevel-crops")
     made = []
@@ -252,7 +239,7 @@ def _photographs() -> tuple[list[Tensor], list[Tensor]]:
         from skimage import color, data
     except ImportError as error:
         raise MissingDataError(
-            "these images are scikit-image's: pip install hdet[bench]."
+            "Tasks tv and foe need scikit-image's photographs: pip install scikit-image."
         ) from error
     grey = [data.camera, data.coins, data.moon, data.brick, data.grass, data.gravel]
     colour = [data.astronaut, data.chelsea, data.coffee, data.rocket]
