@@ -13,8 +13,9 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,17 @@ def run_ranks(module: str, size: int, *args: object) -> Generator[Any, None, Non
         # Where Ctrl-C is ignored, as in a shell's background, it stays so.
         if callable(before):
             signal.signal(signal.SIGINT, end)
-        with _interrupts_held_back():
-            for rank in ranks:
-                rank.start()
+        # Processes that are started while Ctrl-C is held back hold it back for good.
+        if hold := getattr(signal, "pthread_sigmask", None):
+            resource_tracker.ensure_running()  # below, it would end the holding back
+            hold(signal.SIG_BLOCK, {signal.SIGINT})
+        for rank in ranks:
+            rank.start()
+        if hold:
+            hold(signal.SIG_UNBLOCK, {signal.SIGINT})
         # The pipe ends with the last rank, once nobody else can write to it.
         writer.close()
-        with suppress(EOFError):
-            while True:
-                failure, content = reader.recv()
-                if failure:
-                    raise RankError(failure)
-                yield content
+        yield from _messages(reader)
         for number, rank in enumerate(ranks):
             rank.join()
             if rank.exitcode:
@@ -77,21 +78,13 @@ def run_ranks(module: str, size: int, *args: object) -> Generator[Any, None, Non
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back for the block, and for good in the processes that it starts."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    # Started within the block, it would end the holding back.
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+def _messages(reader: Connection) -> Iterator[Any]:
+    with suppress(EOFError):
+        while True:
+            failure, content = reader.recv()
+            if failure:
+                raise RankError(failure)
+            yield content
 
 
 def _rank(

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from ..report import Run
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_WIDTH = 24  # of the small curves, in characters
+# Where runs start, as multiples of the right rate.
+FACTORS = {"30x too low": 1 / 30, "right": 1.0, "30x too high": 30.0}
 _SECONDS = 0.15  # between two drawings
 _PARTS = 5  # after each of which lines are printed where nothing can be redrawn
 
@@ -32,31 +32,25 @@ def shown(
     """
     began = drawn = time.monotonic()
     printed = 0
-    small = console.encoding.lower().startswith("utf")
 
     def table() -> Table:
-        seconds = time.monotonic() - began
-        made = Table(title=f"{title} · {seconds:.0f} s", title_justify="left")
-        made.add_column("run")
-        for name in (unit, *runs[-1].curves):
-            made.add_column(name, justify="right")
-        made.add_column("")
+        names = (unit, *runs[0].curves)
+        made = Table("run", *names, title=f"{title}, {time.monotonic() - began:.0f} s")
         for run in (one for one in runs if one.x):
             cells = [f"{values[-1]:.3g}" for values in run.curves.values()]
-            curve = _small(run, runs) if small else ""
             style = "bold" if run.ours else ""
-            made.add_row(run.name, f"{run.x[-1]:g}/{end:g}", *cells, curve, style=style)
+            made.add_row(run.name, f"{run.x[-1]:g}/{end:g}", *cells, style=style)
         return made
 
     def draw() -> None:
         nonlocal drawn, printed
-        done = int(_PARTS * min(run.x[-1] if run.x else 0 for run in runs) / end)
+        done = int(_PARTS * sum(run.x[-1] for run in runs if run.x) / len(runs) / end)
         if console.is_terminal and time.monotonic() - drawn > _SECONDS:
             live.refresh()
             drawn = time.monotonic()
         elif not console.is_terminal and done > printed:
             printed = done
-            for run in runs:
+            for run in (one for one in runs if one.x):
                 seen = [f"{key} {values[-1]:.3g}" for key, values in run.curves.items()]
                 line = f"{unit} {run.x[-1]:g} of {end:g}: {run.name}: {', '.join(seen)}"
                 console.print(line, highlight=False, soft_wrap=True)
@@ -66,23 +60,9 @@ def shown(
         yield draw
 
 
-def _small(run: Run, runs: Sequence[Run]) -> str:
-    """Return the curve of the last panel as characters, to the scale of all runs."""
-    title = list(run.curves)[-1]
-    every = [v for one in runs for v in one.curves.get(title, []) if math.isfinite(v)]
-    low, high = min(every, default=0.0), max(every, default=1.0)
-    scale = (len(_BLOCKS) - 1) / ((high - low) or 1.0)
-    values = run.curves[title][:: math.ceil(len(run.x) / _WIDTH)]
-    return "".join(_BLOCKS[int((v - low) * scale)] if math.isfinite(v) else " " for v in values)
-
-
 def beside(loss: float, best: float) -> str:
-    """Return how a loss stands to the best plain run's, in percent: `3.1 % above`."""
-    if not math.isfinite(loss):
-        return "diverged"
-    if loss == best:
-        return "the best plain run"
-    return f"{abs(100 * (loss / best - 1)):.1f} % {'below' if loss < best else 'above'}"
+    """Return how far a loss is from the best of the baselines, in percent."""
+    return f"{100 * (loss / best - 1):+.1f} %" if math.isfinite(loss) else "diverged"
 
 
 def summary(what: str, runs: Sequence[Run]) -> str:

@@ -13,17 +13,7 @@ from .picture import Panel, Run, colour_of, picture
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows.
-
-    Attributes:
-        title: its heading.
-        runs: what is drawn, with a sentence and cells each.
-        panels: of the picture, from top to bottom.
-        x_title: of the axis that they share.
-        header: of the table.
-        closing: the sentence that sums it up.
-        setting: what was run, for whoever wants to know.
-    """
+    """What a page shows: runs with their results, drawn in panels over one axis, and words."""
 
     title: str
     runs: Sequence[Run]

@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# Blue, green, vermilion: colour-blind readers can tell them apart.
-COLOURS = ("#3d8fe0", "#1aa67c", "#e2622b")
+# Blue, green, vermilion, grey: colour-blind readers can tell them apart.
+COLOURS = ("#3d8fe0", "#1aa67c", "#e2622b", "#8a93a0")
 
 
 @dataclass
@@ -73,9 +73,8 @@ def picture(runs: Sequence[Run], panels: Sequence[Panel], x_title: str) -> str:
             line = {"color": colours[run.start], "dash": dash, "width": width}
             y = run.curves[panel.title]
             figure.add_trace(go.Scatter(x=run.x, y=y, name=run.name, line=line), row, 1)
-        kind = "log" if panel.log else "linear"
-        figure.update_yaxes(type=kind, range=_range(panel, runs), row=row, col=1)
-    figure.update_yaxes(nticks=7, exponentformat="power")
+        axis = {"type": "log", "dtick": 1, "exponentformat": "power"} if panel.log else {}
+        figure.update_yaxes(**axis, range=_range(panel, runs), row=row, col=1)
     figure.update_xaxes(title_text=x_title, row=len(panels), col=1)
     figure.update_annotations(x=0, xanchor="left", font_size=14)
     hover = "%{y:.3g} at %{x}<extra>%{fullData.name}</extra>"
@@ -85,7 +84,7 @@ def picture(runs: Sequence[Run], panels: Sequence[Panel], x_title: str) -> str:
         showlegend=False,
         dragmode=False,
         height=300 * len(panels),
-        margin={"l": 52, "r": 14, "t": 30, "b": 48},
+        margin={"l": 52, "r": 14, "t": 30, "b": 56},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
