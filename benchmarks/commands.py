@@ -14,6 +14,7 @@ from .penalties.study import command as penalties
 from .remedies.study import command as remedies
 from .robustness.command import robustness
 from .scale.study import command as scale
+from .selection_scale.study import command as selection_scale
 from .soak.study import command as soak
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ for name, study in {
     "penalties": penalties,
     "remedies": remedies,
     "scale": scale,
+    "selection-scale": selection_scale,
     "soak": soak,
 }.items():
     app.command(name)(study)

@@ -1,10 +1,9 @@
 """What the documentation says is there, runs, and comes from the records."""
 
-import json
+import importlib
 import re
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -36,14 +35,6 @@ def test_python_snippets_run(page):
         exec(compile(code, str(page), "exec"), {})
 
 
-def test_pages_of_results_come_from_the_records():
-    code = (
-        "import sys; sys.path.insert(0, 'benchmarks'); import write_docs as w\n"
-        "print([p for p, f in w.PAGES.items() if (w.DOCS / p).read_text() != f()])"
-    )
-    assert run(sys.executable, "-c", code).strip() == "[]"
-
-
 def test_the_readme_shows_both_commands_and_every_public_name_is_documented():
     readme = (ROOT / "README.md").read_text()
     assert "make demo" in readme
@@ -58,28 +49,12 @@ def test_the_readme_shows_both_commands_and_every_public_name_is_documented():
                 assert f"{name}`" in text or f"{name}(" in text, name
 
 
-def test_the_readmes_figures_are_those_of_the_record():
-    folder = ROOT / "benchmarks" / "records" / "compare-text"
-    rows = {r["name"]: r for r in json.loads((folder / "summary.json").read_text())["rows"]}
+@pytest.mark.parametrize("study", ["compare", "robustness", "federated", "bilevel"])
+def test_the_readmes_tables_are_those_of_the_records(study):
+    analysis = importlib.import_module(f"benchmarks.{study}.analysis")
     readme = (ROOT / "README.md").read_text()
-    for name in (
-        "baseline-low",
-        "baseline-high",
-        "hdet-no-auto-lr",
-        "hdet-full",
-        "ddp-mid-1",
-    ):
-        row = rows[name]
-        assert f"{row['train_loss']:.3f} ± {row['train_error']:.3f}" in readme, name
-    for name in ("auto-lr-from-tenth", "ddp-tenth"):
-        assert f"{rows[name]['train_loss']:.3f}" in readme, name
-
-
-@pytest.mark.parametrize("study", ["bilevel", "robustness"])
-def test_the_readme_has_the_records_tables(study):
-    readme = (ROOT / "README.md").read_text()
-    for table in import_module(f"benchmarks.{study}.analysis").readme().split("\n\n"):
-        assert table.strip() in readme
+    for table in analysis.readme().split("\n\n"):
+        assert table in readme
 
 
 @pytest.mark.ranks
@@ -88,4 +63,4 @@ def test_the_explorer_example_trains_from_both_ends():
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     said = run(*launch, "--nproc-per-node", "2", "examples/explorer.py", "--steps", "60")
     assert said.count("held-out loss") == 2
-    assert "climbing" in said
+    assert "(search)" in said
