@@ -14,7 +14,7 @@ from ..core.statistics import Estimate, estimate
 from ..selection_scale.study import scale_table
 from . import selections, starts
 from .methods import PLAIN, RANDOM, SELECTORS, STRATEGIES
-from .selections import Compared, Selections, better
+from .selections import MEASURES, Compared, Selections, better
 from .starts import Grid, Starts, paired, speed, worst_against
 from .study import COMMAND, MU, MU_SELECTORS, OTHER_MUS, Folder, Plan, unfinished, units
 
@@ -22,14 +22,6 @@ RECORD = RECORDS / "federated"
 # The least that FedHyper's authors report: points over FedAvg, and times fewer rounds; and
 # the points that a start may be below FedAvg.
 LEAST_GAIN, LEAST_SPEED, TOLERANCE = 2.2, 1.1, 0.5
-MEASURES = {
-    "last": "last accuracy",
-    "late_deviation": "late deviation",
-    "worst_class": "worst class",
-    "peak": "peak",
-    "final": "final",
-    "drop": "drop",
-}
 _README = (
     starts.OURS, "fedhyper-g+cl-paper", PLAIN, "fedexp", "fedadam", "decay-sl", "delta-sgd",
     "delta-sgd-paper",

@@ -1,8 +1,8 @@
 """A run within this process comes to the weights and selections that Flower comes to."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -21,7 +21,6 @@ from flwr.serverapp.strategy import Strategy
 
 from benchmarks.federated.federation import Federation
 from benchmarks.federated.methods import SELECTORS, Settings, selector_of
-from hdet.federated import DeltaSGD, LocalTraining
 from hdet.federated.selection import ClientReport
 from hdet.integrations.flower import (
     Decay,
@@ -72,21 +71,12 @@ def client_app(run: Federation, s: Settings) -> ClientApp:
         config = message.content.config_records["config"]
         net = model(message.content.array_records["arrays"].to_torch_state_dict())
         optimizer = torch.optim.SGD(net.parameters(), lr=1.0, momentum=s.momentum)
-        if s.strategy == "delta-sgd":
-            rate = float(config["lr"])
-            rule, mu = DeltaSGD(rate), s.proximal_mu
-            local = LocalTraining(net, optimizer, rate, client_rate=rule, proximal_mu=mu)
-        else:
-            local = local_training(message, net, optimizer, s.steps)
-
-        def penalised(indices: torch.Tensor) -> torch.Tensor:
-            return loss_on(net, indices) + local.proximal()
-
-        for indices in clients.batches(client, int(config["server-round"])):
+        local = local_training(message, net, optimizer, s.steps)
+        for indices in clients.batches(client, int(str(config["server-round"]))):
             optimizer.zero_grad()
-            penalised(indices).backward()
-            again = partial(penalised, indices) if s.strategy == "delta-sgd" else None
-            local.step(loss_on(net, indices), again=again)
+            loss = loss_on(net, indices)
+            (loss + local.proximal()).backward()
+            local.step(loss)
         counts = data.label_counts(client).tolist()
         report = local.report(len(data.parts[client]), counts)
         seconds = clients.seconds[client] * s.steps
@@ -96,7 +86,7 @@ def client_app(run: Federation, s: Settings) -> ClientApp:
     def query(message: Message, context: Context) -> Message:
         client = int(context.node_config["partition-id"])
 
-        def probe(weights: dict[str, torch.Tensor], batches: int | None) -> ClientReport:
+        def probe(weights: Mapping[str, torch.Tensor], batches: int | None) -> ClientReport:
             indices = data.parts[client][: s.probe]
             loss = float(loss_on(model(dict(weights)), indices).detach())
             counts = data.label_counts(client).tolist()
@@ -126,7 +116,6 @@ WRAPPED = {
     "fedhyper": fedhyper,
     "fedhyper-g+cl-paper": printed,
     "decay-sl": lambda selecting, s: Decay(selecting, s.local_rate),
-    "delta-sgd": lambda selecting, s: selecting,
 }
 CASES = [(name, "random") for name in WRAPPED]
 CASES += [("fedhyper", selector) for selector in SELECTORS if selector != "random"]
