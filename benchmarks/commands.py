@@ -5,10 +5,12 @@ from typing import Annotated
 import typer
 
 from .bilevel.command import bilevel
+from .bilevel_speed.study import command as bilevel_speed
 from .compare.command import compare
 from .core.page import PAGES, write
 from .cost.study import command as cost
 from .federated.command import federated
+from .penalties.study import command as penalties
 from .remedies.study import command as remedies
 from .robustness.command import robustness
 from .scale.study import command as scale
@@ -24,7 +26,9 @@ app = typer.Typer(
 for study in (compare, robustness, federated, bilevel):
     app.command()(study)
 for name, study in {
+    "bilevel-speed": bilevel_speed,
     "cost": cost,
+    "penalties": penalties,
     "remedies": remedies,
     "scale": scale,
     "selection-scale": selection_scale,

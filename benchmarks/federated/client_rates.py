@@ -36,9 +36,8 @@ class HyperRates:
             pull: Tensor | float = 0.0
             if self._order.previous_update is not None:
                 pull = -inner(gradient, self._order.previous_update) / self._steps
-            self._beta = next_rate(
-                self._beta, gradient, self._previous, pull, self._low, self._high, self._growth
-            )
+            product = inner(gradient, self._previous) + pull
+            self._beta = next_rate(self._beta, product, self._low, self._high, self._growth)
         self._previous = gradient.clone()
         return self._beta[:, None].to(gradient)
 

@@ -89,7 +89,7 @@ class Federation:
             yield self._record(self.rounds.run_round())
 
     def _record(self, outcome: Round) -> RoundRecord:
-        loss, accuracy, worst = judge(self.network, self.rounds.judged, self.data)
+        loss, accuracy, worst = judge(self.network, self.rounds.eval_weights, self.data)
         model = self.rounds.weights.element_size() * self.network.size
         # From round two on the last update goes along with the weights.
         copies = 2 if self._sends_update and outcome.round > 1 else 1
