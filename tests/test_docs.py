@@ -1,10 +1,9 @@
 """What the documentation says is there, runs, and comes from the records."""
 
-import json
+import importlib
 import re
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,6 @@ def test_python_snippets_run(page):
         exec(compile(code, str(page), "exec"), {})
 
 
-def test_pages_of_results_come_from_the_records():
-    assert run(sys.executable, "-m", "benchmarks", "pages", "--check") == ""
-
-
 def test_the_readme_shows_both_commands_and_every_public_name_is_documented():
     readme = (ROOT / "README.md").read_text()
     assert "make demo" in readme
@@ -54,28 +49,12 @@ def test_the_readme_shows_both_commands_and_every_public_name_is_documented():
                 assert f"{name}`" in text or f"{name}(" in text, name
 
 
-def test_the_readmes_figures_are_those_of_the_record():
-    folder = ROOT / "benchmarks" / "records" / "compare-text"
-    rows = {r["name"]: r for r in json.loads((folder / "summary.json").read_text())["rows"]}
+@pytest.mark.parametrize("study", ["compare", "robustness", "federated", "bilevel"])
+def test_the_readmes_tables_are_those_of_the_records(study):
+    analysis = importlib.import_module(f"benchmarks.{study}.analysis")
     readme = (ROOT / "README.md").read_text()
-    for name in (
-        "baseline-low",
-        "baseline-high",
-        "hdet-no-auto-lr",
-        "hdet-full",
-        "ddp-mid-1",
-    ):
-        row = rows[name]
-        assert f"{row['train_loss']:.3f} ± {row['train_error']:.3f}" in readme, name
-    for name in ("auto-lr-from-tenth", "ddp-tenth"):
-        assert f"{rows[name]['train_loss']:.3f}" in readme, name
-
-
-@pytest.mark.parametrize("study", ["bilevel", "compare", "federated", "robustness"])
-def test_the_readme_has_the_records_tables(study):
-    analysis = import_module(f"benchmarks.{study}.analysis")
     for table in analysis.readme().split("\n\n"):
-        assert table in (ROOT / "README.md").read_text()
+        assert table in readme
 
 
 @pytest.mark.ranks
