@@ -35,7 +35,6 @@ from hdet.federated.selection import (
 )
 from hdet.seeding import generator
 
-from ..core.plotting import figure, legend
 from ..core.records import write_record
 
 COUNT = 100
@@ -160,6 +159,9 @@ def scale_table(record: dict[str, Any]) -> pd.DataFrame:
 
 def draw(record: dict[str, Any], file: Path) -> None:
     """Draw the processor's time of every selector over the number of clients."""
+    # Matplotlib is slow to import, and measuring needs none of it.
+    from ..core.plotting import figure, legend
+
     runs = pd.DataFrame(record["runs"])
     caption = f"Median of {record['calls']} calls on {record['threads']} thread."
     with figure(file, 4.0, f"Time to choose {record['count']} clients", caption) as drawn:
