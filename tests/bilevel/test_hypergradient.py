@@ -154,7 +154,7 @@ def test_counts_are_those_of_calls():
             {"accuracy": 1.0, "solver": ["lbfgs"]},
             r"solver=\['lbfgs'\]\)` must be \"newton-cg\"",
         ),
-        ({"accuracy": 1.0, "solver": "sgd"}, "solver='sgd'.*: or give a function"),
+        ({"accuracy": 1.0, "solver": "sgd"}, "solver='sgd'.*: a function is allowed too"),
     ],
 )
 def test_bad_arguments_are_refused(given, words):

@@ -137,7 +137,9 @@ def hoag(
     Raises:
         ValueError: as `maid`, or if there is no such schedule.
     """
-    require_choice("hoag", "schedule", schedule, list(SCHEDULES), "the default is exponential")
+    require_choice(
+        "hoag", "schedule", schedule, list(SCHEDULES), 'the default is "exponential"'
+    )
     method = Hoag(
         schedule=schedule,
         relative=accuracy is None,

@@ -157,7 +157,7 @@ class Evaluator:
         if budget is not None:
             require_whole(call, "budget", budget, "try 10_000", low=1)
         if not callable(solver):
-            require_choice(call, "solver", solver, list(SOLVERS), "or give a function")
+            require_choice(call, "solver", solver, list(SOLVERS), "a function is allowed too")
             solver = SOLVERS[solver]
         self.call, self._solver, self._limit = call, solver, max_iterations
         self.oracle = Oracle(problem, theta, x, call, budget, argument)
