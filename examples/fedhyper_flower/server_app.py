@@ -22,7 +22,7 @@ def selector(name: str, count: int, seed: int) -> Selector:
         "heteroselect-updates": lambda: HeteroSelect(diversity="updates", seed=seed),
     }
     if name not in selectors:
-        raise ValueError(f"selector={name!r} is unknown: use one of {sorted(selectors)}.")
+        raise ValueError(f"selector={name!r} is unknown: take one of {sorted(selectors)}.")
     return selectors[name]()
 
 

@@ -81,8 +81,8 @@ def partition(data: str, clients: int, dirichlet: float, seed: int) -> list[Tens
         if min(len(part) for part in whole) >= MIN_EXAMPLES:
             return whole
     raise ValueError(
-        f"no split of {len(labels)} examples among {clients} clients gives each {MIN_EXAMPLES}: "
-        f"use fewer clients, or a larger `dirichlet` than {dirichlet}."
+        f"no split of {len(labels)} examples among {clients} clients gives each "
+        f"{MIN_EXAMPLES}: use fewer clients, or a larger `dirichlet` than {dirichlet}."
     )
 
 
