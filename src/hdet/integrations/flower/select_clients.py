@@ -3,7 +3,7 @@
     1  names     once per node: which partition are you?
     2  query     the model to `selector.candidates`, who answer with its loss
     3  select    `selector.select` chooses the clients; the wrapped strategy sees only those
-    4  train     as ever; the selector is metrics of the replies
+    4  train     as ever; the selector learns from the replies
 
 Node ids are new in every run, so a selection cannot be repeated by them. Clients are known by
 their partition instead, a number, or as "node 123..." if a node has none. The order of clients,
