@@ -101,10 +101,10 @@ class SelectClients(Wrapper):
         self._selector, self._count, self._trainable = selector, count, trainable
         self._wait_timeout, self._query_timeout = wait_timeout, query_timeout
         self._least = max(least, self._wanted_nodes())
-        self._weights = self._weight_key() == SHARE
+        self._sends_scores = self._weight_key() == SHARE
         rule = f"has no scores to weight replies by, as weighted_by_key={SHARE!r} requires"
         remedy = "use HeteroSelect or HeteroSelectV2, or weight by num-examples"
-        fits = not self._weights or hasattr(selector, "scores")
+        fits = not self._sends_scores or hasattr(selector, "scores")
         require(fits, call, "selector", type(selector).__name__, rule, remedy)
         self._entries: list[str] = []
         self._names: dict[int, Name] = {}
@@ -128,9 +128,7 @@ class SelectClients(Wrapper):
         for strategy in chain(self.strategy):
             name, fraction = type(strategy).__name__, getattr(strategy, "fraction_train", 1.0)
             rule = f"has fraction_train={fraction}, and would train only some of the selected"
-            remedy = (
-                "leave it at 1.0, and set SelectClients(count=...) to the number of clients"
-            )
+            remedy = "leave it at 1.0, and choose the number by SelectClients(count=...)"
             require(fraction == 1.0, call, "strategy", name, rule, remedy)
             for least in ("min_train_nodes", "min_available_nodes"):
                 number = getattr(strategy, least, 1)
@@ -167,7 +165,7 @@ class SelectClients(Wrapper):
         return super()._configure(round_, arrays, config, cast(Grid, shown))
 
     def _address(self, message: Message) -> None:
-        if self._weights:
+        if self._sends_scores:
             scores: dict[Any, float] = getattr(self._selector, "scores", {})
             score = scores[self._invited[message.metadata.dst_node_id]]
             only_config(message)[SHARE] = max(float(score), _MIN_SHARE)
@@ -270,8 +268,7 @@ class SelectClients(Wrapper):
 
     def _reports(self, replies: list[Message], updates: bool) -> dict[Name, ClientReport]:
         """Return the replies' reports by name, without those that cannot be used."""
-        reports = {}
-        old = flat(self._arrays, self._entries)
+        reports, old = {}, flat(self._arrays, self._entries) if updates else None
         for reply in replies:
             metrics = metrics_of(reply)
             try:
@@ -279,12 +276,15 @@ class SelectClients(Wrapper):
                 if not updates:
                     # Replies to training were checked already.
                     check_metrics(metrics, cast(str, first_of(metrics, EXAMPLES)))
-                new = flat(model_of(reply), self._entries) if updates else None
+                update = None
+                if old is not None:
+                    new = flat(model_of(reply), self._entries)
+                    update = new - old.to(new.dtype)
                 reports[self._name_of(reply)] = ClientReport(
                     loss=number_of(metrics, LOSSES),
                     num_examples=examples,
                     duration=metrics.get("duration"),
-                    update=None if new is None else new - old.to(new.dtype),
+                    update=update,
                     update_norm=metrics.get("update-norm"),
                     label_counts=metrics.get(LABELS),
                     squared_loss=metrics.get("squared-loss"),
