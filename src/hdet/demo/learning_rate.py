@@ -66,8 +66,8 @@ def run(console: Console, seed: int, length: float = 1.0, ranks: int = 4) -> Pag
         setting=(
             f"A transformer of 104,000 parameters learns the source code of Python's standard "
             f"library on {ranks} processes: {steps} steps of AdamW under a cosine, seed {seed}. "
-            f"The right rate is the best of a sweep of plain DDP; a rate found is the highest "
-            f"that Explorer came to. Losses are nats per byte, held-out ones of files that no "
-            f"run has seen. It is one seed of one small model."
+            f"The right rate is plain DDP's best of a sweep; a rate found is the highest that "
+            f"Explorer came to. Losses are nats per byte, held-out ones of files that no run "
+            f"has seen. It is one seed of one small model."
         ),
     )
