@@ -92,7 +92,7 @@ def run(console: Console, seed: int, length: float = 1.0) -> Page:
         runs=runs,
         panels=[Panel(VALIDATION)],
         x_title="cost: lower-level gradients and products",
-        header=["run", "pixels", "useless", "validation", "test loss", "to grid search"],
+        header=["run", "pixels", "useless", "validation", "test loss", "vs grid search"],
         closing=summary("Test loss, compared with grid search", runs[:-1]),
         setting=(
             f"Logistic regression on {TRAIN} digits of scikit-learn, whose 64 pixels stand "

@@ -129,7 +129,7 @@ def run(console: Console, seed: int, length: float = 1.0) -> Page:
         runs=runs,
         panels=[Panel(RATE, log=True), Panel(ACCURACY)],
         x_title="round",
-        header=["run", "rate", "rate at end", "accuracy", "to the best FedAvg run"],
+        header=["run", "rate", "rate at end", "accuracy", "vs best FedAvg"],
         closing=summary("Held-out accuracy, compared with the best FedAvg run", runs),
         setting=(
             f"scikit-learn's digits, dealt out unevenly to {CLIENTS} clients, {HELD_OUT} held "
