@@ -16,8 +16,8 @@ from .ranks import run_ranks
 from .showing import FACTORS, DemoError, beside, shown, summary
 
 STEPS = 300
-# With the least held-out loss of plain DDP in a sweep under the same cosine, 300 steps, seed 0:
-# RATES
+# The peak with the least held-out loss of plain DDP, all else the same, seed 0 (torch 2.13 and
+# Python 3.11): 0.005 2.354, 0.007 2.305, 0.01 2.275, 0.014 2.245, 0.02 2.281.
 RIGHT_RATE = 0.014
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
 RATE, LOSS = "learning rate", "training loss"
