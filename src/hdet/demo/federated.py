@@ -123,7 +123,7 @@ def run(console: Console, seed: int, length: float = 1.0) -> Page:
         one.cells = [f"{rate:.2g}", last, f"{end:.1f} %", points]
         how = f"came to {last} and ended" if one.ours else "ended"
         start = f"{one.method} from {rate:.2g} ({one.start})"
-        one.sentence = f"{start} {how} at {end:.1f} %: {points}."
+        one.sentence = f"{start} {how} at {end:.1f} %: {points} to the best FedAvg run."
     return Page(
         title="A client learning rate that is right, 30 times too low and 30 times too high",
         runs=runs,
