@@ -5,10 +5,17 @@ from typing import Annotated
 import typer
 
 from .bilevel.command import bilevel
+from .bilevel_speed.study import command as bilevel_speed
 from .compare.command import compare
 from .core.page import PAGES, write
+from .cost.study import command as cost
 from .federated.command import federated
+from .penalties.study import command as penalties
+from .remedies.study import command as remedies
 from .robustness.command import robustness
+from .scale.study import command as scale
+from .selection_scale.study import command as selection_scale
+from .soak.study import command as soak
 
 app = typer.Typer(
     help="The studies behind every figure that the documentation gives.",
@@ -18,6 +25,16 @@ app = typer.Typer(
 )
 for study in (compare, robustness, federated, bilevel):
     app.command()(study)
+for name, study in {
+    "bilevel-speed": bilevel_speed,
+    "cost": cost,
+    "penalties": penalties,
+    "remedies": remedies,
+    "scale": scale,
+    "selection-scale": selection_scale,
+    "soak": soak,
+}.items():
+    app.command(name)(study)
 
 
 @app.command()
