@@ -120,11 +120,7 @@ class OneCycleState(Converging, OneCycleLR):
 
 
 def parsed_step(entries: Entries, total_steps: int) -> int:
-    """Return the steps that a state has behind it, of a run of as many steps as this one.
-
-    Raises:
-        ValueError: if an entry is damaged, or of a run of another length.
-    """
+    """Return the steps that a state has behind it, of a run of as many steps as this one."""
     saved = entries.integer("total_steps", low=1)
     if saved != total_steps:
         entries.refuse(
@@ -137,11 +133,7 @@ def parsed_step(entries: Entries, total_steps: int) -> int:
 
 
 def parsed_rates(entries: Entries, groups: int) -> BaseRates:
-    """Return the base rates of a state of so many parameter groups.
-
-    Raises:
-        ValueError: if the state is damaged, or of another number of groups.
-    """
+    """Return the base rates of a state of so many parameter groups."""
     return BaseRates(
         values=entries.optional(
             "base_lrs", entries.numbers, length=groups, above=0.0, high=LARGEST_RATE
@@ -152,11 +144,7 @@ def parsed_rates(entries: Entries, groups: int) -> BaseRates:
 
 
 def parsed_phases(entries: Entries, scheduler: OneCycleLR) -> dict[str, Any]:
-    """Return the attributes that hold the schedule's shape in a state, as OneCycleLR does.
-
-    Raises:
-        ValueError: if an entry is damaged, or the optimizer lacks what it needs.
-    """
+    """Return the attributes of OneCycleLR that are the schedule's shape, from a state."""
     cycle = entries.boolean("cycle_momentum")
     if cycle and not all("max_momentum" in group for group in scheduler.optimizer.param_groups):
         entries.refuse(
