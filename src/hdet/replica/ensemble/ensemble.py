@@ -237,7 +237,7 @@ class Ensemble:
         """Take the weights as they are for the beginning of an interval. Local."""
         self._effect.mark()
 
-    def everyones(self, numbers: list[float]) -> list[list[float]]:
+    def gather_numbers(self, numbers: list[float]) -> list[list[float]]:
         """Return the numbers of every replica, in rank order. Collective."""
         row = torch.tensor(numbers, dtype=torch.float64, device=self._device())
         return self.replicas.gather(row)

@@ -1,4 +1,4 @@
-"""An exponential moving average of the converged weights: where the signal is unbiased.
+"""An exponential moving average of the converged weights, where the signal is unbiased.
 
 Two uses. The probe scores each replica at a point between the average and its own weights,
 

@@ -35,10 +35,10 @@ class OneCycleState(Converging, OneCycleLR):
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers that load with `weights_only=True`. Local.
 
-        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
-        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
-        each rank saves its own weights and state. Either way the resumed run is the same to
-        the last bit.
+        Inside `converged()` it is the same on every rank, so one copy serves all. Elsewhere
+        `ensemble.interval` is this rank's own, and the replicas' weights differ: each rank
+        saves its own weights and state. Either way the resumed run is the same to the last
+        bit.
         """
         return {
             "format": 3,
@@ -58,10 +58,11 @@ class OneCycleState(Converging, OneCycleLR):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`, and set the optimizer's rates to this replica's. Local.
 
-        Loads on another number of replicas: the spread is laid anew over them. Losses of an
-        unfinished interval are taken up only by the rank that saved them. The state of a plain
-        OneCycleLR is taken over too: the schedule goes on at the same rate. As with OneCycleLR,
-        the phases of the schedule are those of the state, whatever the constructor was given.
+        It may have been saved with another number of replicas: the spread is laid over those
+        here. Losses of an unfinished interval are taken up only by the rank that saved them.
+        The state of a plain OneCycleLR is accepted too: the schedule goes on at the same rate.
+        As with OneCycleLR, the phases of the schedule come from the state, whatever the
+        constructor was given.
 
         Args:
             state_dict: from `state_dict()` of a scheduler, this one's or OneCycleLR's, with
