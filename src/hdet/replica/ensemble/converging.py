@@ -45,7 +45,7 @@ class Converging(ABC):
 
     @abstractmethod
     def _agree(self) -> None:
-        """Agree on values that rounding may have made different. Collective if there are any."""
+        """Agree on values that rounding may have made different. Collective if need be."""
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
         """Refuse to be copied or pickled while replicas differ.
