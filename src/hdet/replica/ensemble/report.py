@@ -5,6 +5,7 @@ several processes, their rows are added up; what is the same on all of them is d
 number again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .signals import Losses
+from .gathered import Gathered
+from .signals import Losses, interval_means
 
 
 class Health(NamedTuple):
@@ -69,3 +71,19 @@ def decode(rows: Sequence[Sequence[float]]) -> list[Report]:
         means = probe / processes, step / processes, facts / processes
         reports.append(Report(Health(*row[:a]), Losses(*row[a:b]), *means, effect))
     return reports
+
+
+def summarise(reports: Sequence[Report], broken: list[int]) -> Gathered:
+    """Return what the replicas' reports say, of those that are not broken."""
+    means = interval_means([report.losses for report in reports])
+    losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
+    probes = [math.nan if r in broken else report.probe for r, report in enumerate(reports)]
+    given = [report.losses.number > 0 for report in reports]
+    odd = {r for r, loss in enumerate(losses) if given[r] and not math.isfinite(loss)}
+    return Gathered(
+        losses=losses,
+        probes=probes,
+        given=any(given),
+        broken=broken,
+        masked=sorted({*broken, *odd}),
+    )

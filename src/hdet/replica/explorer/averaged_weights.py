@@ -1,4 +1,4 @@
-"""An exponential moving average of the converged weights: where the signal is unbiased.
+"""An exponential moving average of the converged weights, where the signal is unbiased.
 
 Two uses. The probe scores each replica at a point between the average and its own weights,
 
@@ -195,14 +195,9 @@ class AveragedWeights:
         dtypes: Sequence[torch.dtype],
         exists: bool,
     ) -> list[Tensor]:
-        """Return copies of this process's parts of saved tensors.
+        """Return copies of this process's parts of the saved tensors that belong to `mine`.
 
-        Args:
-            entries: of the averaged weights.
-            key: "weights" or "buffers".
-            mine: what they belong to.
-            dtypes: of the copies.
-            exists: whether they are ever used; if not, their values do not matter.
+        Unless the average `exists` their values do not matter.
         """
         saved = entries.entries(key)
         if sorted(saved.keys()) != sorted(map(str, range(len(mine)))):

@@ -306,7 +306,7 @@ class Explorer(ExplorerState):
         """Make what others have changed the same on every replica. Collective if they have."""
         if not self._values.taken_over:
             return
-        overwritten = self._values.agree(self._ensemble.everyones(self._values.shared()))
+        overwritten = self._values.agree(self._ensemble.gather_numbers(self._values.shared()))
         for name in sorted(set(overwritten) - self._told):
             warnings.warn(overwritten_message(name), stacklevel=6)
         self._told.update(overwritten)

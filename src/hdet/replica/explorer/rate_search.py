@@ -168,11 +168,7 @@ class RateSearch:
 
     @classmethod
     def parsed(cls, entries: Entries, config: SearchConfig) -> "RateSearch":
-        """Return the search that a state describes.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the search that a state describes."""
         fresh = cls(entries.boolean("searching"), config)
         fresh.confidence = entries.number("confidence", -1.0, 1.0)
         fresh.seen = entries.boolean("seen")

@@ -257,10 +257,10 @@ class OneCycleAutoLR(OneCycleState):
         """Return what the last sync found, as plain numbers and lists. Local, on any rank.
 
         Returns:
-            `step`, `syncs`; `base_lr` (per parameter group); `replica_lr` (per group, per
-            replica; in effect now); and after the first sync `losses`, `weights` (empty
-            unless the controller acted), `divergence` per replica; `delta`, `velocity` per
-            group; `sync_ms`; `masked` (replicas), `masked_total` (count per replica).
+            `step`, `syncs`; `base_lr` per parameter group, `replica_lr` per group and replica,
+            in effect now; `velocity` per group; `masked_total` per replica; after the first
+            sync `losses` and `divergence` per replica, `masked` (replicas), `sync_ms`; and
+            once the controller has acted `weights` per replica, `delta`, `floored` per group.
         """
         return {
             "step": self.last_epoch,
