@@ -30,7 +30,7 @@ from .methods import BASELINES, CERTIFIED, FIXED, METHODS, OURS, PROTOTYPES
 from .study import BUDGETS, COMMAND, STARTS, Folder, Plan
 
 RECORD = RECORDS / "bilevel"
-# What results are judged by beside the loss: name, and decimals (None: as losses have them).
+# Measures of a result beside the loss: name, and decimals (None: as losses have them).
 _MEASURES: dict[str, tuple[str, int | None]] = {
     "test_accuracy": ("test accuracy", 2),
     "psnr": ("PSNR", 2),
@@ -67,7 +67,7 @@ def ratios(runs: Runs) -> pd.DataFrame:
 
 
 def measures(runs: Runs) -> list[pd.DataFrame]:
-    """Return one task's tables of what results are worth beside their loss, two in each."""
+    """Return one task's tables of further measures, two in each."""
     names = [name for name in _MEASURES if f"judged {name}" in runs.dropna(axis=1, how="all")]
     return [
         pd.DataFrame(

@@ -8,8 +8,8 @@
     <folder>/results.jsonl      one line per run, appended when it is over
     <folder>/plots/*.png, report.html
 
-A run computes in one thread, and is judged where it stands when its budget is spent or it
-stops; judging is no part of its cost, nor of its seconds.
+A run computes in one thread, and is evaluated where it stands when its budget is spent or it
+stops; the evaluation is no part of its cost, nor of its seconds.
 """
 
 import math
@@ -189,7 +189,7 @@ def outcome(unit: Unit) -> dict[str, Any]:
     """Do one run, and return its numbers, which depend on the unit alone but for seconds.
 
     A run that comes to where the lower level is not finite, or not as convex as it should
-    be, has failed; it is judged at the last point that it reached before.
+    be, has failed; it is evaluated at the last point that it reached before.
     """
     begun = process_time()
     if unit.experiment == "crossover":
@@ -199,13 +199,13 @@ def outcome(unit: Unit) -> dict[str, Any]:
     begun = process_time()
     result, failure = _run(unit, task)
     seconds = process_time() - begun
-    start = _judged_start(unit.task, unit.seed)
+    start = _evaluated_start(unit.task, unit.seed)
     return finite(
         {
             "status": "FAILED" if failure or result is None else result.status.name,
             "stuck": not failure and result is not None and result.status not in _ENDED,
             "failure": failure,
-            "judged": start if result is None else _judged(task, result.theta, result.x),
+            "judged": start if result is None else _evaluated(task, result.theta, result.x),
             "start": start,
             **_course(unit, start["loss"], result),
             "seconds": round(seconds, 3),
@@ -246,15 +246,15 @@ def _run(unit: Unit, task: Task) -> tuple[Result | None, str]:
 
 
 @lru_cache(maxsize=2)
-def _judged_start(name: str, seed: int) -> dict[str, float]:
+def _evaluated_start(name: str, seed: int) -> dict[str, float]:
     task = load(name, seed)
-    return _judged(task, task.theta0, task.x0)
+    return _evaluated(task, task.theta0, task.x0)
 
 
-def _judged(task: Task, theta: Any, x: Any) -> dict[str, float]:
+def _evaluated(task: Task, theta: Any, x: Any) -> dict[str, float]:
     """Return what a point is worth; NaN where no exact solution can be found."""
     try:
-        return task.judged(theta, x)
+        return task.evaluate(theta, x)
     except (NonFiniteError, CurvatureError):
         return {"loss": math.nan}
 

@@ -27,13 +27,13 @@ from ..core.failures import MissingDataError
 
 _DOUBLE = torch.float64
 _NOISE = 0.1
-# Accuracy of the x at which results are judged, whatever accuracy they were found with.
+# Accuracy of the x at which results are evaluated, whatever accuracy they were found with.
 _EXACT = 1e-7
 
 
 @dataclass(frozen=True)
 class Task:
-    """A bilevel problem with its start, and what judges a result.
+    """A bilevel problem with its start, and how a result is evaluated.
 
     Attributes:
         name: one of `TASKS`.
@@ -43,8 +43,8 @@ class Task:
         x0: where the first lower-level solve begins.
         step: first step of every method; None: each method's default, free of scale.
         relax: nu-bar, as the paper has it for this problem.
-        judge: (theta, exact x) to further measures of a result, by name: `test_loss` and more;
-            PSNR in decibels, accuracy in percent.
+        measures: (theta, exact x) to further measures of a result, by name: `test_loss` and
+            more; PSNR in decibels, accuracy in percent.
         residuals: x to [k], whose squares add up to f; None where there are many parameters.
     """
 
@@ -55,10 +55,10 @@ class Task:
     x0: Any
     step: float | None
     relax: float
-    judge: Callable[[Any, Any], dict[str, float]]
+    measures: Callable[[Any, Any], dict[str, float]]
     residuals: Callable[[Any], Tensor] | None = None
 
-    def judged(self, theta: Any, x: Any) -> dict[str, float]:
+    def evaluate(self, theta: Any, x: Any) -> dict[str, float]:
         """Return upper-level loss and further measures at the exact lower-level solution.
 
         Args:
@@ -66,7 +66,7 @@ class Task:
             x: the lower level's solution there, as exact as the method had it.
         """
         exact = hypergradient(self.problem, theta, x, accuracy=_EXACT)
-        return {"loss": exact.upper, **self.judge(theta, exact.x)}
+        return {"loss": exact.upper, **self.measures(theta, exact.x)}
 
 
 def quadratic(seed: int) -> Task:
@@ -107,13 +107,13 @@ def quadratic(seed: int) -> Task:
         x0,
         step=0.01,
         relax=1.25,
-        judge=lambda *_: {},
+        measures=lambda *_: {},
         residuals=lambda x: (a1 @ x - b1) / 2**0.5,
     )
 
 
 def logistic(seed: int) -> Task:
-    """Return problem B: cross entropy + sum exp(theta) W^2 / 2 on 902 digits, judged by 445.
+    """Return problem B: cross entropy + sum exp(theta) W^2 / 2 on 902 digits, g on 445.
 
     450 digits test the result. A ridge of 1e-3 stays where the learned weights vanish.
     """
@@ -126,21 +126,21 @@ def logistic(seed: int) -> Task:
     pixels, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(pixels / 16, dtype=_DOUBLE), torch.tensor(labels)
     order = torch.randperm(len(y), generator=generator(seed, 0, "bilevel-digits"))
-    train, judge, test = order[:902], order[902:1347], order[1347:]
+    train, validation, test = order[:902], order[902:1347], order[1347:]
     cross_entropy = functional.cross_entropy
 
     def lower(weights: Tensor, theta: Tensor) -> Tensor:
         penalty = (theta.clamp(max=20).exp() * weights.square()).sum() / 2
         return cross_entropy(x[train] @ weights, y[train]) + penalty
 
-    def judged(theta: Tensor, weights: Tensor) -> dict[str, float]:
+    def measures(theta: Tensor, weights: Tensor) -> dict[str, float]:
         scores = x[test] @ weights
         right = (scores.argmax(1) == y[test]).double().mean()
         loss = float(cross_entropy(scores, y[test]))
         return {"test_loss": loss, "test_accuracy": 100 * float(right)}
 
     problem = Problem(
-        lambda weights: cross_entropy(x[judge] @ weights, y[judge]),
+        lambda weights: cross_entropy(x[validation] @ weights, y[validation]),
         lower,
         ridge=1e-3,
         mu=lambda theta: float(theta.clamp(max=20).min().exp()),
@@ -149,7 +149,7 @@ def logistic(seed: int) -> Task:
     title = "digits, a penalty for each of 640 weights"
     start = torch.full((64, 10), -3.0, dtype=_DOUBLE)
     zeros = torch.zeros(64, 10, dtype=_DOUBLE)
-    return Task("logistic", title, problem, start, zeros, None, 1.05, judged)
+    return Task("logistic", title, problem, start, zeros, None, 1.05, measures)
 
 
 def tv(seed: int) -> Task:
@@ -189,7 +189,7 @@ def _denoising(
             samples=True,
         )
 
-    def judged(theta: Any, u: Tensor) -> dict[str, float]:
+    def measures(theta: Any, u: Tensor) -> dict[str, float]:
         # The lower level denoises, and does not look at the clean images.
         test = problem(test_noisy, test_noisy)
         made = hypergradient(test, theta, test_noisy, accuracy=1e-4).x
@@ -209,7 +209,7 @@ def _denoising(
         noisy,
         step=None,
         relax=1.05,
-        judge=judged,
+        measures=measures,
         residuals=(lambda u: (u - clean) / (2 * count) ** 0.5) if name == "tv" else None,
     )
 

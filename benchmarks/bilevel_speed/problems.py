@@ -91,9 +91,9 @@ class Logistic:
     def __init__(self, task: Task) -> None:
         data = _arrays(task.problem.lower) | _arrays(task.problem.upper)
         self.ridge = task.problem.ridge
-        self.train, self.judge = (
+        self.train, self.validation = (
             (data["x"][rows], np.eye(10)[data["y"][rows]])
-            for rows in (data["train"], data["judge"])
+            for rows in (data["train"], data["validation"])
         )
 
     def mu(self, theta: Array) -> float:
@@ -117,11 +117,11 @@ class Logistic:
         )
 
     def upper(self, x: Array) -> tuple[Array, Array]:
-        value, gradient, _ = _cross_entropy(*self.judge, x[0].reshape(64, 10))
+        value, gradient, _ = _cross_entropy(*self.validation, x[0].reshape(64, 10))
         return np.array([value]), gradient.reshape(1, -1)
 
     def upper_hessian(self, x: Array) -> Callable[[Array], Array]:
-        product = _cross_entropy(*self.judge, x[0].reshape(64, 10))[2]
+        product = _cross_entropy(*self.validation, x[0].reshape(64, 10))[2]
         return lambda v: product(v.reshape(64, 10)).reshape(1, -1)
 
 

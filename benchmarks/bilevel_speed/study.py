@@ -153,7 +153,7 @@ def command(
     # Fewer rounds would say nothing of their spread.
     rounds: Annotated[int, typer.Option(min=5, max=1000, help="Alternating rounds.")] = 7,
     budget: Annotated[
-        int, typer.Option(min=100, max=10**6, help="Cost of a run, which sets its steps.")
+        int, typer.Option(min=500, max=10**6, help="Cost of a run, which sets its steps.")
     ] = 1000,
 ) -> None:
     """Time an outer step of MAID, beside the same algorithm in plain NumPy and SciPy.

@@ -101,7 +101,7 @@ def _signs(rows: Mapping[str, Any]) -> dict[int, list[str]]:
 
 
 def _folds(data: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the loss on the folds that judged, and on the test data."""
+    """Return the loss on the validation folds, and on the test data."""
     rows = {name: one["rows"][NO_PRIOR] for name, one in data.items()}
     return pd.DataFrame(
         {
@@ -114,7 +114,7 @@ def _folds(data: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _losses(seeds: list[Any], kind: str) -> dict[str, Estimate]:
-    """Return mean losses over seeds, as judged or refitted, of the decays that have them."""
+    """Return mean losses over seeds, before the refit (`judged`) or after it (`refitted`)."""
     names = [name for name in seeds[0] if kind in seeds[0][name]]
     return {name: estimate(seed[name][kind][0] for seed in seeds) for name in names}
 

@@ -3,7 +3,7 @@
 Logistic regression on splits of digits, breast cancer and noise with few features that matter:
 test loss, accuracy and CPU seconds of `RegularizedLogisticRegression` and scikit-learn's
 `LogisticRegressionCV`. Then examples/head_decay.py, and its layers refitted to all images,
-those that judged included, which is what the judged decays have to beat.
+the validation images included, which is what the learned decays have to beat.
 """
 
 import math
@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 from hdet.bilevel import Problem, RegularizedLogisticRegression, hypergradient
 
+from ..core.page import table
 from ..core.records import write_record
-from ..core.report import print_table
 from .analysis import BASELINE, layer_table, logistic_tables
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
@@ -39,7 +39,7 @@ FEATURES, MATTER, FIT, TEST = 100, 8, 300, 2000
 DATA = ("digits", "breast cancer", "noise")
 # The baseline chooses by what is measured here, as ours does, and is let converge.
 GRID: dict[str, Any] = {"Cs": 10, "cv": 5, "scoring": "neg_log_loss", "max_iter": 1000}
-# Defaults of scikit-learn 1.10.
+# The defaults from scikit-learn 1.10 on.
 NEW_DEFAULTS: dict[str, Any] = {"l1_ratios": (0.0,), "use_legacy_attributes": False}
 METHODS: dict[str, dict[str, Any]] = {
     '`"one"`': {"penalty": "one"},
@@ -169,5 +169,6 @@ def command(
         "layer": [layer(seed) for seed in range(seeds)],
     }
     write_record("penalties", "python -m benchmarks penalties", content)
-    for table in (*logistic_tables(content["logistic"]), layer_table(content["layer"])):
-        print_table(table)
+    for rows in (*logistic_tables(content["logistic"]), layer_table(content["layer"])):
+        # Too wide for a terminal's table.
+        print(f"\n{table(rows)}")

@@ -1,4 +1,4 @@
-"""Which runs there are, what one run measures, and how one that fails is judged."""
+"""Which runs there are, what one run measures, and how one that fails is evaluated."""
 
 import json
 import math
@@ -111,7 +111,7 @@ def test_a_fixed_accuracy_that_is_too_loose_stops() -> None:
     assert made["cost"] < 2000
 
 
-def test_a_run_that_fails_is_judged_where_it_was_before(
+def test_a_run_that_fails_is_evaluated_where_it_was_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The task's mu holds near the start only."""

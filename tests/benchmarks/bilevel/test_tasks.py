@@ -1,4 +1,4 @@
-"""The four problems are what they say: seeded, with constants that hold, judged elsewhere."""
+"""The four problems are what they say: seeded, with constants that hold, tested elsewhere."""
 
 import sys
 from collections.abc import Callable
@@ -70,13 +70,13 @@ def test_the_quadratics_constants_are_exact() -> None:
     assert problem.certified
 
 
-def test_results_are_judged_at_the_exact_solution() -> None:
+def test_results_are_evaluated_at_the_exact_solution() -> None:
     task = TASKS["quadratic"](0)
     lower = lambda x: task.problem.lower(x, task.theta0)
     zero = torch.zeros_like(task.x0).requires_grad_()
     (gradient,) = torch.autograd.grad(lower(zero), zero)
     exact = torch.linalg.solve(hessian(lower, task.x0), -gradient)
-    found = task.judged(task.theta0, task.x0)
+    found = task.evaluate(task.theta0, task.x0)
     assert found["loss"] == pytest.approx(float(task.problem.upper(exact)))
 
 

@@ -186,10 +186,10 @@ class Ensemble:
             check_layout(healths)
             self._refuse_other_steps([report.step for report in reports])
             self._refuse_difference([r.facts for r in reports], f"{call} at step {step}")
-            outsiders, odd = view.settle([h[2] for h in healths], self.replicas, device)
+            outsiders, odd = view.settle([h.outsiders for h in healths], self.replicas, device)
             effects = [report.effect for report in reports]
             self._effect.refuse_none(differing, effects, self.replicas, device)
-        broken = sorted({r for r, health in enumerate(healths) if health[0] > 0} | odd)
+        broken = sorted({r for r, health in enumerate(healths) if health.nonfinite > 0} | odd)
         if len(broken) < len(reports) or not recoverable:
             check_health(healths, odd)
         gathered = _gathered(reports, broken)
@@ -269,7 +269,7 @@ class Ensemble:
         kept: list[tuple[Tensor, Tensor]] = []
         gathered = self.gather(step, "`converged`")
         self.average(kept=kept if restore else None)
-        self._gathered_sums = self.replicas.gather_processes(self._sums(), self._device())
+        self._gathered_sums = self.replicas.gather_processes(self.meter.sums(), self._device())
         try:
             yield
         finally:
@@ -285,7 +285,7 @@ class Ensemble:
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers; inside `converged()` the same on every rank."""
         shared = self._gathered_sums is not None
-        return self.history.state_dict(self._gathered_sums or self._sums(), shared)
+        return self.history.state_dict(self._gathered_sums or self.meter.sums(), shared)
 
     def parsed(self, entries: Entries) -> tuple[History, list | None]:
         """Return what `assign` takes, from what `state_dict` returned. Changes nothing."""
@@ -296,17 +296,13 @@ class Ensemble:
         self.restart()
         self.history, sums = parsed
         if sums is not None:
-            self.meter.load_state_dict({"sum": sums[0], "count": sums[1]})
+            self.meter.restore(*sums)
 
     def restart(self) -> None:
         """Begin anew, as if nothing had been seen yet."""
         self.history = History(self.replicas)
         self.meter.reset()
         self._stepping.forget()
-
-    def _sums(self) -> list[float]:
-        state = self.meter.state_dict()
-        return [state["sum"], state["count"]]
 
     # --- whose tensors
 
@@ -354,7 +350,7 @@ def _gathered(reports: Sequence[Report], broken: list[int]) -> Gathered:
     means = interval_means([report.losses for report in reports])
     losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
     probes = [math.nan if r in broken else report.probe for r, report in enumerate(reports)]
-    given = [report.losses[1] > 0 for report in reports]
+    given = [report.losses.number > 0 for report in reports]
     odd = {r for r, loss in enumerate(losses) if given[r] and not math.isfinite(loss)}
     return Gathered(
         losses=losses,

@@ -7,11 +7,20 @@ number again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-HEALTH, LOSSES = 3, 4  # numbers in `Averaging.health` and in `LossMeter.row`
+from .signals import Losses
+
+
+class Health(NamedTuple):
+    """The entries of `Averaging.health`: above 0 if non-finite, and two digests."""
+
+    nonfinite: float
+    layout: float
+    outsiders: float
 
 
 @dataclass(frozen=True)
@@ -19,16 +28,16 @@ class Report:
     """What one replica reports.
 
     Attributes:
-        health: as from `Averaging.health`.
-        losses: as from `LossMeter.row`.
+        health: of its weights.
+        losses: of the interval.
         probe: its loss on the probe's batch; NaN without a probe.
         step: optimizer steps it has done.
         facts: digest of what has to be the same everywhere.
         effect: as from `RateEffect.row`.
     """
 
-    health: list[float]
-    losses: list[float]
+    health: Health
+    losses: Losses
     probe: float
     step: float
     facts: float
@@ -54,9 +63,9 @@ def decode(rows: Sequence[Sequence[float]]) -> list[Report]:
     """Return what every replica reports, from the sums of its processes' rows."""
     reports = []
     for row in rows:
-        health, row = list(row[:HEALTH]), row[HEALTH:]
-        losses, row = list(row[:LOSSES]), row[LOSSES:]
-        processes, probe, step, facts, *effect = row
-        mean = (probe / processes, step / processes, facts / processes)
-        reports.append(Report(health, losses, *mean, effect))
+        a = len(Health._fields)
+        b = a + len(Losses._fields)
+        processes, probe, step, facts, *effect = row[b:]
+        means = probe / processes, step / processes, facts / processes
+        reports.append(Report(Health(*row[:a]), Losses(*row[a:b]), *means, effect))
     return reports

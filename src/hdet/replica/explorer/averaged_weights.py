@@ -105,8 +105,8 @@ class AveragedWeights:
     def _near(self, averages: list[Tensor], weights: list[Tensor]) -> bool:
         """Return whether the weights are in proportion to the average, or stay where they are.
 
-        Where the model is sharded each process judges its own shards; replicas, whose shards
-        are equal, judge alike.
+        Where the model is sharded each process looks at its own shards; replicas, whose shards
+        are equal, decide alike.
         """
         gap = _norm(weight - average for average, weight in zip(averages, weights, strict=True))
         size = _norm(averages)

@@ -12,9 +12,10 @@ Source: HDET (arXiv 2604.24708), equation (7); the scales are ours.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch.optim import Optimizer
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 Scale = Literal["log", "logit", "linear"]
 Bounds = tuple[float, float]
@@ -97,4 +98,4 @@ class Request:
         dimensions: maps the optimizer to what is explored.
     """
 
-    dimensions: Callable[[Optimizer], list[Dimension]]
+    dimensions: "Callable[[Optimizer], list[Dimension]]"

@@ -101,7 +101,7 @@ class RateSearch:
         """
         loss = loss if abs(loss) < LARGEST else math.inf
         self.tracker = self.recovery.measure(self.tracker, loss, lowest)
-        verdict = self.recovery.judge(self.tracker, loss, lowest)
+        verdict = self.recovery.classify(self.tracker, loss, lowest)
         rollback, implausible = verdict == "rollback", loss > self.tracker.ceiling
         note = self._note(verdict, loss)
         if verdict == "new level":

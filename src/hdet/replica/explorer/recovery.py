@@ -89,7 +89,7 @@ class Recovery:
             tracker, self.before = self.before, None
         return tracker
 
-    def judge(self, tracker: LossTracker, loss: float, lowest: float) -> Verdict:
+    def classify(self, tracker: LossTracker, loss: float, lowest: float) -> Verdict:
         """Say what an interval's loss asks for; the arguments are those of `measure`."""
         spent = self.row >= self.config.max_rollbacks
         if math.isfinite(loss):

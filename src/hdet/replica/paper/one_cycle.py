@@ -55,16 +55,15 @@ class OneCycleAutoLR(OneCycleState):
 
     Before: `scheduler = OneCycleLR(optimizer, 1e-3, total_steps)`, `scheduler.step()`
     After:  `scheduler = hdet.OneCycleAutoLR(optimizer, 1e-3, total_steps, <spread, ...>)`,
-    `scheduler.step(loss)`, and `scheduler.converge()` before saving or evaluating.
+    `scheduler.step(loss)`, and `with scheduler.converged():` around saving and evaluating.
 
-    Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
-    reading are local. `step` is collective once every `model_sync_interval` steps, and
-    `converge` always; both do nothing but OneCycleLR's work, bit for bit, if there is one
-    replica, or the spread is 0 under shared gradients.
+    Make it on every rank, after `torch.distributed.init_process_group`. `step` is collective
+    once every `model_sync_interval` steps, `converge` always; everything else is local. With
+    one replica, or a spread of 0 under shared gradients, it is OneCycleLR, bit for bit.
 
     Args:
-        optimizer: any torch optimizer whose update is scaled by `lr`. Under DDP a plain one;
-            under FSDP2 on a (replicate, shard) mesh the replicas are the replicate axis.
+        optimizer: any torch optimizer whose update is scaled by `lr`. Under FSDP2 on a
+            (replicate, shard) mesh the replicas are the replicate axis.
         max_lr: the peak of the base learning rate, one number or one per parameter group.
         total_steps: S, optimizer steps of the whole run.
         epochs: with `steps_per_epoch`, in place of `total_steps`.
@@ -81,9 +80,9 @@ class OneCycleAutoLR(OneCycleState):
         last_epoch: -1 for a new run, else the steps already done.
         ensemble_lr_spread_ratio: alpha in [0, 1). 0, the default, is plain OneCycleLR; the
             paper uses 1/9.
-        model_sync_interval: T >= 1, optimizer steps between two averagings.
+        model_sync_interval: T, optimizer steps between two averagings, at least 1.
         auto_lr_warmup_steps: S_warm >= 0, optimizer steps before the controller may act;
-            the paper's value is the default, sized for runs of millions of steps.
+            the default is the paper's, for runs of millions of steps.
         enable_auto_lr: whether the controller acts at all.
         loss_scale: sigma > 0, the loss difference that makes a replica's weight e times
             larger; 0.002 by default as in the published code, 0.1 in the paper. It is
@@ -92,15 +91,15 @@ class OneCycleAutoLR(OneCycleState):
         momentum_of_lr: beta in [0, 1) of that velocity.
         rank: this replica, only where no process group is initialised.
         world_size: the number of replicas, likewise.
-        model: its floating-point buffers (batch-norm statistics) are averaged too. To be
-            given under FSDP2, which otherwise may go on with gathered older weights.
-        process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
-            or a mesh whose first axis they are, the others being one replica's processes.
-        seed: of the permutations; the same on every rank. The global random state is never
-            touched.
-        shared_gradients: False where each replica steps on its own gradient (local SGD):
-            all optimizer state then differs, and is averaged too; and with a spread of 0 the
-            replicas are still averaged at every sync, which is the run to compare with.
+        model: its floating-point buffers (batch-norm statistics) are averaged too. Required
+            under FSDP2, which may otherwise go on with older gathered weights.
+        process_group: the replicas, if they are neither the mesh's replicate axis nor all
+            ranks; or a mesh whose first axis is the replicas and whose other axes are the
+            processes of one replica.
+        seed: of the permutations; the same on every rank.
+        shared_gradients: False where each replica steps on its own gradient (local SGD). All
+            optimizer state then differs and is averaged too; and with a spread of 0 the
+            replicas are still averaged at every sync, as a baseline.
 
     Raises:
         ValueError: on every rank, naming argument, rule, value and remedy.
@@ -220,21 +219,20 @@ class OneCycleAutoLR(OneCycleState):
         skipped: bool | None = None,
         epoch: None = None,
     ) -> None:
-        """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
+        """Count one optimizer step; call it after `optimizer.step()`, on every rank.
 
         Collective at every `model_sync_interval`-th step if there is a spread over several
-        replicas, or they do not share gradients; local otherwise. It never waits for the
-        device between syncs, but for a GradScaler with a fused optimizer. Where a GradScaler
+        replicas, or they do not share gradients; local otherwise. Between syncs it never waits
+        for the device, except under a GradScaler with a fused optimizer. Where a GradScaler
         has skipped the optimizer's step, neither step nor loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a
                 tensor with one element on any device. None if it went to `observe`, or if
                 auto-LR is off.
-            skipped: whether the optimizer's step was skipped; None, the default, goes by
-                the optimizer's calls. To be given where those are not seen, as in a captured
-                CUDA graph.
-            epoch: only for torch's signature; steps are counted here.
+            skipped: whether the optimizer's step was skipped; by default the optimizer's
+                calls tell. Give it where they cannot be seen, as in a captured CUDA graph.
+            epoch: only for torch's signature, and refused: steps are counted here.
 
         Raises:
             ValueError: past `total_steps`, where OneCycleLR raises too; if a parameter group

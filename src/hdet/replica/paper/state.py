@@ -41,7 +41,7 @@ class OneCycleState(Converging, OneCycleLR):
         the last bit.
         """
         return {
-            "format": 2,
+            "format": 3,
             # Under OneCycleLR's own names: it loads this state as far as it goes.
             "last_epoch": self.last_epoch,
             "total_steps": self.total_steps,
@@ -72,7 +72,7 @@ class OneCycleState(Converging, OneCycleLR):
         """
         entries = Entries(state_dict, NAME)
         plain = not entries.has("format") and not entries.has("ensemble")
-        version = 0 if plain else entries.format(1, 2)
+        version = 0 if plain else entries.format(1, 2, 3)
         last_epoch = parsed_step(entries, self.total_steps)
         # The first format has no phases: they are the constructor's.
         phases = parsed_phases(entries, self) if version != 1 else {}
