@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from ...errors import where
 from ...state import Entries
 from .agreement import Facts, digest, refuse_difference
-from .averaging import Averaging, check_health, check_layout
+from .averaging import Averaging, check_health, check_layout, divergences
 from .groups import Replicas
 from .meshes import reshard
 from .optimizer_state import all_state, overflows, weight_dependent_state
@@ -231,7 +231,7 @@ class Ensemble:
                 squares = averaging.run(left_out, measure=True)
                 squares += beside.run(left_out, measure=True)
                 pairs = self.replicas.gather(self.replicas.sum_inner_(squares))
-            divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
+            divergence = divergences(pairs)
         self._effect.mark()
         reshard(self._model)
         found = Sync(
