@@ -78,7 +78,7 @@ def test_a_bad_entry_is_refused_with_its_name_and_the_remedy(value, method, rule
 def test_the_path_of_a_nested_entry_is_named():
     inner = Entries({"a": {"b": [{"c": "no"}]}}, "Thing").entries("a")
     (row,) = inner.rows("b")
-    with pytest.raises(ValueError, match=r"entry `a\.b\.0\.c` = 'no', which must be a number"):
+    with pytest.raises(ValueError, match=r"entry `a\.b\.0\.c` = 'no', which must be a finite"):
         row.number("c")
     with pytest.raises(ValueError, match=r"a state without `a\.b\.0\.d`"):
         row.number("d")
@@ -104,7 +104,7 @@ def test_another_caller_and_source_are_named():
 
 
 def test_a_long_value_does_not_fill_the_message():
-    with pytest.raises(ValueError, match="must be a number") as caught:
+    with pytest.raises(ValueError, match="must be a finite number") as caught:
         read("x" * 10_000, "number")
     assert len(str(caught.value)) < 400
 

@@ -22,7 +22,8 @@ import hdet
 from hdet.replica.ensemble import averaging
 
 from ..core.ranks import on_ranks
-from ..core.timing import in_turns, ratios, write_record
+from ..core.records import write_record
+from ..core.timing import in_turns, ratios
 
 LAYOUTS = {
     "1,000 tensors of 10,000": [(100, 100)] * 1000,

@@ -32,7 +32,8 @@ from hdet.bilevel import maid
 from hdet.bilevel.oracle import Oracle
 
 from ..bilevel.runs.tasks import TASKS, Task
-from ..core.timing import ratios, write_record
+from ..core.records import write_record
+from ..core.timing import ratios
 from .numpy_maid import Maid, Outcome
 from .problems import levels_of
 

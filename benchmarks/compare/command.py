@@ -1,17 +1,19 @@
 """The command `python -m benchmarks compare`."""
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.files import write_json
 from ..core.ranks import first_process, on_ranks, world_size
+from ..core.report import print_table, write_report
 from ..tasks import TASKS, get_task
+from .analysis import missing, summarise, table
 from .records import RunFolder, Settings
-from .report import summarise, table, write_report
 from .study import plan, run_all
 
 COMMAND = "python -m benchmarks compare"
@@ -87,11 +89,39 @@ def compare(
 def _run(folder: RunFolder, settings: Settings) -> None:
     if first_process():
         _introduce(folder.path, settings)
-    if not on_ranks(run_all, settings.replicas, str(folder.path), settings):
-        return
-    report = write_report(folder)
-    Console().print(table(summarise(folder)))
-    print(f"Report: {report}")
+    if on_ranks(run_all, settings.replicas, str(folder.path), settings):
+        print(f"Report: {report(folder)}")
+
+
+def report(folder: RunFolder) -> Path:
+    """Write `summary.json`, plots and `report.html`, and show the table; return the page."""
+    # Matplotlib is slow to import, and the hours of a run need none of it.
+    from .plots import draw_all
+
+    settings, rows, lacking = folder.settings(), summarise(folder), missing(folder)
+    content = {"rows": [asdict(row) for row in rows], "missing": lacking}
+    write_json(folder.path / "summary.json", content)
+    print_table(table(rows), "Losses: mean ± standard error over seeds.")
+    return write_report(
+        folder.path,
+        f"The paper's ablation: {settings.title}",
+        _again(settings),
+        {"Every configuration": table(rows, paper=True)},
+        draw_all(folder),
+        folder.environment(),
+        len(lacking),
+        f"Six configurations of the HDET paper and their controls: {settings.replicas} "
+        f"replicas, {settings.steps} steps, {settings.seeds} seeds, T = {settings.sync_every}. "
+        f"Losses are means ± standard errors over seeds; the rate is the mean over steps.",
+    )
+
+
+def _again(settings: Settings) -> str:
+    """Return the command that makes such a folder again, without the user's path."""
+    names = ("task", "steps", "seeds", "replicas", "sync_every", "spread", "loss_scale")
+    words = [f"--{name.replace('_', '-')} {getattr(settings, name)}" for name in names]
+    words.append(f"--only {','.join(row.name for row in settings.configurations)}")
+    return " ".join([COMMAND, *words, *(["--data <path>"] if settings.data else [])])
 
 
 def _introduce(folder: Path, settings: Settings) -> None:

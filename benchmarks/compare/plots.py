@@ -1,34 +1,22 @@
-"""The five pictures of a comparison, drawn from its run folder alone.
+"""The pictures of a comparison, drawn from its run folder alone.
 
-Loss curves, and the rates and the controller of `exploration_plots`, are the paper's
-figures 1 to 3 (HDET, arXiv 2604.24708); the base rates and the dots of the final losses
-are ours, for the rows and the error bars that the paper lacks. What a run has left so
-far is drawn, so that one can look while it goes on.
-
-Losses that are not finite end a curve, huge ones leave it at the top, and both are
-marked.
+Loss curves, and one run's rates and controller, are the paper's figures 1 to 3 (HDET,
+arXiv 2604.24708); base rates and the dots of the final losses are ours, for the rows and the
+error bars that the paper lacks. What a run has left so far is drawn, so that one can look
+while it goes on. A range is that of the runs that learn: one that diverges leaves its plot.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from . import axes
-from .curves import (
-    Array,
-    Curve,
-    floats,
-    positive,
-    read_curves,
-    read_exploration,
-    smoothing,
-)
-from .exploration_plots import controller, learning_rates
-from .records import RunFolder, Settings
+from ..core.plotting import figure, legend, logarithmic, plain
+from .records import Configuration, RunFolder, Settings
 
 _REFERENCES = ("baseline-low", "hdet-full")
 
@@ -36,165 +24,227 @@ _REFERENCES = ("baseline-low", "hdet-full")
 def draw_all(folder: RunFolder) -> dict[str, Path]:
     """Draw what the folder has so far into its `plots`; call it again at any time.
 
-    Args:
-        folder: of a finished or unfinished comparison.
-
     Returns:
-        The picture's file by its name: `loss_curves`, `learning_rates`, `controller`,
-        `base_lr`, `final_losses`. One that has nothing to show is left out.
-
-    Raises:
-        ValueError: if it is no run folder, or no run has begun.
+        The picture's file by what it shows in words.
     """
     settings = folder.settings()
-    looks = axes.looks(settings.configurations)
-    with mpl.rc_context(axes.STYLE), np.errstate(all="ignore"):
-        curves = list(read_curves(folder, settings))
-        if not curves:
-            raise ValueError(
-                f"{folder.path} has no run in it yet: there is nothing to draw. Let "
-                f"`python -m benchmarks compare` write its first steps."
+    curves = {row.name: curve for row, curve in _curves(folder, settings)}
+    if not curves:
+        return {}
+    plots = folder.path / "plots"
+    drawn = {
+        "Training loss of every configuration": _losses(plots, settings, curves),
+        "Base learning rate of every configuration": _rates(plots, settings, curves),
+    }
+    if any(folder.results(row.name) for row in settings.configurations):
+        drawn["Final losses by seed"] = _final_losses(plots, folder, settings)
+    explorers = [r for r in settings.configurations if r.spread > 0 and r.name in curves]
+    if explorers:
+        row = max(explorers, key=lambda row: row.name == "hdet-full")
+        drawn["Every replica's learning rate"] = _replica_rates(plots, folder, settings, row)
+        drawn["What the controller saw and did"] = _controller(plots, folder, settings, row)
+    return drawn
+
+
+def _curves(
+    folder: RunFolder, settings: Settings
+) -> Iterator[tuple[Configuration, pd.DataFrame]]:
+    """Yield each configuration that has begun, with `loss`, `error` and `rate` by step."""
+    window = max(1, settings.steps // 50)
+    for row in settings.configurations:
+        runs = []
+        for seed in range(settings.seeds):
+            lines = [
+                (line["step"], np.mean(line["losses"]), np.mean(line["base_lr"]))
+                for line in folder.lines(row.name, seed, "step")
+            ]
+            run = pd.DataFrame(lines, columns=["step", "loss", "rate"]).set_index("step")
+            # One huge loss would never leave a running sum.
+            smooth = run["loss"].clip(upper=1e6).rolling(window, min_periods=1).mean()
+            run["loss"] = smooth.where(np.isfinite(run["loss"]))
+            runs.append(run)
+        if any(map(len, runs)):
+            losses = pd.concat([run["loss"] for run in runs if len(run)], axis=1)
+            rates = pd.concat([run["rate"] for run in runs if len(run)], axis=1)
+            # A seed that is not finite ends the mean: that of the others would look better.
+            yield (
+                row,
+                pd.DataFrame(
+                    {
+                        "loss": losses.mean(axis=1).where(losses.notna().all(axis=1)),
+                        "error": losses.sem(axis=1),
+                        "rate": rates.mean(axis=1),
+                    }
+                ),
             )
-        figures = {
-            "loss_curves": _loss_curves(settings, curves, looks),
-            "base_lr": _base_lr(settings, curves, looks),
-            "final_losses": _final_losses(folder, settings, looks),
-        }
-        shown = read_exploration(folder, settings)
-        if shown:
-            figures["learning_rates"] = learning_rates(settings, shown)
-        if shown and shown.syncs.size:
-            figures["controller"] = controller(settings, shown)
-        return {
-            name: axes.save(figure, folder.path / "plots" / f"{name}.png")
-            for name, figure in figures.items()
-            if figure
-        }
 
 
-def _loss_curves(settings: Settings, curves: list[Curve], looks: axes.Looks) -> Figure:
-    paper = [curve for curve in curves if curve.row.role == "paper"]
-    control = [curve for curve in curves if curve.row.role != "paper"]
-    references = [curve for curve in paper if curve.row.name in _REFERENCES]
+def _styles(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return each row's colour and line by its name: dashes are controls."""
+    return {
+        row.name: {"color": f"C{i}", "ls": "-" if row.role == "paper" else "--", "lw": 1.5}
+        for i, row in enumerate(settings.configurations)
+    }
+
+
+def _losses(plots: Path, settings: Settings, curves: dict[str, pd.DataFrame]) -> Path:
+    labels = {row.name: row for row in settings.configurations}
+    styles = _styles(settings)
+    paper = [name for name in curves if labels[name].role == "paper"]
+    control = [name for name in curves if labels[name].role != "paper"]
+    references = [name for name in paper if name in _REFERENCES]
     panels = [("The paper's configurations", paper)] if paper else []
     if control:
-        title = "Controls, and two of the paper's to compare"
-        panels.append((title, references + control))
-    figure = axes.figure(3.6 * len(panels) + 0.4, f"Training loss: {settings.title}")
-    column = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for ax, (title, shown) in zip(column, panels, strict=True):
-        low, high = axes.loss_range([curve.loss for curve in shown])
-        for curve in shown:
-            _loss_curve(ax, curve, high, looks)
-        # On a straight axis a fall by an order of magnitude hides all differences.
-        if 0 < 8 * low < high:
-            axes.logarithmic(ax)
-        unit = axes.unit(settings)
-        ax.set(title=title, ylabel="training loss" + unit, ylim=(low, high))
-        axes.legend(ax)
-    column[-1].set(xlabel="optimizer step", xlim=(0, max(len(c.loss) for c in curves)))
-    seeds = max(curve.seeds for curve in curves)
-    bars = f"{seeds} seeds, band: standard error" if seeds > 1 else "one seed"
-    axes.caption(
-        figure,
-        f"Mean over replicas and {smoothing(settings)} steps; {bars}. "
-        f"↑ ends above the plot, × no longer finite.",
+        panels.append(("Controls, and two of the paper's to compare", references + control))
+    file = plots / "loss_curves.png"
+    height = 3.6 * len(panels) + 0.4
+    caption = (
+        f"Mean over replicas and {max(1, settings.steps // 50)} steps; band: standard error "
+        f"over {settings.seeds} seeds. × no longer finite."
     )
-    return figure
+    with figure(file, height, f"Training loss: {settings.title}", caption) as drawn:
+        for ax, (title, names) in zip(
+            drawn.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0],
+            panels,
+            strict=True,
+        ):
+            for name in names:
+                curve = curves[name]
+                lost = " ×" if curve["loss"].isna().iloc[-1] else ""
+                loss, error = curve["loss"], curve["error"]
+                ax.plot(loss, label=plain(labels[name].label) + lost, **styles[name])
+                color = styles[name]["color"]
+                ax.fill_between(
+                    curve.index, loss - error, loss + error, color=color, alpha=0.15, lw=0
+                )
+            ax.set(title=title, ylabel="training loss", xlim=(0, settings.steps))
+            _range(ax, [curves[name]["loss"] for name in names])
+            legend(ax)
+        drawn.axes[-1].set_xlabel("optimizer step")
+    return file
 
 
-def _loss_curve(ax: Axes, curve: Curve, high: float, looks: axes.Looks) -> None:
-    steps, loss, look = (
-        np.arange(1, len(curve.loss) + 1),
-        curve.loss,
-        looks[curve.row.name],
-    )
-    finite = np.flatnonzero(np.isfinite(loss))
-    stops = not np.isfinite(loss[-1])
-    label = axes.label(curve.row.label)
-    if finite.size and loss[finite[-1]] > high:
-        label += " ↑"
-    if stops:
-        label += " ×"
-    ax.plot(steps, loss, label=label, **look)
-    # A band wider than the plot says no more than one that fills it.
-    low, top = (np.clip(loss + s * curve.error, -1e12, 1e12) for s in (-1, 1))
-    ax.fill_between(steps, low, top, color=look["color"], alpha=0.15, lw=0)
-    if stops and finite.size:
-        last = steps[finite[-1]], min(loss[finite[-1]], high)
-        ax.plot(*last, "x", color=look["color"], ms=8, mew=2, clip_on=False)
+def _range(ax: Axes, losses: list[pd.Series]) -> None:
+    """Show the runs that learn, without their steep first fifth."""
+    lines = [loss.to_numpy() for loss in losses]
+    start = np.median([line[0] for line in lines if np.isfinite(line[0])] or [np.nan])
+    learning = [line for line in lines if line[-1] <= start] or lines
+    shown = np.concatenate([line[len(line) // 5 :] for line in learning])
+    if np.isfinite(shown).any():
+        low, high = float(np.nanmin(shown)), float(np.nanmax(shown))
+        pad = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
+        ax.set_ylim(low - pad, high + pad)
 
 
-def _base_lr(settings: Settings, curves: list[Curve], looks: axes.Looks) -> Figure:
-    figure = axes.figure(4.8, f"Base learning rate: {settings.title}")
-    ax = figure.subplots()
-    # Rows that would cover each other share a line.
-    alike: list[list[Curve]] = []
-    for curve in curves:
-        for group in alike:
-            base = group[0].base
-            same = base.shape == curve.base.shape
-            if same and np.allclose(base, curve.base, 0.05, 0, equal_nan=True):
-                group.append(curve)
-                break
-        else:
-            alike.append([curve])
-    lines = [positive(group[0].base) for group in alike]
-    for line, group in zip(lines, alike, strict=True):
-        label = "\n≈ ".join(axes.label(curve.row.label) for curve in group)
-        look = looks[group[0].row.name]
-        ax.plot(np.arange(1, len(line) + 1), line, label=label, **look)
-    axes.logarithmic(ax)
-    ax.set(xlabel="optimizer step", ylabel="base learning rate, mean over groups")
-    ax.set(xlim=(0, settings.steps), ylim=axes.rate_range(lines))
-    axes.legend(ax, labelspacing=0.8)
-    return figure
+def _rates(plots: Path, settings: Settings, curves: dict[str, pd.DataFrame]) -> Path:
+    labels = {row.name: row.label for row in settings.configurations}
+    styles, file = _styles(settings), plots / "base_lr.png"
+    with figure(file, 4.8, f"Base learning rate: {settings.title}") as drawn:
+        ax = drawn.subplots()
+        for name, curve in curves.items():
+            ax.plot(
+                curve["rate"].where(curve["rate"] > 0),
+                label=plain(labels[name]),
+                **styles[name],
+            )
+        logarithmic(ax)
+        ax.set(xlabel="optimizer step", ylabel="base learning rate, mean over groups")
+        legend(ax)
+    return file
 
 
-def _final_losses(folder: RunFolder, settings: Settings, looks: axes.Looks) -> Figure | None:
-    every = [(row, folder.results(row.name)) for row in settings.configurations]
-    rows = [(row, list(found.values())) for row, found in every if found]
-    if not rows:
-        return None
-    calm = floats([x.train_loss for _, found in rows for x in found if not x.diverged])
-    wild = floats([x.train_loss for _, found in rows for x in found])
-    low, high = axes.dot_range(calm if np.isfinite(calm).any() else wild)
-    figure = axes.figure(0.43 * len(rows) + 1.6, f"Final losses: {settings.title}")
-    ax = figure.subplots()
-    for y, (row, found) in enumerate(rows):
-        losses = floats([x.train_loss for x in found])
-        fine = np.array([not x.diverged for x in found], dtype=bool)
-        _dots(ax, y, losses, fine, high, looks[row.name]["color"])
-    names = [axes.label(row.label, 34) for row, _ in rows]
-    ax.set_yticks(range(len(rows)), names)
-    ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(low, high))
-    ax.set_xlabel("final training loss" + axes.unit(settings))
-    axes.caption(
-        figure,
-        "Dots: seeds. Diamond: their mean, with its standard error. × diverged. "
-        "→ lies to the right of the plot.",
-    )
-    return figure
+def _final_losses(plots: Path, folder: RunFolder, settings: Settings) -> Path:
+    rows = [(row, folder.results(row.name)) for row in settings.configurations]
+    rows = [(row, list(found.values())) for row, found in rows if found]
+    styles, file = _styles(settings), plots / "final_losses.png"
+    caption = "Dots: seeds. Diamond: their mean, with its standard error. × diverged."
+    title = f"Final losses: {settings.title}"
+    calm = [x.train_loss for _, found in rows for x in found if not x.diverged]
+    with figure(file, 0.43 * len(rows) + 1.6, title, caption) as drawn:
+        ax = drawn.subplots()
+        for y, (row, found) in enumerate(rows):
+            losses, color = pd.Series([x.train_loss for x in found]), styles[row.name]["color"]
+            wild = pd.Series([x.diverged for x in found])
+            ax.plot(losses[~wild], [y] * (~wild).sum(), "o", color=color, alpha=0.55)
+            ax.plot(losses[wild], [y] * wild.sum(), "x", color="#C00000", mew=2)
+            ax.errorbar(losses.mean(), y, xerr=losses.sem(), fmt="D", color=color, capsize=4)
+            if wild.any():
+                text = f"{wild.sum()} diverged"
+                ax.text(
+                    1.01,
+                    y,
+                    text,
+                    va="center",
+                    color="#C00000",
+                    transform=ax.get_yaxis_transform(),
+                )
+        if calm:
+            pad = 0.08 * (max(calm) - min(calm)) or 0.1
+            ax.set_xlim(min(calm) - pad, max(calm) + pad)
+        ax.set_yticks(range(len(rows)), [plain(row.label) for row, _ in rows])
+        ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel="final training loss")
+    return file
 
 
-def _dots(
-    ax: Axes, y: int, losses: Array, fine: NDArray[np.bool_], high: float, color: str
-) -> None:
-    inside = losses <= high
-    calm, bad = losses[inside & fine], losses[inside & ~fine]
-    ax.plot(calm, 0 * calm + y, "o", color=color, ms=5, alpha=0.55, mec="none")
-    ax.plot(bad, 0 * bad + y, "x", color="#C00000", ms=7, mew=2)
-    mean = losses.mean()
-    if mean <= high:
-        error = losses.std(ddof=1) / len(losses) ** 0.5 if len(losses) > 1 else 0
-        ax.errorbar(mean, y, xerr=error, fmt="D", color=color, ms=5, capsize=4, lw=1.6)
-    texts = [
-        f"→ {loss:.4g}{'' if calm else ' ×'}" if np.isfinite(loss) else "not finite ×"
-        for loss, calm in zip(losses[~inside], fine[~inside], strict=True)
-    ]
-    if len(texts) > 2:
-        # Two are enough to see where a row is.
-        texts[2:] = [f"and {len(texts) - 2} more"]
-    ink = "#333333" if fine.all() else "#C00000"
-    ax.text(1.01, y, "\n".join(texts), va="center", color=ink,
-            transform=ax.get_yaxis_transform())  # fmt: skip
+def _replica_rates(
+    plots: Path, folder: RunFolder, settings: Settings, row: Configuration
+) -> Path:
+    """Draw each replica's rate around the base rate in seed 0, a panel for each group."""
+    lines = list(folder.lines(row.name, 0, "step"))
+    steps = [line["step"] for line in lines]
+    groups, replicas = np.shape(lines[0]["replica_lr"])
+    columns = min(2, groups)
+    file, height = plots / "learning_rates.png", 2.7 * -(-groups // columns) + 1.2
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.92, replicas))
+    with figure(file, height, f"{row.label}, seed 0") as drawn:
+        grid = drawn.subplots(
+            -(-groups // columns), columns, sharex=True, sharey=True, squeeze=False
+        )
+        for ax in grid.flat[groups:]:
+            ax.set_axis_off()
+        for group, ax in enumerate(grid.flat[:groups]):
+            rates = np.array([line["replica_lr"][group] for line in lines])
+            for r in range(replicas):
+                ax.step(steps, rates[:, r], color=shades[r], lw=0.8, label=f"replica {r}")
+            base = [line["base_lr"][group] for line in lines]
+            ax.step(steps, base, color="black", lw=1.8, label="base")
+            if row.auto_lr:
+                ax.axvline(settings.auto_lr_after, color="C1", ls="--", label="auto-LR begins")
+            logarithmic(ax)
+            ax.set(title=plain(settings.groups[group]), xlabel="optimizer step")
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=6)
+    return file
+
+
+def _controller(plots: Path, folder: RunFolder, settings: Settings, row: Configuration) -> Path:
+    """Draw what the controller saw at each sync of seed 0, and what it made of that."""
+    syncs = [line for line in folder.lines(row.name, 0, "sync") if line.get("losses")]
+    steps = [line["step"] for line in syncs]
+    losses = pd.DataFrame([line["losses"] for line in syncs], dtype=float)
+    sizes = {"weights": settings.replicas, "delta": len(settings.groups)}
+    # The controller's are absent until it has acted.
+    acted = {
+        key: pd.DataFrame([line.get(key) or [np.nan] * size for line in syncs], dtype=float)
+        for key, size in sizes.items()
+    }
+    divergence = pd.DataFrame([line["divergence"] for line in syncs], dtype=float)
+    panels = {
+        "Replica losses, less their mean": losses.sub(losses.mean(axis=1), axis=0),
+        "Softmax weights": acted["weights"],
+        "Pull on each group's base rate (delta)": acted["delta"],
+        "Distance from the average, %": 100 * divergence,
+    }
+    file, title = plots / "controller.png", f"{row.label}, seed 0: {len(syncs)} syncs"
+    with figure(file, 9.2, title) as drawn:
+        for ax, (name, values) in zip(
+            drawn.subplots(len(panels), 1, sharex=True), panels.items(), strict=True
+        ):
+            what = "group" if "group" in name else "replica"
+            for column in values:
+                ax.plot(steps, values[column], lw=1, label=f"{what} {column}")
+            ax.set_title(name)
+            if len(values.columns):
+                legend(ax)
+        drawn.axes[-1].set_xlabel("optimizer step")
+    return file

@@ -10,11 +10,9 @@ Whole files are strict JSON, with null for NaN and infinity; the lines of a dive
 `NaN`. See `files` for how they are written.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from hdet.errors import require
@@ -44,7 +42,6 @@ class Configuration:
         auto_lr: whether the controller acts.
         warm_start: whether the run starts from the checkpoint.
         noisy: whether each replica adds noise of its own to its start.
-        note: one sentence on what the row is there for.
     """
 
     name: str
@@ -56,7 +53,6 @@ class Configuration:
     auto_lr: bool = False
     warm_start: bool = False
     noisy: bool = False
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,19 +231,3 @@ class RunFolder(CommandFolder[Settings]):
         """
         file = self.run(name, seed) / _METRICS
         yield from read_lines(file, self.anew(name, seed), f'"kind": "{kind}"')
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error; NaN for what the values cannot give.
-
-    One value has no error. Where a value is not finite, or their sum overflows, both
-    are NaN: a mean of the others would look better than what was seen.
-    """
-    if not values or not all(map(math.isfinite, values)):
-        return math.nan, math.nan
-    try:
-        mean = fmean(values)
-        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    except OverflowError:
-        return math.nan, math.nan
-    return mean, error

@@ -15,9 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from hdet.errors import MissingDataError
-
-from .failures import DivergedError, FolderError, RunError
+from .failures import DivergedError, FolderError, MissingDataError, RunError
 from .files import FULL, unwritable
 from .folders import Asked, CommandFolder
 from .ranks import first_process

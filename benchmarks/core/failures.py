@@ -11,3 +11,7 @@ class DivergedError(RunError):
 
 class FolderError(ValueError):
     """A file of a run folder cannot be read or written; the message names it and a remedy."""
+
+
+class MissingDataError(RuntimeError):
+    """Data that a task needs are not on this machine; the message says how to get them."""

@@ -26,9 +26,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hdet.errors import MissingDataError
-
-from .failures import FolderError, RunError
+from .failures import FolderError, MissingDataError, RunError
 from .ranks import ignoring_interrupts, process_context
 
 

@@ -1,17 +1,11 @@
-"""What the benchmarks share: timing in turns on all ranks, ratios, and the record."""
+"""Timing in turns on all ranks, and ratios round by round."""
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-
-RECORDS = Path(__file__).parent / "records"
 
 
 def in_turns(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -44,16 +38,3 @@ def ratios(seconds: dict[str, list[float]], of: str, to: str) -> dict[str, float
     # 1.2533: the standard error of a median is that much larger than a mean's.
     error = 1.2533 * statistics.stdev(pairs) / len(pairs) ** 0.5
     return {"median": median, "lower": low, "upper": high, "error": error}
-
-
-def write_record(name: str, command: str, content: dict) -> None:
-    """Write what was measured, with what it was measured on."""
-    record = {
-        "command": command,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, gloo on loopback",
-        **content,
-    }
-    RECORDS.mkdir(exist_ok=True)
-    (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -40,7 +40,8 @@ class UnitFolder(CommandFolder[Asked]):
     """One run of such a benchmark on disk; a benchmark names its plan and its command.
 
     Attributes:
-        values: what a run's line has, name and type, by the first part of its key.
+        values: what a run's line has, name and type, by the first part of its key; by ""
+            for all others.
     """
 
     values: ClassVar[Mapping[str, Mapping[str, Any]]]
@@ -49,7 +50,8 @@ class UnitFolder(CommandFolder[Asked]):
         """Read what is there; see `CommandFolder.check`."""
         super().check()
         for key, outcome in self.results().items():
-            for name, kind in self.values.get(key.partition("/")[0], {}).items():
+            values = self.values.get(key.partition("/")[0], self.values.get("", {}))
+            for name, kind in values.items():
                 try:
                     if name not in outcome:
                         raise ValueError(f"{name} is missing")
@@ -84,6 +86,7 @@ def do_runs(
     todo: Sequence[AnyUnit],
     outcome: Callable[[AnyUnit], dict[str, Any]],
     processes: int | None = None,
+    setup: tuple[Any, ...] = (None,),
 ) -> None:
     """Do runs, write how each went, and show progress.
 
@@ -92,6 +95,7 @@ def do_runs(
         todo: the runs that have no result yet.
         outcome: does one run; a function of a module, as other processes import it.
         processes: how many at once; None for the machine's cores.
+        setup: a function that each process calls before its first run, and its arguments.
 
     Raises:
         MissingDataError: if data are not there.
@@ -100,7 +104,7 @@ def do_runs(
     if not todo:
         return
     console = Console()
-    with progress(console) as bars, pool(processes, outcome.__module__) as workers:
+    with progress(console) as bars, pool(processes, outcome.__module__, *setup) as workers:
         bar = bars.add_task("Runs", total=len(todo))
         with holding_interrupts():
             futures = {workers.submit(outcome, unit): unit for unit in todo}

@@ -23,7 +23,8 @@ import torch.distributed as dist
 import hdet
 
 from ..core.ranks import on_ranks
-from ..core.timing import in_turns, ratios, write_record
+from ..core.records import write_record
+from ..core.timing import in_turns, ratios
 from .cluster import Cluster
 from .model import (
     BUCKET_BYTES,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from ..compare.records import mean_and_error
+from ..core.statistics import estimate
 from .paired import Interval, Speed, differences, interval, ratio, speed
 from .units import GLOBAL_RATES, LOCAL_RATES, PLAIN, STRATEGIES, TASKS, Folder, units
 
@@ -182,7 +182,8 @@ def _cell(place: tuple[float, float], mine: Sequence[Grid], plain: Sequence[Grid
     by_seed = [grid[place]["last"] for grid in mine]
     return Cell(
         *place,
-        *mean_and_error(by_seed),
+        estimate(by_seed).mean,
+        estimate(by_seed).error,
         by_seed,
         gain=differences(by_seed, [grid[place]["last"] for grid in plain]),
         diverged=sum(grid[place]["diverged"] for grid in mine),

@@ -23,7 +23,7 @@ from statistics import fmean, median
 
 from scipy.special import stdtrit
 
-from ..compare.records import mean_and_error
+from ..core.statistics import estimate
 from .execution import LAST
 
 MISS = 0.05
@@ -82,7 +82,8 @@ class Speed:
 
 def interval(values: Sequence[float]) -> Interval:
     """Return the mean of finite values and what it can tell."""
-    mean, error = mean_and_error(values)
+    found = estimate(values)
+    mean, error = found.mean, found.error
     half = quantile(len(values)) * error
     return Interval(mean, error, mean - half, mean + half, len(values))
 

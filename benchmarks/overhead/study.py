@@ -23,7 +23,8 @@ import hdet
 from hdet.seeding import generator
 
 from ..core.ranks import on_ranks
-from ..core.timing import in_turns, write_record
+from ..core.records import write_record
+from ..core.timing import in_turns
 
 T = 100
 WIDTH = 1023

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from hdet.bilevel import Problem, RegularizedLogisticRegression, hypergradient
 
-from ..core.timing import write_record
+from ..core.records import write_record
 from .page import layer_tables, logistic_tables
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))

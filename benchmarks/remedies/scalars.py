@@ -1,7 +1,5 @@
 """Other scalars than the learning rate, started at a bad value; and rates of the groups.
 
-    OMP_NUM_THREADS=1 python benchmarks/scalars.py
-
 Weight decay, dropout and label smoothing start far from their best value, alone and together
 with the learning rate (4 dimensions, 8 replicas), on 400 images of handwritten digits, few
 enough to be overfitted. The share of the gap that is closed is
@@ -11,7 +9,6 @@ enough to be overfitted. The share of the gap that is closed is
 where the best value is that of a sweep of plain runs. Writes records/scalars.json.
 """
 
-import argparse
 import math
 import multiprocessing
 import statistics
@@ -26,7 +23,8 @@ import hdet
 from hdet.replica.explorer import reference as explorer_reference
 from hdet.seeding import generator
 
-from ..core.timing import write_record
+from ..core.records import write_record
+from ..core.statistics import estimate
 from ..robustness.ours import SYNC_EVERY
 from ..tasks import _weights, get_task
 
@@ -168,16 +166,13 @@ def job(work: tuple) -> tuple:
 
 
 def mean_error(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "mean": statistics.fmean(values),
-        "error": statistics.stdev(values) / math.sqrt(len(values)),
-    }
+    """Return a mean over seeds and its standard error."""
+    found = estimate(values)
+    return {"mean": found.mean, "error": found.error}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=3)
-    seeds = range(parser.parse_args().seeds)
+def scalars(seeds: range) -> None:
+    """Measure both, and write the record."""
     plain = [{**GOOD, name: value} for name, grid in SWEEP.items() for value in grid]
     work: list[tuple] = [("groups", (seed,)) for seed in seeds]
     for case in CASES.values():
@@ -223,7 +218,7 @@ def main() -> None:
             ratio.setdefault(name, []).append(value / middle)
     write_record(
         "scalars",
-        "python benchmarks/scalars.py",
+        "python -m benchmarks remedies",
         {
             "replicas": REPLICAS,
             "steps": STEPS,
@@ -241,7 +236,3 @@ def main() -> None:
             },
         },
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,22 +1,20 @@
 """The command `python -m benchmarks robustness`."""
 
+import shlex
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..core.commands import MOST, errors_said, nothing_else_given, ready
-from .execution import run_all
+from ..core.files import write_json
+from ..core.report import print_table, write_report
+from .analysis import cells, problem_table, standings_table, summary
 from .methods import LABELS
 from .problems import PROBLEMS, load
-from .regret import rows, standings
-from .report import table, write_report
-from .units import STARTS, Folder, Settings, plan, start_label
-
-_COMMAND = "python -m benchmarks robustness"
+from .study import COMMAND, STARTS, Folder, Runs, Settings, plan, run_all, start_label
 
 
 def robustness(
@@ -46,31 +44,53 @@ def robustness(
     """
     path = resume or out or Path("runs") / f"robustness-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Folder(path)
-    with errors_said(_COMMAND, path):
+    with errors_said(COMMAND, path):
         if resume is not None:
             nothing_else_given(context, {"resume", "processes"})
-            settings = folder.settings()
+            settings = folder.plan()
         else:
             settings = plan(_names(problems), _names(methods), _numbers(starts), seeds)
         for problem in settings.problems:
             # Missing data are an error of the user's: say so before anything is written.
             load(problem)
         with ready(folder, settings, resume is not None):
-            _introduce(path, settings)
+            print(f"Folder: {path}", flush=True)
             run_all(folder, processes)
-            report = write_report(folder)
-            Console().print(table(standings(rows(folder))))
-            print(f"Report: {report}")
+            print(f"Report: {report(folder)}")
 
 
-def _introduce(path: Path, settings: Settings) -> None:
-    print(
-        f"A sweep of plain DDP, then problems x methods x starts x seeds: "
-        f"{len(settings.problems)} x {len(settings.methods)} x {len(settings.starts)} x "
-        f"{settings.seeds}.",
-        flush=True,
+def report(folder: Folder) -> Path:
+    """Write `summary.json`, plots and `report.html`, and show the table; return the page."""
+    # Matplotlib is slow to import, and the hours of a run need none of it.
+    from .plots import draw_all
+
+    runs = Runs(folder)
+    every, settings = cells(runs), runs.settings
+    write_json(folder.path / "summary.json", summary(runs))
+    tables = {"Over all problems and starts": standings_table(every)}
+    for problem in dict.fromkeys(every["problem"]):
+        tables[problem] = problem_table(every, problem)
+    print_table(tables["Over all problems and starts"])
+    return write_report(
+        folder.path,
+        "Does a run end well wherever its learning rate starts?",
+        _again(settings),
+        tables,
+        draw_all(folder.path / "plots", runs),
+        folder.environment(),
+        len(runs.unfinished()),
+        "Regret of the held-out loss against the best rate of a sweep of plain DDP, in "
+        "percent. A mean with a diverged run in it is diverged. ° needs no initial rate.",
     )
-    print(f"Folder: {path}", flush=True)
+
+
+def _again(settings: Settings) -> str:
+    """Return the command that makes such a folder again."""
+    words = [*COMMAND.split(), "--problems", ",".join(p.name for p in settings.problems)]
+    words += ["--methods", ",".join(settings.methods), "--seeds", str(settings.seeds)]
+    if settings.starts != list(STARTS):
+        words += ["--starts", ",".join(map(start_label, settings.starts))]
+    return shlex.join(words)
 
 
 def _names(text: str) -> list[str]:

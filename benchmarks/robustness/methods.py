@@ -1,4 +1,4 @@
-"""The methods of the robustness benchmark by name: the peers', and ours.
+"""The methods of the robustness benchmark by name: the baselines', and ours.
 
 Only the names and labels are here, so that tables and checks of arguments need none of
 the methods' packages. The methods themselves are imported when they are asked for.
@@ -31,8 +31,8 @@ START_FREE = frozenset({"prodigy", "d-adaptation"})
 
 def all_methods() -> dict[str, Method]:
     """Return every method by its name, in the order of the tables."""
+    from .baselines import BASELINES as baselines
     from .ours import OURS as ours
-    from .peers import PEERS as peers
 
-    found = {**peers, **ours}
+    found = {**baselines, **ours}
     return {name: found[name] for name in LABELS if name in found}

@@ -47,8 +47,14 @@ def probe_batch(task: Task, seed: int, sync: int) -> Batch:
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def explorer(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
-    """Train by `Explorer` over the learning rate, at its defaults."""
+def explorer(
+    problem: Problem,
+    task: Task,
+    lr: float,
+    seed: int,
+    config: hdet.SearchConfig | None = None,
+) -> Outcome:
+    """Train by `Explorer` over the learning rate, at its defaults or another configuration."""
     began = time.perf_counter()
 
     def loss(model: nn.Module, step: int, rank: int) -> Tensor:
@@ -68,6 +74,7 @@ def explorer(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
         total_steps=problem.steps,
         T=SYNC_EVERY,
         seed=seed,
+        config=config,
     )
     rates = [sum(groups) / len(groups) for groups in trace.base_rates]
     return _outcome(task, trace.models[0], rates, began)

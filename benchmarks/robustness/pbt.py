@@ -1,4 +1,4 @@
-"""Population-based training, as a peer of the same total compute.
+"""Population-based training, as a baseline of the same total compute.
 
 The idea (Jaderberg et al., arXiv 1711.09846): a population trains side by side, each member
 with a learning rate of its own; now and then the worst take over weights and optimizer of the

@@ -27,7 +27,7 @@ import torch
 
 from hdet.replica.explorer.attribution import evidence
 
-from ..core.timing import write_record
+from ..core.records import write_record
 from .runs import BATCH, PHASE, SIGNALS, STEPS, SYNC_EVERY, TASK, run
 
 SWEEP = [0.005, 0.009, 0.016, 0.028, 0.05, 0.09, 0.16, 0.28, 0.5, 0.9]

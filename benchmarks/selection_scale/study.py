@@ -32,7 +32,7 @@ from hdet.federated.selection import (
 )
 from hdet.seeding import generator
 
-from ..core.timing import write_record
+from ..core.records import write_record
 
 COUNT = 100
 CALLS = 5

@@ -1,6 +1,6 @@
 """Days of trouble in minutes: do the ranks ever drift apart, and does memory stay flat?
 
-    python benchmarks/soak.py [--steps 20000] [--seed 0]
+    python -m benchmarks soak [--steps 20000] [--seed 0]
 
 Four gloo processes train a tiny batch-norm model under DDP with `hdet.Explorer` and
 `hdet.finite_mean_hook`. Faults are injected at random: losses and weights that are not finite,
@@ -13,7 +13,6 @@ Everything is drawn from (seed, step): ranks agree on what happens without talki
 a resumed run meets the same faults again.
 """
 
-import argparse
 import gc
 import hashlib
 import json
@@ -26,9 +25,11 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
+import typer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,8 +37,8 @@ import hdet
 from hdet.seeding import generator
 
 from ..core.ranks import under_torchrun
-from ..core.timing import write_record
-from .page import EXPLODING, notes_of, verdict
+from ..core.records import write_record
+from .analysis import EXPLODING, notes_of, verdict
 
 RANKS, T, WIDTH = 4, 10, 8
 # Checkpoints fall between two syncs, where the replicas differ and losses are half counted.
@@ -297,7 +298,8 @@ def soak(folder: Path, steps: int, seed: int) -> dict:
     faults, kills = draw_faults(seed, steps), draw_kills(seed, steps)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     launch += ["--nproc-per-node", str(RANKS), "--max-restarts", str(len(kills))]
-    ours = [__file__, "--steps", str(steps), "--seed", str(seed), "--folder", str(folder)]
+    ours = ["-m", "benchmarks", "soak", "--steps", str(steps), "--seed", str(seed)]
+    ours += ["--folder", str(folder)]
     # A store for each start: in the one that torchrun shares between them, gloo finds the
     # addresses of processes that are dead (pytorch/pytorch#135712).
     env = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -317,22 +319,16 @@ def soak(folder: Path, steps: int, seed: int) -> dict:
     }
 
 
-def main() -> int:
-    """Supervise, or be one rank; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if under_torchrun():
-        train(options.folder, options.steps, options.seed)
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        content = soak(Path(folder), options.steps, options.seed)
-    write_record("soak", "python benchmarks/soak.py", content)
+def command(
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Of faults, kills and data.")] = 0,
+    folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Inject faults and kill ranks for hours: do they ever drift apart, does memory grow?"""
+    if under_torchrun() and folder is not None:
+        return train(folder, steps, seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        content = soak(Path(temporary), steps, seed)
+    write_record("soak", "python -m benchmarks soak", content)
     print(json.dumps(content, indent=2))
-    return 1 if content["failed"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    raise typer.Exit(int(bool(content["failed"])))

@@ -17,9 +17,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from hdet.errors import MissingDataError
 from hdet.seeding import generator as keyed
 
+from ..core.failures import MissingDataError
 from . import _weights
 from .base import Batch, Task
 

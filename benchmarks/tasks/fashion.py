@@ -22,8 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from hdet.errors import MissingDataError
-
+from ..core.failures import MissingDataError
 from . import _stream, _weights
 from .base import Batch, Task
 

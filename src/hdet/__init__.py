@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import replica as replica
     from .replica import Explorer as Explorer
     from .replica import OneCycleAutoLR as OneCycleAutoLR
+    from .replica import SearchConfig as SearchConfig
     from .replica import add_noise_ as add_noise_
     from .replica import attribute as attribute
     from .replica import average_ as average_
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Explorer",
     "OneCycleAutoLR",
+    "SearchConfig",
     "__version__",
     "add_noise_",
     "attribute",

@@ -1,7 +1,7 @@
 """Checkpoints: parsed whole into fresh values, and only then assigned.
 
-What `load_state_dict` is given may be damaged, of another run, or of another version. So every
-class of the library reads its state through `Entries`: each entry is asked for by its name,
+What `load_state_dict` is given may be damaged, from another run, or from another version. So
+every class of the library reads its state through `Entries`: each entry is asked for by name,
 type and range, and the first that does not fit raises a `ValueError`. All of a state is read
 before anything is assigned, so a refused state changes nothing.
 
@@ -12,14 +12,13 @@ before anything is assigned, so a refused state changes nothing.
 """
 
 import math
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
-from .errors import short, where
+from .errors import Limits, is_whole, short, where
 
 T = TypeVar("T")
 
@@ -35,7 +34,7 @@ class Entries:
         name: the public name of what loads it, such as `Explorer`.
         call: what was called, for errors; default "`name.load_state_dict`".
         source: where a good state comes from; default "`name.state_dict()`".
-        path: where in the whole state this dictionary stands, as in "ensemble.interval.".
+        path: where in the whole state this dictionary is, as in "ensemble.interval.".
 
     Raises:
         ValueError: unless `state` is a dictionary whose keys are strings.
@@ -54,6 +53,9 @@ class Entries:
         self._call = call or f"`{name}.load_state_dict`"
         self._source = source or f"`{name}.state_dict()`"
         self._path = path
+        self._remedy = (
+            f"it is damaged or belongs to something else; give what {self._source} returned"
+        )
         if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
             self.refuse("", state, "must be a dictionary with names for keys")
         self._state = state
@@ -63,25 +65,23 @@ class Entries:
 
         Args:
             key: of the entry; "" for the whole dictionary.
-            value: what stands there.
+            value: what was found there.
             rule: what it must be, as in "must be at least 1".
-            remedy: what to do; default to give what `state_dict` returned.
+            remedy: what to do; by default, to give what `state_dict` returned.
         """
         entry = f"{self._path}{key}".rstrip(".")
         what = f"entry `{entry}`" if entry else "a state"
-        remedy = (
-            remedy or f"it is damaged, or of something else; give what {self._source} returned"
-        )
         raise ValueError(
-            f"{where()}{self._call} got {what} = {short(value, 60)}, which {rule}: {remedy}."
+            f"{where()}{self._call} got {what} = {short(value, 60)}, which {rule}: "
+            f"{remedy or self._remedy}."
         )
 
     def raw(self, key: str) -> Any:
-        """Return an entry as it is; a `ValueError` if it is missing."""
+        """Return an entry as it is; raise a `ValueError` if it is missing."""
         if key not in self._state:
             raise ValueError(
-                f"{where()}{self._call} got a state without `{self._path}{key}`: it is "
-                f"damaged, or of something else; give what {self._source} returned."
+                f"{where()}{self._call} got a state without `{self._path}{key}`: "
+                f"{self._remedy}."
             )
         return self._state[key]
 
@@ -100,19 +100,19 @@ class Entries:
     def format(self, *known: int) -> int:
         """Return the entry `format`, which must be one of `known`."""
         value = self.raw("format")
-        if isinstance(value, bool) or not isinstance(value, int) or value not in known:
+        if not is_whole(value) or value not in known:
             formats = " or ".join(map(str, known))
             self.refuse(
                 "format",
                 value,
-                f"must be {formats}, what this version writes and reads",
+                f"must be {formats}, which this version reads",
                 f"load it with the version of hdet that saved it, or give what {self._source} "
                 f"returned",
             )
         return value
 
     def optional(self, key: str, read: Callable[..., T], **rules: Any) -> T | None:
-        """Return `read(key, **rules)`, a method of this object; None where None stands."""
+        """Return `read(key, **rules)`, a method of this object; None if the entry is None."""
         return None if self.raw(key) is None else read(key, **rules)
 
     def boolean(self, key: str) -> bool:
@@ -133,34 +133,28 @@ class Entries:
 
     def integer(self, key: str, low: int = 0, high: int = MOST) -> int:
         """Return an entry that is a whole number from `low` to `high`."""
-        return self._integer(key, self.raw(key), low, high)
-
-    def number(
-        self,
-        key: str,
-        low: float = -math.inf,
-        high: float = math.inf,
-        *,
-        above: float = -math.inf,
-        finite: bool = True,
-    ) -> float:
-        """Return an entry that is a number.
-
-        Args:
-            key: its name.
-            low: the smallest value allowed.
-            high: the largest.
-            above: a value that must be exceeded, as 0 by a learning rate.
-            finite: whether infinities are refused. NaN is, always.
-        """
-        return self._number(key, self.raw(key), low, high, above, finite)
+        value = self.raw(key)
+        if not is_whole(value):
+            self.refuse(key, value, "must be a whole number")
+        if not low <= value <= high:
+            self.refuse(key, value, f"must lie in [{low}, {high}]")
+        return int(value)
 
     def integers(
         self, key: str, length: int | None = None, low: int = 0, high: int = MOST
     ) -> list[int]:
         """Return an entry that is a list of whole numbers, `length` of them if it is given."""
-        rows = self.items(key, length)
-        return [self._integer(f"{key}.{i}", v, low, high) for i, v in enumerate(rows)]
+        inside = self.listed(key, length)
+        return [inside.integer(index, low, high) for index in inside._state]
+
+    def number(
+        self, key: str, low: float = -math.inf, high: float = math.inf, **limits: float
+    ) -> float:
+        """Return an entry that is a number within limits, those of `errors.Limits`."""
+        value, allowed = self.raw(key), Limits(low, high, **limits)
+        if value not in allowed:
+            self.refuse(key, value, str(allowed))
+        return float(value)
 
     def numbers(
         self,
@@ -168,20 +162,16 @@ class Entries:
         length: int | None = None,
         low: float = -math.inf,
         high: float = math.inf,
-        *,
-        above: float = -math.inf,
-        finite: bool = True,
+        **limits: float,
     ) -> list[float]:
         """Return an entry that is a list of numbers; the rules are those of `number`."""
-        return [
-            self._number(f"{key}.{i}", value, low, high, above, finite)
-            for i, value in enumerate(self.items(key, length))
-        ]
+        inside = self.listed(key, length)
+        return [inside.number(index, low, high, **limits) for index in inside._state]
 
     def items(self, key: str, length: int | None = None) -> list[Any]:
         """Return an entry that is a list or tuple, with its items as they are."""
         value = self.raw(key)
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, list | tuple):
             self.refuse(key, value, "must be a list")
         if length is not None and len(value) != length:
             self.refuse(key, value, f"must have {length} items, and has {len(value)}")
@@ -194,8 +184,7 @@ class Entries:
     def rows(self, key: str, length: int | None = None) -> "Iterator[Entries]":
         """Yield the items of an entry that is a list of dictionaries."""
         inside = self.listed(key, length)
-        for item in inside._state:
-            yield inside.entries(item)
+        return map(inside.entries, inside._state)
 
     def listed(self, key: str, length: int | None = None) -> "Entries":
         """Return the items of a list or tuple as entries of their own: "0", "1" and so on."""
@@ -213,8 +202,8 @@ class Entries:
 
         Args:
             key: its name.
-            shape: what it must have; None in it stands for any length. Default any shape.
-            dtype: what it must have. Default any real floating-point type.
+            shape: the shape it must have; None in it stands for any length. Default any.
+            dtype: the type it must have. Default any real floating-point type.
             finite: whether NaN and infinities are refused.
         """
         return self.check_tensor(key, self.raw(key), shape, dtype, finite=finite)
@@ -228,7 +217,7 @@ class Entries:
         *,
         finite: bool = True,
     ) -> Tensor:
-        """Return what stands for an entry, or for a process's part of it, as `tensor` does."""
+        """Return `value`, an entry or this process's part of it, checked as by `tensor`."""
         if not isinstance(value, Tensor):
             self.refuse(key, value, "must be a tensor")
         found = f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
@@ -247,35 +236,9 @@ class Entries:
 
     def tensors(self, key: str, *, finite: bool = True) -> list[Tensor]:
         """Return an entry that is a list of tensors; the rules are those of `tensor`."""
-        rows = {str(i): value for i, value in enumerate(self.items(key))}
-        inside = self._inside(key, rows)
-        return [inside.tensor(i, finite=finite) for i in rows]
+        inside = self.listed(key)
+        return [inside.tensor(index, finite=finite) for index in inside._state]
 
     def _inside(self, key: str, value: Any) -> "Entries":
         path = f"{self._path}{key}."
         return Entries(value, self._name, call=self._call, source=self._source, path=path)
-
-    def _integer(self, key: str, value: Any, low: int, high: int) -> int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            self.refuse(key, value, "must be a whole number")
-        found = int(value)
-        if not low <= found <= high:
-            self.refuse(key, value, f"must lie in [{low}, {high}]")
-        return found
-
-    def _number(
-        self, key: str, value: Any, low: float, high: float, above: float, finite: bool
-    ) -> float:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            self.refuse(key, value, "must be a number")
-        try:
-            found = float(value)
-        except OverflowError:
-            self.refuse(key, value, "must fit into a float")
-        if math.isnan(found) or (finite and math.isinf(found)):
-            self.refuse(key, value, "must be finite")
-        if not low <= found <= high:
-            self.refuse(key, value, f"must lie in [{low:g}, {high:g}]")
-        if above > -math.inf and not found > above:
-            self.refuse(key, value, f"must be above {above:g}")
-        return found

@@ -1,8 +1,6 @@
 """The command line: an error of the user's is one line and exit code 2."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from click.types import FloatParamType, FloatRange, IntParamType, IntRange
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app as benchmarks_app
+from benchmarks.commands import app as benchmarks_app
 from benchmarks.compare import command as commands
 from benchmarks.compare.records import Settings
 from benchmarks.core.files import append
@@ -186,7 +184,7 @@ def test_more_than_a_machine_can_hold_is_refused(name: str) -> None:
 def test_a_place_that_cannot_be_written_is_one_line(name: str, out: str) -> None:
     code, output = run(*COMMANDS[name], "--out", out)
     assert code == 2, output
-    assert output.startswith(f"hdet {name}: ")
+    assert output.startswith(f"python -m benchmarks {name}: ")
     assert "name another folder" in output or "name one that is not there" in output
     assert output.count("\n") == 1
 
@@ -197,8 +195,8 @@ def test_a_folder_in_use_is_one_line(tmp_path: Path, name: str) -> None:
         code, output = run(*COMMANDS[name], "--out", str(tmp_path / "run"))
     assert code == 2, output
     assert output == (
-        f"hdet {name}: {tmp_path / 'run'} is in use by process {os.getpid()}: wait until that "
-        f"run is over, or end it.\n"
+        f"python -m benchmarks {name}: {tmp_path / 'run'} is in use by process {os.getpid()}: "
+        f"wait until that run is over, or end it.\n"
     )
 
 
@@ -220,29 +218,6 @@ def test_a_disk_that_fills_up_ends_the_run_in_words(
         f"{file} cannot be written (No space left on device): free some space, or name another "
         f"folder."
     )
-    assert (
-        remedy
-        == f"Once the cause is gone, go on with: python -m benchmarks compare --resume {tmp_path}"
+    assert remedy == (
+        f"Once the cause is gone, go on with: python -m benchmarks compare --resume {tmp_path}"
     )
-
-
-def test_without_its_packages_the_command_says_what_to_install() -> None:
-    code = """
-import sys
-from hdet.cli import main
-for name in ("typer", "rich", "matplotlib", "jinja2"):
-    sys.modules[name] = None
-    try:
-        main()
-    except SystemExit as end:
-        print(end.code)
-    del sys.modules[name]
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    lines = done.stdout.splitlines()
-    names = ("typer", "rich", "matplotlib", "jinja2")
-    for name, line in zip(names, lines, strict=True):
-        assert line.startswith(f"The hdet command needs {name}, ")
-        assert line.endswith('pip install "hdet[bench]"')

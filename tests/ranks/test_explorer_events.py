@@ -211,7 +211,7 @@ def test_a_lasting_change_of_the_losss_level_is_accepted_and_warned_of_once(foun
         plain, result = rank["none"], rank["a level"]
         assert result["returns"] == result["levels"] == 1
         (warned,) = (text for text in result["warned"] if "new level" in text)
-        assert "Nothing is to be done where the data or the loss have changed" in warned
+        assert "If the data or the loss have changed, this is as it should be" in warned
         assert plain["factor"] / 2 < result["factor"] < plain["factor"] * 2
         assert result["held"] < 2 * plain["held"]
 

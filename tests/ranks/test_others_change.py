@@ -99,7 +99,7 @@ def _set_at_every_step(explore):
             group["lr"], group["weight_decay"] = 0.05 * min(1, (step + 1) / 10), 0.2
 
         train_ddp(model, optimizer, explorer, rank, range(STEPS), set_them)
-    return [str(w.message) for w in caught if "something sets" in str(w.message)]
+    return [str(w.message) for w in caught if "other code sets" in str(w.message)]
 
 
 NAMES = [("lr", "lr/1"), ("weight decay", "weight_decay/1")]
@@ -110,7 +110,7 @@ def test_what_the_loop_sets_at_every_step_is_named_once(explore, name):
     for rank, said in enumerate(run_ranks(_set_at_every_step, 2, explore)):
         assert len(said) == 1
         assert (
-            f"[rank {rank} of 2] `Explorer`: something sets `{name}` at every step" in said[0]
+            f"[rank {rank} of 2] `Explorer`: other code sets `{name}` at every step" in said[0]
         )
         assert "Scale it instead" in said[0]
 

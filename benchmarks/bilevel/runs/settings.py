@@ -10,10 +10,11 @@ from importlib.util import find_spec
 
 from hdet.bilevel.descent import Options
 from hdet.bilevel.solvers import SOLVERS
-from hdet.errors import MissingDataError, require
+from hdet.errors import require
 
 from ...core import commands as run_folders
 from ...core.commands import option
+from ...core.failures import MissingDataError
 from .methods import CERTIFIED, DERIVATIVE_FREE, METHODS
 from .tasks import TASKS, Task
 

@@ -21,8 +21,9 @@ from torch.nn import functional
 
 from hdet.bilevel import Problem, hypergradient
 from hdet.bilevel.denoising import field_start, fields_of_experts, psnr, smoothed_tv
-from hdet.errors import MissingDataError
 from hdet.seeding import generator
+
+from ...core.failures import MissingDataError
 
 _DOUBLE = torch.float64
 _NOISE = 0.1

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hdet.errors import MissingDataError, require
+from hdet.errors import require
 from hdet.seeding import generator
 
+from ...core.failures import MissingDataError
 from ...tasks import fashion
 
 CLASSES = 10

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from benchmarks.bilevel import command
 from benchmarks.bilevel.units import Folder, Plan, Unit, methods_of
 from benchmarks.core import units as unit_runs
+from benchmarks.core.failures import MissingDataError
 from benchmarks.core.pool import WorkerError
 from hdet import commands
-from hdet.errors import MissingDataError
 from tests.benchmarks.bilevel.made_up import of_unit
 
 TINY = ["--experiments", "comparison", "--tasks", "quadratic", "--seeds", "1"]

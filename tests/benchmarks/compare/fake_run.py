@@ -33,7 +33,6 @@ ROWS = [
     ),
     Configuration(
         "hdet-full", "HDET (full)", "paper", 9e-2, 1 / 9, True, True, True, True,
-        "Everything the paper proposes at once.",
     ),
     Configuration(
         "ddp-warm-low", "DDP at the low rate, warm", "control", 1e-2, warm_start=True
@@ -42,7 +41,7 @@ ROWS = [
     Configuration("ddp-mid-2", "DDP at 4.3 times the low rate", "control", 4.3e-2),
     Configuration(
         "averaging-only", "Averaging, <b>no</b> spread & $a_b", "control", 9e-2,
-        average=True, warm_start=True, note="What <i>averaging</i> does alone.",
+        average=True, warm_start=True,
     ),
     Configuration(
         "auto-lr-from-tenth", "HDET, auto-LR from a tenth of the low rate", "control",

@@ -1,4 +1,4 @@
-"""`python -m benchmarks compare` whose ranks stop for good at a step of one configuration, to be interrupted.
+"""The command `compare`, whose ranks stop for good at a step of one configuration.
 
     HELD_AT=warm-init:13 HELD=FOLDER python -m tests.benchmarks.compare.held_compare compare ...
 
@@ -7,18 +7,17 @@ Each rank that has stopped makes a file of its number in the folder.
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.__main__ import main
+from benchmarks.compare import command
 from benchmarks.compare.records import Settings
 from benchmarks.compare.run_log import RunLog
 from benchmarks.compare.study import run_all
-from hdet import commands
-from hdet.cli import main
 
 
 def held(path: str, settings: Settings) -> None:
@@ -40,6 +39,5 @@ def held(path: str, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_all = held
-    sys.argv[0] = "hdet"
+    command.run_all = held
     main()

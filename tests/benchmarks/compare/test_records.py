@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare.records import Result, RunFolder, mean_and_error
+from benchmarks.compare.records import Result, RunFolder
 from benchmarks.core.files import write_json
 from tests.benchmarks.compare.fake_run import ROWS, STEPS, SYNC, fake_run
 
@@ -101,20 +101,3 @@ def test_a_torn_last_line_and_nan_are_read(tmp_path: Path) -> None:
     (line,) = made.lines("a", 0, "step")
     assert math.isnan(line["losses"][0])
     assert line["losses"][1] == math.inf
-
-
-def test_mean_and_error() -> None:
-    assert mean_and_error([1.0, 3.0]) == (2.0, 1.0)
-    mean, error = mean_and_error([3.0])
-    assert mean == 3.0
-    assert math.isnan(error)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [[], [math.nan], [1.0, math.nan], [math.inf, 1.0], [math.inf, -math.inf],
-     [1.7e308, 1.7e308], [1.7e308, -1.7e308, 1.7e308, 1.7e308]],
-)  # fmt: skip
-def test_what_has_no_mean_is_nan(values: list[float]) -> None:
-    mean, _ = mean_and_error(values)
-    assert math.isnan(mean)

@@ -1,4 +1,4 @@
-"""Every command's folder: whose it is, and what is broken in it is named before any work."""
+"""A run folder is gone on with only if it is whole, is of this command, and is not in use."""
 
 import json
 import re
@@ -14,51 +14,23 @@ import torch
 from benchmarks.core.failures import FolderError
 from benchmarks.core.folders import CommandFolder
 from benchmarks.core.lock import locked
-from tests.benchmarks.bilevel import made_up as bench_bilevel
-from tests.benchmarks.bilevel.runs import made_up as bilevel
-from tests.benchmarks.compare import fake_run as compare
-from tests.benchmarks.federated import made_up as bench_federated
-from tests.benchmarks.federated.runs import fake_rounds as federate
-from tests.benchmarks.robustness import fakes as robustness
+from benchmarks.robustness.study import Folder
+from tests.benchmarks.compare.fake_run import fake_run
+from tests.benchmarks.robustness import fakes
 
 
 def of_compare(path: Path) -> CommandFolder:
-    folder = compare.fake_run(path, {"baseline-low": [3.2, 3.3], "hdet-full": [3.1, None]}, 20)
-    for seed in range(2):
-        run = folder.run("checkpoint", seed)
-        run.mkdir(parents=True)
-        torch.save({"w": torch.ones(2)}, run / "model.pt")
-    return folder
-
-
-def of_bilevel(path: Path) -> CommandFolder:
-    folder = bilevel.made_up(path)
-    history = [vars(bilevel.step(k)) for k in range(1, 5)]
-    folder.write_state({"theta": torch.ones(10), "history": history}, 1.5)
-    return folder
-
-
-def of_bench_bilevel(path: Path) -> CommandFolder:
-    plan = bench_bilevel.Plan(["comparison", "crossover"], ["tv"], 1)
-    return bench_bilevel.folder_of(path, plan)
-
-
-def of_bench_federated(path: Path) -> CommandFolder:
-    return bench_federated.folder_of(path, bench_federated.Plan(["mu"], 1, 1, 2))
+    return fake_run(path, {"baseline-low": [3.3, 3.4]}, steps=20)
 
 
 def of_robustness(path: Path) -> CommandFolder:
-    return robustness.fake_run(path, "hdet", "ddp")
+    return fakes.fake_run(path, "hdet", "ddp")
 
 
 Made = Callable[[str], CommandFolder]
 MAKERS: dict[str, Callable[[Path], CommandFolder]] = {
     "compare": of_compare,
-    "federate": federate.fake_folder,
-    "bilevel": of_bilevel,
-    "bench bilevel": of_bench_bilevel,
-    "bench federated": of_bench_federated,
-    "bench robustness": of_robustness,
+    "robustness": of_robustness,
 }
 
 
@@ -66,7 +38,7 @@ MAKERS: dict[str, Callable[[Path], CommandFolder]] = {
 def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CommandFolder]:
     """Return a whole folder of each command, to be left as it is."""
     base = tmp_path_factory.mktemp("wholes")
-    return {name: make(base / name.replace(" ", "-")) for name, make in MAKERS.items()}
+    return {name: make(base / name) for name, make in MAKERS.items()}
 
 
 @pytest.fixture
@@ -82,7 +54,6 @@ def made(wholes: dict[str, CommandFolder], tmp_path: Path) -> Callable[[str], Co
 
 
 RUN = "runs/baseline-low/seed0"
-START = "runs/one/hdet/start1/seed0.json"
 
 
 def half(text: bytes) -> bytes:
@@ -127,34 +98,12 @@ DAMAGE = [
     ("compare", f"{RUN}/metrics.jsonl", gone),
     ("compare", f"{RUN}/metrics.jsonl", first_line([1])),
     ("compare", f"{RUN}/metrics.jsonl", lambda text: text[text.index(b"\n") + 1 :]),
-    ("federate", "rounds.jsonl", half),
-    ("federate", "rounds.jsonl", within),
-    ("federate", "rounds.jsonl", gone),
-    ("federate", "rounds.jsonl", first_line({"round": 1})),
-    ("federate", "result.json", half),
-    ("federate", "result.json", put(seconds="long")),
-    ("federate", "result.json", less("seconds")),
-    ("federate", "model.pt", half),
-    ("federate", "model.pt", gone),
-    ("bilevel", "steps.jsonl", half),
-    ("bilevel", "steps.jsonl", within),
-    ("bilevel", "steps.jsonl", gone),
-    ("bilevel", "steps.jsonl", first_line({"step": 1})),
-    ("bilevel", "state.pt", half),
-    ("bilevel", "theta.pt", half),
-    ("bilevel", "theta.pt", gone),
-    ("bilevel", "result.json", half),
-    ("bilevel", "result.json", put(counts=3)),
-    ("bench bilevel", "results.jsonl", within),
-    ("bench bilevel", "results.jsonl", first_line({"a": 1})),
-    ("bench bilevel", "results.jsonl", first_line([1])),
-    ("bench bilevel", "results.jsonl", first_line({"key": "comparison/tv/maid/0.1/99"})),
-    ("bench bilevel", "results.jsonl", first_line({"key": "crossover/2", "outer": "1"})),
-    ("bench bilevel", "results.jsonl", lambda text: b"\xff\xfe\n" + text),
-    ("bench federated", "results.jsonl", first_line({"key": "mu/mnist", "last": None})),
-    ("bench robustness", START, half),
-    ("bench robustness", START, put(lrs=3)),
-    ("bench robustness", START, less("held_out")),
+    ("robustness", "results.jsonl", within),
+    ("robustness", "results.jsonl", first_line({"a": 1})),
+    ("robustness", "results.jsonl", first_line([1])),
+    ("robustness", "results.jsonl", first_line({"key": "one|ddp|sweep+9|0"})),
+    ("robustness", "results.jsonl", first_line({"key": "one|ddp|sweep+9|0", "lrs": 3})),
+    ("robustness", "results.jsonl", lambda text: b"\xff\xfe\n" + text),
     *[(name, "environment.json", half) for name in MAKERS],
 ]  # fmt: skip
 
@@ -163,7 +112,7 @@ DAMAGE = [
 def test_a_folder_that_is_whole_is_gone_on_with(tmp_path: Path, made: Made, name: str) -> None:
     folder = made(name)
     with folder.resumed():
-        assert folder.command == f"hdet {name}"
+        assert folder.command == f"python -m benchmarks {name}"
     # Versions that are lost can be written again.
     (folder.path / "environment.json").unlink()
     with folder.resumed():
@@ -229,23 +178,9 @@ ASKED = [
     ("compare", put(spread=float("nan"))),
     ("compare", put(loss_scale=float("inf"))),
     ("compare", put(seeds=True)),
-    ("federate", put(engine="spark")),
-    ("federate", put(settings={"rounds": "60"})),
-    ("federate", put(settings={"local_rate": float("nan")})),
-    ("federate", put(settings={"max_norm": float("nan")})),
-    ("federate", put(settings={"final_share": 2.0})),
-    ("bilevel", put(budget="x")),
-    ("bilevel", put(tolerance=float("nan"))),
-    ("bilevel", put(seed=0.5)),
-    ("bench bilevel", put(scale="x")),
-    ("bench bilevel", put(scale=float("nan"))),
-    ("bench bilevel", put(tasks=["../tv"])),
-    ("bench bilevel", put(seeds=0)),
-    ("bench federated", put(rounds=1)),
-    ("bench federated", put(experiments=["mu", "mu"])),
-    ("bench robustness", put(starts=[1.0, float("nan")])),
-    ("bench robustness", put(methods=["../hdet"])),
-    ("bench robustness", put(seeds="3")),
+    ("robustness", put(starts=[1.0, float("nan")])),
+    ("robustness", put(methods=["../hdet"])),
+    ("robustness", put(seeds="3")),
 ]
 
 
@@ -261,7 +196,7 @@ def test_what_cannot_have_been_asked_for_is_no_run(
     config.unlink()
     if content is not None:
         config.write_bytes(content)
-    words = f"{folder.path} is not a run folder of `hdet {name}`: .*Give the folder that the"
+    words = f"is not a run folder of `python -m benchmarks {name}`: .*Give the folder that the"
     with pytest.raises(FolderError, match=words), folder.resumed():
         pytest.fail("went on")
 
@@ -283,7 +218,7 @@ def test_no_configuration_leads_outside(tmp_path: Path, made: Made, name: str) -
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", ""])
 def test_no_problem_leads_outside(tmp_path: Path, made: Made, name: str) -> None:
-    folder = made("bench robustness")
+    folder = made("robustness")
     raw = json.loads((folder.path / "config.json").read_text())
     raw["problems"][0]["name"] = name
     (folder.path / "config.json").write_text(json.dumps(raw))
@@ -305,8 +240,8 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path: Path, made: Made, name: s
 
 
 def test_a_folder_that_was_left_before_it_was_a_runs(tmp_path: Path, made: Made) -> None:
-    plan = made("federate").plan()
-    folder = federate.Folder(tmp_path / "new")
+    plan = made("robustness").plan()
+    folder = Folder(tmp_path / "new")
     with locked(folder.path):
         (folder.path / "environment.json").write_text("{")
     with folder.begun(plan):
@@ -315,17 +250,17 @@ def test_a_folder_that_was_left_before_it_was_a_runs(tmp_path: Path, made: Made)
 
 @pytest.mark.parametrize("name", ["thesis.txt", "environment.json"])
 def test_a_folder_with_other_files_is_not(tmp_path: Path, made: Made, name: str) -> None:
-    plan = made("federate").plan()
+    plan = made("robustness").plan()
     path = tmp_path / "new"
     path.mkdir()
     (path / name).write_text("mine")
     with pytest.raises(FolderError, match="is not an empty folder"):
-        federate.Folder(path).begun(plan).__enter__()
+        Folder(path).begun(plan).__enter__()
     assert [file.name for file in path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x", "x" * 300, "a\nb", "\x01"])
 def test_a_place_that_cannot_be_a_folder(tmp_path: Path, made: Made, out: str) -> None:
-    plan = made("federate").plan()
+    plan = made("robustness").plan()
     with pytest.raises(FolderError, match="name another folder"):
-        federate.Folder(tmp_path / out).begun(plan).__enter__()
+        Folder(tmp_path / out).begun(plan).__enter__()

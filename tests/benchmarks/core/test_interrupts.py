@@ -37,14 +37,15 @@ def blocking(folder: Path, module: str, code: str) -> Path:
 
 def command(folder: Path, *options: str) -> list[str]:
     """Return a command that looks for its packages in a folder first."""
-    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from hdet.cli import main; main()"
+    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    run += "from benchmarks.__main__ import main; main()"
     return ["-c", run, str(folder), *options]
 
 
 @pytest.mark.parametrize("module", ["torch", "typer"])
 def test_in_the_first_second_while_a_package_is_imported(tmp_path: Path, module: str) -> None:
     begun = blocking(tmp_path, module, CATCHING)
-    with started(*command(tmp_path, "bilevel", "quadratic")) as process:
+    with started(*command(tmp_path, "robustness")) as process:
         wait_for(begun, process)
         output = signalled(process, signal.SIGINT)
     assert (process.returncode, output) == (130, "\nStopped.\n")
@@ -52,12 +53,14 @@ def test_in_the_first_second_while_a_package_is_imported(tmp_path: Path, module:
 
 def test_while_the_report_is_made(tmp_path: Path) -> None:
     begun, out = blocking(tmp_path, "matplotlib", WAITING), tmp_path / "run"
-    options = ["bilevel", "quadratic", "--budget", "20", "--out", str(out)]
-    with started(*command(tmp_path, *options)) as process:
+    options = ["--task", "digits", "--steps", "10", "--replicas", "2", "--seeds", "1"]
+    options += ["--only", "baseline-low", "--out", str(out)]
+    with started(*command(tmp_path, "compare", *options)) as process:
         wait_for(begun, process)
         output = signalled(process, signal.SIGINT)
     assert process.returncode == 130
-    assert output.endswith(f"\nStopped.\nGo on with: hdet bilevel --resume {out}\n")
+    said = f"\nStopped.\nGo on with: python -m benchmarks compare --resume {out}\n"
+    assert output.endswith(said)
     assert "Traceback" not in output
 
 
@@ -71,7 +74,7 @@ STARTING = """
     from benchmarks.core.pool import pool
 
     try:
-        with errors_said("hdet bench", Path("nowhere")), pool(2, "unimportable"):
+        with errors_said("a study", Path("nowhere")), pool(2, "unimportable"):
             pass
     except typer.Exit as end:
         sys.exit(end.exit_code)
@@ -91,7 +94,7 @@ def test_while_the_workers_are_started(tmp_path: Path) -> None:
 def workers(begun: Path, out: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a benchmark whose runs never end, in two worker processes."""
     options = ["--problems", "digits-sgd", "--methods", "ddp", "--processes", "2"]
-    run = ["-m", "tests.benchmarks.compare.blocked_run", "bench", "robustness", *options]
+    run = ["-m", "tests.benchmarks.robustness.blocked_run", "robustness", *options]
     return started(*run, "--out", str(out), BEGUN=str(begun))
 
 

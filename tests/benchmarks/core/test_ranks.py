@@ -61,7 +61,7 @@ def test_a_killed_rank_is_named_and_not_the_ones_that_lost_it() -> None:
 def test_under_torchrun_its_ranks_are_used_and_only_the_first_speaks(
     tmp_path: Path,
 ) -> None:
-    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 -m python -m benchmarks compare"
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 -m benchmarks compare"
     options = "--task digits --steps 20 --seeds 1 --only hdet-no-warm-start --out"
     done = subprocess.run(
         [sys.executable, *torchrun.split(), *options.split(), str(tmp_path / "run")],

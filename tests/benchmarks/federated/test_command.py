@@ -9,11 +9,11 @@ import pytest
 pytest.importorskip("typer")
 from typer.testing import CliRunner
 
+from benchmarks.core.failures import MissingDataError
 from benchmarks.core.pool import WorkerError
 from benchmarks.federated import command
 from benchmarks.federated.units import Folder, Plan, Unit
 from hdet import commands
-from hdet.errors import MissingDataError
 from tests.benchmarks.federated.made_up import of_unit
 
 TINY = ["--experiments", "selection", "--selection-seeds", "2", "--rounds", "2"]

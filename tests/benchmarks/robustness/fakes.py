@@ -10,7 +10,7 @@ from typing import cast
 
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import PROBLEMS, Method, Outcome, Problem
-from benchmarks.robustness.units import Folder, Settings, plan, units
+from benchmarks.robustness.study import Folder, Runs, Settings, plan
 from benchmarks.tasks import Task
 
 BEST = 0.1
@@ -70,8 +70,15 @@ def fake_run(path: Path, *names: str, problems: tuple[Problem, ...] = (ONE,)) ->
     """Write the folder of a finished run, without any process."""
     folder = Folder(path)
     folder.create(settings(*names, problems=problems))
-    for _ in range(4):
-        for unit in units(folder)[0]:
-            result = methods()[unit.method](unit.problem, NO_TASK, unit.lr, unit.seed)
-            folder.write(unit, result)
+    while do(folder):
+        pass
     return folder
+
+
+def do(folder: Folder) -> int:
+    """Do all that is known so far; return how many runs that were."""
+    todo = Runs(folder).unfinished()
+    for unit in todo:
+        run = methods()[unit.method](unit.problem, NO_TASK, unit.lr, unit.seed)
+        folder.append(unit, {"lr": unit.lr, **vars(run)})
+    return len(todo)

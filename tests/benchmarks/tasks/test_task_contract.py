@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.core.failures import MissingDataError
 from benchmarks.tasks import TASKS, Task, get_task
-from hdet.errors import MissingDataError
 from hdet.seeding import generator
 
 STAND_INS = {"text": "text_folder", "fashion": "image_folder", "movielens": "u_data"}

@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
+from benchmarks.core.failures import MissingDataError
 from benchmarks.tasks import get_task
 from benchmarks.tasks.digits import DigitsTask
-from hdet.errors import MissingDataError
 
 
 def test_every_visit_draws_its_images_anew():

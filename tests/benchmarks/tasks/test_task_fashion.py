@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.core.failures import MissingDataError
 from benchmarks.tasks import fashion, get_task
-from hdet.errors import MissingDataError
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 

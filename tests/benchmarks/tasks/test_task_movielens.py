@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.core.failures import MissingDataError
 from benchmarks.tasks import get_task, movielens
 from benchmarks.tasks.movielens import MovieLensTask
-from hdet.errors import MissingDataError
 
 
 def stream(task) -> list[torch.Tensor]:

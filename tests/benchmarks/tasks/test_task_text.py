@@ -4,8 +4,8 @@ import sysconfig
 
 import pytest
 
+from benchmarks.core.failures import MissingDataError
 from benchmarks.tasks import get_task, text
-from hdet.errors import MissingDataError
 
 
 def as_bytes(batch) -> list[bytes]:

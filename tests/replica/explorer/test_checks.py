@@ -1,4 +1,4 @@
-"""Runs in which next to nothing can be found are told so, where the length is known."""
+"""Runs that are too short to find anything are warned of, where the length is known."""
 
 import warnings
 

@@ -288,7 +288,7 @@ def other_groups():
 ILL_FITTING = {
     "another scheduler's own": (
         lambda s: {"last_epoch": 3, "_last_lr": [0.1, 0.1]},
-        "a state without `T_max`: it is damaged, or of something else",
+        "a state without `T_max`: it is damaged or belongs to something else",
     ),
     "nothing": (lambda s: None, "None, which must be a dictionary with names for keys"),
     "other format": (

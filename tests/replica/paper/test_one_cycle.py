@@ -222,7 +222,7 @@ DAMAGED = {
     "nothing at all": (lambda s: None, "None, which must be a dictionary"),
     "another scheduler's own": (
         lambda s: {"last_epoch": 3, "_last_lr": [0.1]},
-        "without `total_steps`: it is damaged, or of something else",
+        "without `total_steps`: it is damaged or belongs to something else",
     ),
     "no such phase": (
         lambda s: s | {"_schedule_phases": [{**p, "end_lr": 1} for p in s["_schedule_phases"]]},

@@ -1,10 +1,10 @@
-"""Do all replicas mean the same? Compared by a digest, and named where they do not.
+"""Do all replicas have the same settings? Compared by a digest, and named where they differ.
 
-Every rank computes for itself who plays which value and what a sync does. So what that is
-computed from must be the same everywhere: settings, seed, what is explored, the state of the
-search. A rank that differs would train on with an idea of its own, and nobody would know.
+Every rank computes for itself which replica has which value and what a sync does. So the facts
+that this is computed from must be the same everywhere: settings, seed, what is explored, the
+state of the search. A rank with other facts would train on unnoticed with values of its own.
 
-A digest of it all, 32 bits, goes with the numbers that the replicas exchange anyway. Where two
+A digest of them, 32 bits, goes with the numbers that the replicas exchange anyway. Where two
 differ, all ranks know, and only then exchange the facts themselves to say what differs.
 """
 
@@ -22,26 +22,13 @@ Facts = dict[str, Any]
 
 
 def digest(facts: Facts) -> int:
-    """Return 32 bits of a hash of facts, the same in every process.
-
-    They pass unharmed through a float64, and through its sums over the processes of a replica.
-    """
+    """Return 32 bits of a hash, the same in every process; their float64 sums are exact."""
     text = repr(sorted((key, _plain(value)) for key, value in facts.items()))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 def refuse_difference(replicas: Replicas, name: str, facts: Facts, moment: str) -> NoReturn:
-    """Raise, naming what the replicas do not have in common. Collective.
-
-    Args:
-        replicas: all of them, each with facts of its own.
-        name: the public name to put into the error.
-        facts: this process's.
-        moment: when it was noticed.
-
-    Raises:
-        ValueError: always, on every rank.
-    """
+    """Raise a `ValueError` on every rank that names the `facts` that differ. Collective."""
     mine = {key: repr(_plain(value)) for key, value in facts.items()}
     differences: list[str] = []
     for group in (replicas.group, *replicas.inner):
@@ -54,14 +41,13 @@ def refuse_difference(replicas: Replicas, name: str, facts: Facts, moment: str) 
                 differences.append(f"{key} ({_who_says_what(ranks, said)})")
     what = "; ".join(dict.fromkeys(differences)) or "settings of other ranks than this one's"
     raise ValueError(
-        f"{where()}`{name}`: the replicas do not agree at {moment}, and each would train with "
-        f"values of its own. What differs: {what}. Make it with the same arguments on every "
-        f"rank, and load the same checkpoint everywhere."
+        f"{where()}`{name}`: the replicas do not agree at {moment}. What differs: {what}. Make "
+        f"it with the same arguments on every rank, and load the same checkpoint everywhere."
     )
 
 
 def public_numbers(state: Any) -> Any:
-    """Return what a scheduler's state says of its settings and its place, without its rates."""
+    """Return the settings and the step in a scheduler's state, without its rates."""
     if isinstance(state, list):
         return [public_numbers(inner) for inner in state]
     if isinstance(state, Mapping):
@@ -75,7 +61,7 @@ def public_numbers(state: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return numbers, text and lists as they are; of anything else its kind."""
+    """Return numbers, text and lists as they are; of anything else the name of its type."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -29,7 +29,7 @@ class Converging(ABC):
     @property
     def _exploring(self) -> bool:
         """Whether there are several, and they do."""
-        return self._apart and self._ensemble.replicas.size > 1
+        return self._ensemble.size > 1 and self._apart
 
     @property
     @abstractmethod
@@ -93,8 +93,8 @@ class Converging(ABC):
         if self._apart:
             self._ensemble.require_connection()
         if self._exploring:
-            found = self._ensemble.sync(self._steps_done, call="`converge`")
-            self._ensemble.record(found)
+            self._ensemble.gather(self._steps_done, "`converge`")
+            self._ensemble.average()
             self._agree()
 
     @contextmanager

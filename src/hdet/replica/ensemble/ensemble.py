@@ -1,10 +1,10 @@
-"""The replicas of a run as one object: what each saw, and the sync at which they meet.
+"""The replicas of a run as one object: they gather what each has seen, and are averaged.
 
-A sync begins with a roll call, so that a process that does not come is an error and not a
-silence. Then follows a fixed sequence of collectives: one small gather (losses, whether the
-weights are finite, their layout), one more where tensors differ that no optimizer steps, the
-averaging, one small gather of what the averaging measured. When it happens is decided by the
-caller from step counts alone, so that every rank does the same.
+A sync is two calls. `gather` begins with a roll call, so that a process that does not come is
+an error and not a silence; then follows one small collective (losses, whether the weights are
+finite, their layout), and one more where tensors differ that no optimizer steps. `average`
+averages, and gathers what that has measured. When they are called is decided by the caller from
+step counts alone, so that every rank does the same.
 
 Source: HDET (arXiv 2604.24708), equations (3) and (4).
 """
@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,15 +25,17 @@ from ...errors import where
 from ...state import Entries
 from .agreement import Facts, digest, refuse_difference
 from .averaging import Averaging, check_health, check_layout, divergences
+from .gathered import Gathered
 from .groups import Replicas
+from .history import History
 from .meshes import reshard
 from .optimizer_state import all_state, overflows, weight_dependent_state
 from .outsiders import Named, Outsiders, model_outsiders
 from .rate_effect import RateEffect
+from .report import Report, decode, encode
 from .roll_call import RollCall
 from .signals import LossMeter, interval_means
 from .stepping import Stepping
-from .sync import Sync, parsed_ensemble
 
 
 class Ensemble:
@@ -48,6 +51,10 @@ class Ensemble:
         average_state: whether all optimizer state differs between replicas, and is averaged;
             else only what depends on the weights.
         facts: returns what has to be the same on every replica; see `agreement`.
+
+    Attributes:
+        meter: this process's losses since the last sync; whoever syncs resets it.
+        history: the syncs so far.
     """
 
     def __init__(
@@ -60,27 +67,23 @@ class Ensemble:
         facts: Callable[[], Facts] = dict,
     ) -> None:
         self.replicas = replicas
+        self.average_state = average_state
         self.meter = LossMeter()
-        self._size = replicas.size
+        self.history = History(replicas)
+        self.size = replicas.size
+        self._world = replicas.world
         self._optimizer = optimizer
         self._model = model
         self._name = name
-        self.average_state = average_state
         self._facts = facts
-        self.stepping = Stepping(optimizer, name)
+        self._stepping = Stepping(optimizer, name)
         self._roll_call = RollCall(replicas, name)
         self._outsiders = Outsiders(self._named_outsiders)
         self._effect = RateEffect(optimizer, name)
-        self._gathered_sums: list | None = None
-        self._syncs = 0
-        self._ever_given = False
-        self._masked_total = [0] * replicas.size
-        self._last: dict[str, Any] = {}
+        self._pending: _Pending | None = None
+        self._gathered_sums: list | None = None  # of all processes, inside `converged`
 
-    @property
-    def within_converged(self) -> bool:
-        """Whether this is inside a `converged()` block."""
-        return self._gathered_sums is not None
+    # --- before a sync
 
     def counts(self, skipped: bool | None) -> bool:
         """Return whether a step of the scheduler counts; see `Stepping`. Local.
@@ -93,27 +96,29 @@ class Ensemble:
                 step, or without one for long.
         """
         self.require_connection()
-        if self.within_converged:
+        if self._gathered_sums is not None:
             raise RuntimeError(
                 f"{where()}`{self._name}.step` was called inside a `converged()` block, where "
                 f"all replicas are one: leave the block before training goes on."
             )
         self._effect.begin()
-        took_place = self.stepping.took_place(skipped)
+        took_place = self._stepping.took_place(skipped)
         if not took_place:
             self.meter.drop()
         return took_place
 
     def require_connection(self) -> None:
         """Raise a `RuntimeError` unless the replicas are those it was made for. Local."""
-        if self.replicas.size != self._size:
+        if self._world is not None and self.replicas.world is self._world:
+            return  # At every step, and a look at the group's size takes as long as the rest.
+        if self.replicas.size != self.size:
             raise RuntimeError(
-                f"{where()}`{self._name}` was made for {self._size} replicas, and the process "
+                f"{where()}`{self._name}` was made for {self.size} replicas, and the process "
                 f"group now has {self.replicas.size}: make it after "
                 f"torch.distributed.init_process_group, and use it before the group is "
                 f"destroyed."
             )
-        if not self.replicas.connected and self._size > 1:
+        if not self.replicas.connected and self.size > 1:
             raise RuntimeError(
                 f"`{self._name}(world_size={self.replicas.size})` has no process group to "
                 f"average over: call torch.distributed.init_process_group first, and start "
@@ -144,113 +149,6 @@ class Ensemble:
         self.require_connection()
         self._roll_call.assemble(call, step, self._device())
 
-    @torch.no_grad()
-    def sync(
-        self,
-        step: int,
-        probe: float | Tensor = math.nan,
-        judge: Callable[[list[float], list[float]], list[int]] | None = None,
-        rescue: Callable[[], None] | None = None,
-        call: str = "the sync",
-        kept: list[tuple[Tensor, Tensor]] | None = None,
-        apart: Sequence[int] = (),
-    ) -> Sync:
-        """Average weights and the state that follows them, and gather losses. Collective.
-
-        The losses of the interval are read, not reset: `LossMeter.reset` does that.
-
-        Args:
-            step: optimizer steps so far, the same on every rank.
-            probe: this replica's loss on the common probe batch; NaN for none.
-            judge: judge(losses, probes) -> replicas to be left out of the average, from
-                gathered numbers alone; the average is written to them like to the others.
-            rescue: called on every rank instead of raising where no replica is finite.
-            call: what makes the replicas meet.
-            kept: takes up each tensor that is averaged, with a copy of what it was.
-            apart: the parameter groups whose rates differed between the replicas, the same
-                on every rank.
-
-        Returns:
-            What was found.
-
-        Raises:
-            ValueError: on every rank, if the replicas' tensors differ in layout.
-            RuntimeError: if a process does not come or is at another step; on every rank, if
-                no replica is finite and there is no `rescue`, or the rates had no effect.
-        """
-        start = time.perf_counter()
-        self.assemble(call, step)
-        device = self._device()
-        view = self._outsiders.look(device)
-        averaging = Averaging(self._insiders(), self.replicas, device=device)
-        probed = torch.as_tensor(probe, dtype=torch.float64, device=device).reshape(1)
-        one = torch.ones_like(probed)
-        health = averaging.health(view)
-        if rescue is not None and overflows(self._optimizer):
-            health[0] += 1
-        parts = (
-            health,
-            self.meter.row(device),
-            *(probed, one, step * one, digest(self._facts()) * one),
-            self._effect.row(apart, device),
-        )
-        with self._roll_call.explained(call, step):
-            rows = self.replicas.gather(self.replicas.sum_inner_(torch.cat(parts)))
-            check_layout(rows)
-            self._refuse_other_steps([row[9] / row[8] for row in rows])
-            digests = [row[10] / row[8] for row in rows]
-            self._refuse_difference(digests, f"{call} at step {step}")
-            totals = [row[2] for row in rows]
-            differing, odd = view.settle(totals, self.replicas, device)
-            tails = [row[11:] for row in rows]
-            self._effect.refuse_none(apart, tails, self.replicas, device)
-        rescued = rescue is not None and all(
-            row[0] > 0 or r in odd for r, row in enumerate(rows)
-        )
-        broken = tuple(range(len(rows))) if rescued else check_health(rows, odd)
-        means = interval_means([row[3:7] for row in rows])
-        losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
-        # A replica is several processes where the model is sharded; each gave its share.
-        probes = [math.nan if r in broken else row[7] / row[8] for r, row in enumerate(rows)]
-        fallen: list[int] = []
-        divergence = [math.nan] * len(rows)
-        if rescued and rescue is not None:
-            rescue()
-        else:
-            fallen = judge(losses, probes) if judge is not None else []
-            tensors = list(self._insiders())
-            if broken:
-                # A broken replica's own moments are in doubt too, whatever they depend on.
-                tensors = [*tensors, *all_state(self._optimizer)]
-                averaging = Averaging(tensors, self.replicas, device=device)
-            if kept is not None:
-                kept += [(t, t.detach().clone()) for t in (*tensors, *differing)]
-            left_out = sorted({*broken, *fallen})
-            beside = Averaging(differing, self.replicas, device=device)
-            with self._roll_call.explained(call, step):
-                squares = averaging.run(left_out, measure=True)
-                squares += beside.run(left_out, measure=True)
-                pairs = self.replicas.gather(self.replicas.sum_inner_(squares))
-            divergence = divergences(pairs)
-        self._effect.mark()
-        reshard(self._model)
-        found = Sync(
-            losses=losses,
-            given=any(row[4] > 0 for row in rows),
-            masked=[
-                r
-                for r, (row, loss) in enumerate(zip(rows, losses, strict=True))
-                if r in broken or (row[4] > 0 and not math.isfinite(loss))
-            ],
-            divergence=divergence,
-            milliseconds=1000 * (time.perf_counter() - start),
-            probes=probes,
-            fallen=fallen,
-            broken=list(broken),
-            rescued=rescued,
-        )
-        return found
-
     def introduce(self, step: int) -> None:
         """Compare what has to be the same on every replica. Collective.
 
@@ -265,17 +163,123 @@ class Ensemble:
         self.assemble(call, step)
         mine = torch.tensor([digest(self._facts()), 1.0], dtype=torch.float64)
         with self._roll_call.explained(call, step):
-            rows = self.replicas.gather(self.replicas.sum_inner_(mine.to(self._device())))
+            rows = self._exchange(mine.to(self._device()))
         self._refuse_difference([row[0] / row[1] for row in rows], f"step {step}")
+
+    # --- a sync
+
+    @torch.no_grad()
+    def gather(
+        self,
+        step: int,
+        call: str = "the sync",
+        *,
+        probe: float | Tensor = math.nan,
+        differing: Sequence[int] = (),
+        recoverable: bool = False,
+    ) -> Gathered:
+        """Return what the replicas have to tell each other. Collective; `average` follows.
+
+        Args:
+            step: optimizer steps so far, the same on every rank.
+            call: what makes the replicas meet.
+            probe: this replica's loss on the common probe batch; NaN for none.
+            differing: the parameter groups whose rates differed between the replicas, the
+                same on every rank.
+            recoverable: whether the caller can go on where no replica is finite.
+
+        Raises:
+            ValueError: on every rank, if the replicas' tensors or settings differ.
+            RuntimeError: if a process does not come or is at another step; on every rank, if
+                no replica is finite and that is not recoverable, or the rates had no effect.
+        """
+        began = time.perf_counter()
+        self.assemble(call, step)
+        device = self._device()
+        view = self._outsiders.look(device)
+        averaging = Averaging(self._insiders(), self.replicas, device=device)
+        health = averaging.health(view)
+        if recoverable and overflows(self._optimizer):
+            health[0] += 1
+        row = encode(
+            health,
+            self.meter.row(device),
+            probe=probe,
+            step=step,
+            facts=digest(self._facts()),
+            effect=self._effect.row(differing, device),
+        )
+        with self._roll_call.explained(call, step):
+            reports = decode(self._exchange(row))
+            healths = [report.health for report in reports]
+            check_layout(healths)
+            self._refuse_other_steps([report.step for report in reports])
+            self._refuse_difference([r.facts for r in reports], f"{call} at step {step}")
+            outsiders, odd = view.settle([h[2] for h in healths], self.replicas, device)
+            effects = [report.effect for report in reports]
+            self._effect.refuse_none(differing, effects, self.replicas, device)
+        broken = sorted({r for r, health in enumerate(healths) if health[0] > 0} | odd)
+        if len(broken) < len(reports) or not recoverable:
+            check_health(healths, odd)
+        gathered = _gathered(reports, broken)
+        self._pending = _Pending(gathered, averaging, outsiders, began, (call, step))
+        return gathered
+
+    @torch.no_grad()
+    def average(
+        self, leave_out: Sequence[int] = (), kept: list[tuple[Tensor, Tensor]] | None = None
+    ) -> None:
+        """Average weights and the state that follows them. Collective, after `gather`.
+
+        Broken replicas are left out too. Where all are, nothing is averaged.
+
+        Args:
+            leave_out: replicas that give nothing to the average; it is written to them like
+                to the others.
+            kept: takes up each tensor that is averaged, with a copy of what it was. Such a
+                sync is to be undone, and is not counted.
+        """
+        pending, self._pending = self._pending, None
+        assert pending is not None, "gather first"
+        gathered, averaging, outsiders = pending.gathered, pending.averaging, pending.outsiders
+        divergence = [math.nan] * self.replicas.size
+        if not gathered.all_broken:
+            device, tensors = self._device(), list(self._insiders())
+            if gathered.broken:
+                # A broken replica's own moments are in doubt too, whatever they depend on.
+                tensors += all_state(self._optimizer)
+                averaging = Averaging(tensors, self.replicas, device=device)
+            if kept is not None:
+                kept += [(t, t.detach().clone()) for t in (*tensors, *outsiders)]
+            silent = sorted({*gathered.broken, *leave_out})
+            beside = Averaging(outsiders, self.replicas, device=device)
+            with self._roll_call.explained(*pending.moment):
+                squares = averaging.run(silent, measure=True)
+                squares += beside.run(silent, measure=True)
+                pairs = self._exchange(squares)
+            divergence = divergences(pairs)
+        self.weights_changed()
+        reshard(self._model)
+        if kept is None:
+            took = 1000 * (time.perf_counter() - pending.began)
+            self.history.add(gathered, divergence, took)
+
+    def weights_changed(self) -> None:
+        """Take the weights as they are for the beginning of an interval. Local."""
+        self._effect.mark()
+
+    def everyones(self, numbers: list[float]) -> list[list[float]]:
+        """Return the numbers of every replica, in rank order. Collective."""
+        row = torch.tensor(numbers, dtype=torch.float64, device=self._device())
+        return self.replicas.gather(row)
+
+    def _exchange(self, row: Tensor) -> list[list[float]]:
+        """Return the rows of every replica, each the sum of its processes'. Collective."""
+        return self.replicas.gather(self.replicas.sum_inner_(row))
 
     def _refuse_difference(self, digests: list[float], moment: str) -> None:
         if len(set(digests)) > 1:
             refuse_difference(self.replicas, self._name, self._facts(), moment)
-
-    def gather(self, numbers: list[float]) -> list[list[float]]:
-        """Return the numbers of every replica, in rank order. Collective."""
-        row = torch.tensor(numbers, dtype=torch.float64, device=self._device())
-        return self.replicas.gather(row)
 
     def _refuse_other_steps(self, steps: list[float]) -> None:
         if len(set(steps)) > 1:
@@ -285,70 +289,6 @@ class Ensemble:
                 f"optimizer steps ({said}). Each has to call `step` once per optimizer step, "
                 f"and all have to load the same checkpoint."
             )
-
-    def record(self, found: Sync) -> None:
-        """Count a sync, and keep what it found for `metrics`. Local."""
-        self._syncs += 1
-        self._ever_given |= found.given
-        if len(self._masked_total) != self.replicas.size:
-            self._masked_total = [0] * self.replicas.size
-        for r in found.masked:
-            self._masked_total[r] += 1
-        self._last = {
-            "losses": found.losses,
-            "masked": found.masked,
-            "divergence": found.divergence,
-            "sync_ms": found.milliseconds,
-        }
-
-    @property
-    def ever_given_a_loss(self) -> bool:
-        """Whether any replica was given a loss before the last sync; equal on all ranks."""
-        return self._ever_given
-
-    def metrics(self) -> dict[str, Any]:
-        """Return the counts, and what the last sync found. Local."""
-        return {
-            "syncs": self._syncs,
-            "masked_total": list(self._masked_total),
-            **self._last,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers; inside `converged()` the same on every rank.
-
-        Elsewhere `interval` is this process's own, and says whose by its `place`.
-        """
-        return {
-            "syncs": self._syncs,
-            "ever_given": self._ever_given,
-            "masked_total": list(self._masked_total),
-            "interval": {
-                "shape": list(self.replicas.shape),
-                "place": [] if self.within_converged else list(self.replicas.place),
-                "sums": self._gathered_sums or self._sums(),
-            },
-        }
-
-    def parsed(self, entries: Entries) -> dict[str, Any]:
-        """Return what `assign` takes, from what `state_dict` returned. Changes nothing."""
-        return parsed_ensemble(entries, self.replicas)
-
-    def assign(self, parsed: dict[str, Any]) -> None:
-        """Go on from what `parsed` returned."""
-        self.restart()
-        self._syncs, self._ever_given = parsed["syncs"], parsed["ever_given"]
-        self._masked_total = parsed["masked"]
-        if parsed["sums"] is not None:
-            total, count = parsed["sums"]
-            self.meter.load_state_dict({"sum": total, "count": int(count)})
-
-    def restart(self) -> None:
-        """Begin anew, as if nothing had been seen yet."""
-        self._syncs, self._ever_given = 0, False
-        self._masked_total, self._last = [0] * self.replicas.size, {}
-        self.meter.reset()
-        self.stepping.forget()
 
     @contextmanager
     def converged(self, step: int, restore: bool) -> Iterator[None]:
@@ -363,23 +303,51 @@ class Ensemble:
                 nothing is put back: what was broken is not worth it.
         """
         kept: list[tuple[Tensor, Tensor]] = []
-        found = self.sync(step, call="`converged`", kept=kept if restore else None)
-        if not restore:
-            self.record(found)
+        gathered = self.gather(step, "`converged`")
+        self.average(kept=kept if restore else None)
         self._gathered_sums = self.replicas.gather_processes(self._sums(), self._device())
         try:
             yield
         finally:
             self._gathered_sums = None
-            if not found.broken:
+            if not gathered.broken:
                 with torch.no_grad():
                     for tensor, own in kept:
                         tensor.copy_(own)
             reshard(self._model)
 
+    # --- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers; inside `converged()` the same on every rank.
+
+        Elsewhere `interval` is this process's own, and has its coordinates.
+        """
+        shared = self._gathered_sums is not None
+        return self.history.state_dict(self._gathered_sums or self._sums(), shared)
+
+    def parsed(self, entries: Entries) -> tuple[History, list | None]:
+        """Return what `assign` takes, from what `state_dict` returned. Changes nothing."""
+        return self.history.parsed(entries)
+
+    def assign(self, parsed: tuple[History, list | None]) -> None:
+        """Go on from what `parsed` returned."""
+        self.restart()
+        self.history, sums = parsed
+        if sums is not None:
+            self.meter.load_state_dict({"sum": sums[0], "count": sums[1]})
+
+    def restart(self) -> None:
+        """Begin anew, as if nothing had been seen yet."""
+        self.history = History(self.replicas)
+        self.meter.reset()
+        self._stepping.forget()
+
     def _sums(self) -> list[float]:
         state = self.meter.state_dict()
         return [state["sum"], state["count"]]
+
+    # --- whose tensors
 
     def _device(self) -> torch.device:
         """Return where the collectives run."""
@@ -388,10 +356,8 @@ class Ensemble:
     def _insiders(self) -> Iterator[Tensor]:
         """Return what is always averaged: the weights that are trained, and their state."""
         yield from (p for p in self._parameters() if p.requires_grad)
-        if self.average_state:
-            yield from all_state(self._optimizer)
-        else:
-            yield from weight_dependent_state(self._optimizer)
+        follow = all_state if self.average_state else weight_dependent_state
+        yield from follow(self._optimizer)
 
     def _named_outsiders(self) -> Iterator[Named]:
         """Return what is averaged where it differs between the replicas."""
@@ -410,3 +376,30 @@ class Ensemble:
 
 # Those whose replicas part and meet, so that each leaves the others' weights to them.
 _met: "weakref.WeakSet[Ensemble]" = weakref.WeakSet()
+
+
+@dataclass
+class _Pending:
+    """What `average` takes up from `gather`."""
+
+    gathered: Gathered
+    averaging: Averaging
+    outsiders: list[Tensor]
+    began: float
+    moment: tuple[str, int]
+
+
+def _gathered(reports: Sequence[Report], broken: list[int]) -> Gathered:
+    """Return what the replicas' reports say, of those that are not broken."""
+    means = interval_means([report.losses for report in reports])
+    losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
+    probes = [math.nan if r in broken else report.probe for r, report in enumerate(reports)]
+    given = [report.losses[1] > 0 for report in reports]
+    odd = {r for r, loss in enumerate(losses) if given[r] and not math.isfinite(loss)}
+    return Gathered(
+        losses=losses,
+        probes=probes,
+        given=any(given),
+        broken=broken,
+        masked=sorted({*broken, *odd}),
+    )

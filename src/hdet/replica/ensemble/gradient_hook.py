@@ -1,8 +1,8 @@
-"""A gradient mean that one broken replica can't poison: a communication hook for DDP.
+"""A gradient mean that one broken replica cannot spoil: a communication hook for DDP.
 
 Replicas share their gradients at every step, so under plain DDP a NaN on one of them is a NaN
-on all of them one step later, and no sync comes in time to heal it. With this hook the mean is
-over the replicas whose gradient is finite; the broken one receives it too, and its weights are
+on all of them one step later, before any sync could heal it. With this hook the mean is over
+the replicas whose gradient is finite; the broken one receives it too, and its weights are
 healed at the next sync.
 
     mean = sum over live r of g_r / number of live r
@@ -27,9 +27,9 @@ def finite_mean_hook(
 
         ddp.register_comm_hook(None, hdet.finite_mean_hook)
 
-    Costs a pass over the gradients and a collective of one number per bucket; the host waits
-    for nothing. If no replica is finite the result is NaN. Not to be used with a GradScaler,
-    which has to see an overflow to lower its scale.
+    It costs a pass over the gradients and a collective of one number per bucket; the host does
+    not wait. If no replica is finite, the result is NaN. Do not use it with a GradScaler, which
+    has to see an overflow to lower its scale.
 
     Args:
         process_group: the one that DDP uses; None for the default group.

@@ -30,9 +30,8 @@ def require_membership(group: object, call: str) -> None:
     """Raise a `ValueError` unless this process belongs to `group`. Local."""
     if not is_member(group):
         raise ValueError(
-            f"{where()}`{call}(process_group=...)` was given a group that this rank is not "
-            f"in: call it on the group's members only, or give each rank the group that it "
-            f"belongs to."
+            f"{where()}`{call}(process_group=...)` was given a group without this rank: call "
+            f"it on the group's members only, or give each rank its own group."
         )
 
 
@@ -60,6 +59,11 @@ class Replicas:
         return dist.is_available() and dist.is_initialized()
 
     @property
+    def world(self) -> object:
+        """What stands for the run's processes: another object after another initialisation."""
+        return dist.group.WORLD if dist.is_available() else None
+
+    @property
     def rank(self) -> int:
         """This replica's index r."""
         return dist.get_rank(self.group) if self.connected else self.fallback_rank
@@ -71,7 +75,7 @@ class Replicas:
 
     @property
     def rosters(self) -> list[tuple[int, ...]]:
-        """Return sets of global ranks, this one in each, that have to come to a sync."""
+        """The sets of global ranks that have to come to a sync; this one is in each."""
         if self.everyone:
             return [self.everyone]
         groups = (self.group, *self.inner)
@@ -79,12 +83,12 @@ class Replicas:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the number of replicas, and of processes along each inner group."""
+        """The number of replicas, and of processes along each inner group."""
         return (self.size, *(dist.get_world_size(group) for group in self.inner))
 
     @property
-    def place(self) -> tuple[int, ...]:
-        """Return this process's index along each axis of `shape`."""
+    def coordinate(self) -> tuple[int, ...]:
+        """This process's index along each axis of `shape`."""
         return (self.rank, *(dist.get_rank(group) for group in self.inner))
 
     def sum_inner_(self, row: Tensor) -> Tensor:
@@ -109,7 +113,7 @@ class Replicas:
         """Return the `row` of every process, nested lists of `shape`. Collective."""
         own = torch.as_tensor(row, dtype=torch.float64, device=device)
         slots = own.new_zeros(*self.shape, own.numel())
-        slots[self.place] = own
+        slots[self.coordinate] = own
         for group in (self.group, *self.inner):
             dist.all_reduce(slots, group=group)
         return slots.tolist()

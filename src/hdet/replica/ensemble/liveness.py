@@ -1,13 +1,13 @@
 """Which of the other processes have ended: found out without their help.
 
-A process that has ended and one that is busy both keep silent. To tell them apart each keeps a
-listening socket that it never reads, and leaves its address in the process group's store. Who
-waits for another connects to it: the operating system takes the connection, however busy the
-process is, and resets it when the process ends, however it ends. So one that compiles, or
-loads data for minutes, is never taken for dead, and a dead one is known at once.
+A process that has ended and one that is busy are both silent. To tell them apart, each keeps a
+listening socket that it never reads, and leaves its address in the process group's store. A
+process that waits for another connects to it: the operating system accepts the connection,
+however busy the process is, and resets it when the process ends, however it ends. So one that
+compiles, or loads data for minutes, is never taken for dead, and a dead one is known at once.
 
-What is not certain counts as alive: an address that can't be reached, or a connection that
-another machine refuses, where a firewall may have done it.
+What is not certain counts as alive: an address that cannot be reached, or a connection that
+another machine refuses, since a firewall may have done it.
 """
 
 import errno
@@ -22,11 +22,7 @@ from torch._C._distributed_c10d import Store
 
 
 class Liveness:
-    """Lets the others see this process, and sees them; one for each process group.
-
-    Args:
-        store: the process group's.
-    """
+    """Lets the others see this process, and sees them, through the process group's store."""
 
     def __init__(self, store: Store) -> None:
         self.world = dist.group.WORLD
@@ -39,18 +35,15 @@ class Liveness:
         store.set(_key(dist.get_rank()), f"{self._machine} {_address()} {port}")
 
     def close(self) -> None:
-        """Close this process's sockets; the others are none the wiser if it is a child."""
+        """Close this process's sockets; the others notice nothing if it is a child."""
         for one in (self._listening, *(one for one, _ in self._watched.values())):
             one.close()
         self._watched.clear()
 
     def watch(self, rank: int, only_afar: bool = False) -> None:
-        """Begin to watch a rank. Local.
+        """Begin to watch a rank of the default process group. Local.
 
-        Args:
-            rank: of the default process group.
-            only_afar: whether to leave out one on this machine, of which the system knows
-                afterwards too.
+        With `only_afar` not one on this machine, whose end the system also knows afterwards.
         """
         if rank in self._watched or not self._store.check([_key(rank)]):
             return
@@ -92,14 +85,14 @@ class Liveness:
             over = True
         except BlockingIOError:
             return False
-        except OSError:  # no way to it
+        except OSError:  # it cannot be reached
             over = False
         one.close()
         del self._watched[rank]
         return over
 
     def _report(self, rank: int) -> None:
-        """Leave word for those who can't see it from where they are."""
+        """Tell those who cannot see it from where they are."""
         self._store.set(_key(rank) + "/ended", "")
 
 

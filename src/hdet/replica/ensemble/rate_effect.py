@@ -1,12 +1,12 @@
-"""Do the rates that a replica is given reach its weights?
+"""Do the learning rates that a replica is given reach its weights?
 
 An optimizer that keeps rates of its own, as a container of others does, trains all replicas
-alike, whatever is written into its parameter groups. Then the replicas meet with weights that
-are equal to the last bit, though they have moved and the rates differed: which can't be.
+alike, whatever is written into its parameter groups. It shows at a sync: the rates differed and
+the weights have moved, and yet they are equal to the last bit on all replicas.
 
 Weights that have not moved say nothing: they may be frozen, their gradients zero, or the rates
-too small for their precision. Half precision, where two rates can round to the same step, is
-not looked at, nor is an interval in which something else has averaged the weights.
+too small for their precision. Half precision is not looked at, where two rates can round to the
+same step, nor is an interval in which something else has averaged the weights.
 """
 
 import weakref
@@ -36,19 +36,14 @@ def differing(rates: Sequence[Sequence[float]]) -> list[int]:
 
 
 class RateEffect:
-    """Watches one optimizer's weights.
-
-    Args:
-        optimizer: whose rates differ between the replicas.
-        name: the public name to put into errors.
-    """
+    """Watches the weights of an optimizer whose rates differ between the replicas."""
 
     def __init__(self, optimizer: Optimizer, name: str) -> None:
         self._optimizer = optimizer
         self._name = name
 
     def begin(self) -> None:
-        """Take the weights as they are for a beginning, if there is none yet. Local."""
+        """Note the weights as they are, if they never were. Local."""
         if self._optimizer not in _marks:
             self.mark()
 
@@ -63,9 +58,11 @@ class RateEffect:
         """Return for each of `groups` the digest of a sample, and whether it has moved."""
         numbers: list[float] = []
         marks, calls = _marks.get(self._optimizer, ([], 0))
+        if calls != averaging.calls():
+            marks = []
         for group in groups:
             sample = self._sample(group)
-            before = marks[group] if group < len(marks) and calls == averaging.calls() else []
+            before = marks[group] if group < len(marks) else []
             sums = _read([s.sum() for s in sample])
             norms = _read([torch.linalg.vector_norm(s) for s in sample])
             moved = len(before) == len(sample) and any(
@@ -85,10 +82,10 @@ class RateEffect:
         """Raise on every rank if rates had no effect. Collective where a sample says so.
 
         Args:
-            groups: those whose rates differ.
+            groups: the parameter groups whose rates differ.
             rows: what `row` gave on every replica.
-            replicas: who they are.
-            device: on which the collective runs.
+            replicas: the replicas.
+            device: where the collective runs.
 
         Raises:
             RuntimeError: naming the parameter groups.
@@ -107,10 +104,10 @@ class RateEffect:
         if same:
             raise RuntimeError(
                 f"{where()}`{self._name}`: the replicas trained with different rates in "
-                f"parameter groups {same}, and their weights have moved and are equal to the "
-                f"last bit. {type(self._optimizer).__name__} does not use the `lr` of its "
-                f"parameter groups, as a container of optimizers does not: make one "
-                f"scheduler for each optimizer inside. Or something else sets the rates, or "
+                f"parameter groups {same}, yet their weights have moved and are equal to the "
+                f"last bit. Either {type(self._optimizer).__name__} does not use the `lr` of "
+                f"its parameter groups, as a container of optimizers does not: make one "
+                f"scheduler for each optimizer inside. Or other code sets the rates, or "
                 f"averages the weights, at every step: leave that to `{self._name}`."
             )
 

@@ -1,22 +1,23 @@
-"""Everybody here? Asked before the collectives of a sync, so that nobody waits in silence.
+"""A roll call before the collectives of a sync, so that no process waits in silence.
 
 A process that never comes to a sync, because its loop lacks a call that the others' have,
-would leave them waiting inside a collective, or pair that up with another one of its own.
+would leave them waiting inside a collective, or pair that up with a different one of its own.
 So each process first signs in at the store through which the process group was set up, and
 goes on when all have. A process that has ended is named within seconds (`liveness`); one that
-is only late is waited for, and named when the group's own timeout is nearly over. Those that
-come for different things, such as a sync and `converge`, learn it here too.
+is only late is waited for, and named when the group's own timeout is nearly over. Processes
+that come for different things, such as a sync and `converge`, learn it here too.
 
-The store's work is the same for any number of steps: three counters for each group of
-processes, and one line for each process, written over at every sync.
+The load on the store does not grow with the steps: three counters for each group of
+processes, and one line for each process, overwritten at every sync.
 """
 
 import os
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ from .liveness import appear
 _PATIENCE = 0.9
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02
 _LOOK = 1.0  # seconds between two looks at whether the missing have ended
-_LOOKERS = 16  # of those that wait, about so many look at a time
+_LOOKERS = 16  # about so many of the waiting processes look at a time
 
 # How many roll calls there are over the same processes; begun anew with each process group.
 _world: object = None
@@ -38,14 +39,14 @@ _made: dict[tuple[int, ...], int] = {}
 _EVERY_SCHEDULER: tuple[int, ...] = ()
 
 
-def _number(roster: tuple[int, ...]) -> int:
-    """Return the next number over a roster: equal on all ranks, like the order of calls."""
+def _number(ranks: tuple[int, ...]) -> int:
+    """Return the next number over these ranks: equal on all, like the order of calls."""
     global _world
     if _world is not dist.group.WORLD:
         _world = dist.group.WORLD
         _made.clear()
-    _made[roster] = _made.get(roster, -1) + 1
-    return _made[roster]
+    _made[ranks] = _made.get(ranks, -1) + 1
+    return _made[ranks]
 
 
 class RollCall:
@@ -53,25 +54,21 @@ class RollCall:
 
     Args:
         replicas: whose processes have to come.
-        name: the public name to put into errors.
+        name: the public name for errors.
     """
 
     def __init__(self, replicas: Replicas, name: str) -> None:
         self._replicas = replicas
         self._name = name
         self._world: object = None
-        self._times = 0
         self._order = 0  # of the scheduler, among all that this process has made
-        # What all have come for at the even and at the odd calls, added up.
-        self._purposes = [0, 0]
-        self._keys: list[tuple[tuple[int, ...], str]] = []
+        self._rosters: list[_Roster] = []
 
     def appear(self, takes_part: bool) -> None:
         """Let the others see from now on whether this process has ended. Local.
 
-        Args:
-            takes_part: whether the scheduler will ever come. One that has nothing to explore
-                never does, and the others learn it here if theirs has.
+        A scheduler that has nothing to explore never comes: `takes_part` is False, and the
+        others learn it here if theirs has.
         """
         store = _store()
         if store is None:
@@ -83,12 +80,9 @@ class RollCall:
             store.set(f"hdet/abstains/{self._order}/{dist.get_rank()}", self._name)
 
     def assemble(self, purpose: str, step: int, device: torch.device) -> None:
-        """Wait until every process has come for `purpose`.
+        """Wait until every process has come for `purpose`, such as "the sync".
 
-        Args:
-            purpose: what they come to, as in "the sync".
-            step: when, as this process counts; not compared here.
-            device: on which the collectives run; its group's timeout holds.
+        Steps are not compared here. The timeout is that of the group's collectives on `device`.
 
         Raises:
             RuntimeError: naming the ranks that have ended, at once; those that came for
@@ -98,33 +92,29 @@ class RollCall:
         if store is None:
             return
         if self._world is not dist.group.WORLD:
-            self._world, self._times, self._purposes = dist.group.WORLD, 0, [0, 0]
-            rosters = self._replicas.rosters
-            self._keys = [(r, f"hdet/{'.'.join(map(str, r))}/{_number(r)}") for r in rosters]
-        self._times += 1
+            self._world = dist.group.WORLD
+            self._rosters = [
+                _Roster(store, self._name, ranks, self._order)
+                for ranks in self._replicas.rosters
+            ]
         patience = _PATIENCE * _timeout(self._replicas.group, device)
         deadline = time.monotonic() + patience
-        moment = f"{purpose} at step {step}"
         number = zlib.crc32(f"{self._name} {purpose}".encode()) % 2**20
-        self._purposes[self._times % 2] += number
         try:
-            for roster, key in self._keys:
-                store.set(f"{key}/{dist.get_rank()}", f"{self._times}|{self._name}|{moment}")
-                # Read once all are here; nobody adds to it again before everybody has.
-                sums = f"{key}/purpose{self._times % 2}"
-                store.add(sums, number)
-                self._wait(store, roster, key, moment, deadline, patience)
-                self._compare(store, roster, key, store.add(sums, 0))
+            for roster in self._rosters:
+                roster.sign_in(f"{purpose} at step {step}", number)
+                roster.wait(deadline, patience)
+                roster.compare()
         except dist.DistError as error:
             raise RuntimeError(
-                f"{where()}`{self._name}` lost touch with the other processes at {moment}: "
-                f"{_keeper(store)}. Its own error has the cause; restart from the last "
-                f"checkpoint."
+                f"{where()}`{self._name}` lost the connection to the other processes at "
+                f"{purpose} at step {step}: {_keeper(store)}. Its own error has the cause; "
+                f"restart from the last checkpoint."
             ) from error
 
     @contextmanager
     def explained(self, purpose: str, step: int) -> Iterator[None]:
-        """Name who has ended where a collective in the block fails.
+        """Name the ranks that have ended where a collective in the block fails.
 
         Raises:
             RuntimeError: in place of the backend's own, which knows sockets and no ranks.
@@ -135,132 +125,141 @@ class RollCall:
             ended = self._ended()
             if not ended:
                 raise
-            said = ", ".join(f"rank {rank}" for rank in ended)
             raise RuntimeError(
-                f"{where()}`{self._name}` lost {said} within {purpose} at step {step}: the "
-                f"process has ended. Its own output has the cause; restart from the last "
-                f"checkpoint."
+                f"{where()}`{self._name}` lost {_listed(ended)} within {purpose} at step "
+                f"{step}: the process has ended. Its own output has the cause; restart from "
+                f"the last checkpoint."
             ) from error
 
     def _ended(self) -> list[int]:
         """Return all ranks that are known to have ended, as far as can be told."""
         store = _store()
-        ranks = sorted({rank for roster, _ in self._keys for rank in roster})
-        try:
+        ranks = sorted({rank for roster in self._rosters for rank in roster.ranks})
+        with suppress(dist.DistError):
             # The system needs a moment to close what a process has left.
             for _ in range(3):
-                found = appear(store).ended(ranks) if store is not None else []
-                if found:
+                if store is not None and (found := appear(store).ended(ranks)):
                     return found
                 time.sleep(_LOOK / 10)
-        except dist.DistError:
-            pass
         return []
 
-    def _wait(
-        self,
-        store: Store,
-        roster: tuple[int, ...],
-        key: str,
-        moment: str,
-        deadline: float,
-        patience: float,
-    ) -> None:
-        """Wait until all of a roster have signed in."""
-        here, due, pause = store.add(key, 1), self._times * len(roster), _FIRST_PAUSE
-        place, looks, look = roster.index(dist.get_rank()), 0, time.monotonic() + _LOOK
+
+class _Roster:
+    """The processes that have to come, and what the store says of them."""
+
+    def __init__(self, store: Store, name: str, ranks: tuple[int, ...], order: int) -> None:
+        self.ranks = ranks
+        self._store, self._name, self._order = store, name, order
+        self._key = f"hdet/{'.'.join(map(str, ranks))}/{_number(ranks)}"
+        self._ended = f"{self._key}/ended"
+        self._index = ranks.index(dist.get_rank())
+        self._times, self._moment = 0, ""
+        # What all have come for at the even and at the odd calls, added up.
+        self._purposes = [0, 0]
+
+    def sign_in(self, moment: str, number: int) -> None:
+        """Tell the others that this process has come, and for what."""
+        self._times += 1
+        self._moment = moment
+        self._purposes[self._times % 2] += number
+        line = f"{self._times}|{self._name}|{moment}"
+        self._store.set(f"{self._key}/{dist.get_rank()}", line)
+        # Read once all are here; nobody adds to it again before everybody has.
+        self._store.add(f"{self._key}/purpose{self._times % 2}", number)
+
+    def wait(self, deadline: float, patience: float) -> None:
+        """Wait until all have come; name those that have not by the deadline."""
+        here, due = self._store.add(self._key, 1), self._times * len(self.ranks)
+        pause, looks, look = _FIRST_PAUSE, 0, time.monotonic() + _LOOK
         # They take turns, so that many that wait for one do not wear out the store.
-        turns = max(1, len(roster) // _LOOKERS)
+        turns = max(1, len(self.ranks) // _LOOKERS)
         while here < due and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(1.5 * pause, _LONGEST_PAUSE)
-            here = store.add(key, 0)
+            here = self._store.add(self._key, 0)
             if here < due and time.monotonic() > look:
                 looks += 1
-                if (looks + place) % turns == 0 or store.check([f"{key}/ended"]):
-                    self._refuse_ended(store, roster, key, moment)
+                if (looks + self._index) % turns == 0 or self._store.check([self._ended]):
+                    self._refuse_ended()
                 look = time.monotonic() + _LOOK
         if self._times == 1:
             # In a ring, so that each is seen by one other, also from another machine.
-            appear(store).watch(roster[(place + 1) % len(roster)], only_afar=True)
-        if here >= due:
-            return
-        missing = ", ".join(self._missing(store, roster, key).values())
-        _linger()
-        raise RuntimeError(
-            f"{where()}`{self._name}` waited {patience:.0f} s at {moment}, and these did not "
-            f"come: {missing}. Every rank has to call `step` once per optimizer step, and "
-            f"`converge` and `converged` together: look for a condition on the rank, or an "
-            f"early end of its data."
-        )
-
-    def _refuse_ended(
-        self, store: Store, roster: tuple[int, ...], key: str, moment: str
-    ) -> None:
-        """Raise if one of those that are missing will never come: it has ended, or abstains."""
-        if not store.check([f"{key}/ended"]):
-            missing = self._missing(store, roster, key)
-            self._refuse_abstaining(store, missing, moment)
-            ended = appear(store).ended(missing)
-            if not ended:
-                return
-            store.set(f"{key}/ended", ", ".join(missing[rank] for rank in ended))
-        said = store.get(f"{key}/ended").decode()
-        _linger()
-        raise RuntimeError(
-            f"{where()}`{self._name}` waits at {moment} for processes that have ended: {said}. "
-            f"Their own output has the cause, an error, a kill or an early end of the data; "
-            f"restart from the last checkpoint."
-        )
-
-    def _refuse_abstaining(self, store: Store, missing: dict[int, str], moment: str) -> None:
-        """Raise if the scheduler that was made here explores nothing on another rank."""
-        keys = {rank: f"hdet/abstains/{self._order}/{rank}" for rank in missing}
-        idle = [str(rank) for rank, key in keys.items() if store.check([key])]
-        if idle:
-            _linger()
-            raise RuntimeError(
-                f"{where()}`{self._name}` waits at {moment} for rank {', '.join(idle)}, where "
-                f"the scheduler has nothing to explore and never comes. Make it with the same "
-                f"arguments on every rank."
+            neighbour = self.ranks[(self._index + 1) % len(self.ranks)]
+            appear(self._store).watch(neighbour, only_afar=True)
+        if here < due:
+            missing = ", ".join(self._missing().values())
+            self._refuse(
+                f" waited {patience:.0f} s at {self._moment}, and these did not come: "
+                f"{missing}. Every rank has to call `step` once per optimizer step, and "
+                f"`converge` and `converged` together: look for a condition on the rank, or an "
+                f"early end of its data."
             )
 
-    def _missing(self, store: Store, roster: tuple[int, ...], key: str) -> dict[int, str]:
-        """Return where the ranks were last seen that have not come."""
+    def compare(self) -> None:
+        """Raise on every rank if they have come for different things."""
+        told = self._store.add(f"{self._key}/purpose{self._times % 2}", 0)
+        if told == self._purposes[self._times % 2] * len(self.ranks):
+            return
+        said = []
+        for rank in self.ranks:
+            _, name, moment = self._last_line(rank)
+            said.append(f"rank {rank} for {moment} of `{name}`")
+        self._refuse(
+            f": the ranks have come for different things: {', '.join(said)}. Make the same "
+            f"schedulers with the same arguments on every rank, a probe on all or on none, "
+            f"and call the same methods."
+        )
+
+    def _refuse_ended(self) -> None:
+        """Raise if one of those that are missing will never come: it has ended, or abstains."""
+        if not self._store.check([self._ended]):
+            missing = self._missing()
+            abstain = f"hdet/abstains/{self._order}"
+            if idle := [rank for rank in missing if self._store.check([f"{abstain}/{rank}"])]:
+                self._refuse(
+                    f" waits at {self._moment} for {_listed(idle)}, where the scheduler has "
+                    f"nothing to explore and never comes. Make it with the same arguments on "
+                    f"every rank."
+                )
+            ended = appear(self._store).ended(missing)
+            if not ended:
+                return
+            self._store.set(self._ended, ", ".join(missing[rank] for rank in ended))
+        said = self._store.get(self._ended).decode()
+        self._refuse(
+            f" waits at {self._moment} for processes that have ended: {said}. Their own output "
+            f"has the cause: an error, a kill or an early end of the data. Restart from the "
+            f"last checkpoint."
+        )
+
+    def _missing(self) -> dict[int, str]:
+        """Return the ranks that have not come, each with where it was last seen."""
         found = {}
-        for rank in roster:
-            if not store.check([f"{key}/{rank}"]):
+        for rank in self.ranks:
+            if not self._store.check([f"{self._key}/{rank}"]):
                 found[rank] = f"rank {rank} (never seen)"
                 continue
-            times, _, moment = store.get(f"{key}/{rank}").decode().split("|")
+            times, _, moment = self._last_line(rank)
             if int(times) < self._times:
                 found[rank] = f"rank {rank} (last seen at {moment})"
         return found
 
-    def _compare(self, store: Store, roster: tuple[int, ...], key: str, told: int) -> None:
-        """Raise on every rank if they have come for different things."""
-        if told == self._purposes[self._times % 2] * len(roster):
-            return
-        said = []
-        for rank in roster:
-            _, name, moment = store.get(f"{key}/{rank}").decode().split("|")
-            said.append(f"rank {rank} for {moment} of `{name}`")
-        _linger()
-        raise RuntimeError(
-            f"{where()}`{self._name}`: the ranks have come for different things: "
-            f"{', '.join(said)}. Make the same schedulers with the same arguments on every "
-            f"rank, a probe on all or on none, and call the same methods."
-        )
+    def _last_line(self, rank: int) -> list[str]:
+        return self._store.get(f"{self._key}/{rank}").decode().split("|")
+
+    def _refuse(self, text: str) -> NoReturn:
+        if dist.get_rank() == 0:
+            # It most often keeps the store, in which the others have yet to read the cause.
+            time.sleep(1.5 * _LOOK)
+        raise RuntimeError(f"{where()}`{self._name}`{text}")
 
 
-def _linger() -> None:
-    """Keep the store, which most often is rank 0's, until the others know the cause too."""
-    if dist.get_rank() == 0:
-        time.sleep(1.5 * _LOOK)
+def _listed(ranks: Iterable[int]) -> str:
+    return ", ".join(f"rank {rank}" for rank in ranks)
 
 
 def _keeper(store: Store) -> str:
-    """Say which process keeps the store that has gone."""
+    """Return which process keeps the store that has gone, in words."""
     while isinstance(store, PrefixStore):
         store = store.underlying_store
     if not isinstance(store, TCPStore):
@@ -271,7 +270,7 @@ def _keeper(store: Store) -> str:
 
 
 def _store() -> Store | None:
-    """Return the store of the default process group; None where it has none."""
+    """Return the store of the default process group; None if it has none."""
     try:
         return dist.group.WORLD.get_group_store()  # pyright: ignore[reportOptionalMemberAccess]
     except (AttributeError, RuntimeError):

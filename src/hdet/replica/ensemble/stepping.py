@@ -1,14 +1,13 @@
-"""Whether the optimizer has really stepped when the scheduler is told so.
+"""Has the optimizer stepped when `scheduler.step()` is called?
 
-Three things hide behind `scheduler.step()`. A GradScaler skips optimizer steps whose gradients
-overflowed, and such a step is not to be counted: the schedule would run ahead of the training,
-and a sync find fewer steps than its interval has. Accelerate calls a scheduler that it has
-prepared once per process, and its `accumulate()` skips the optimizer's steps but not the
-scheduler's: the schedule would end too early. And a loop that steps once an epoch, as is usual
-with torch's schedulers, would never come to a sync.
+A GradScaler skips optimizer steps whose gradients overflowed, and such a step must not count:
+the schedule would run ahead of the training. Accelerate calls a scheduler that it has prepared
+once per process, and its `accumulate()` skips the optimizer's steps but not the scheduler's:
+the schedule would end too early. And a loop that steps once an epoch, as is usual with torch's
+schedulers, would never come to a sync.
 
-All show in how the calls of the optimizer and of the scheduler alternate. All replicas see the
-same, since they share the gradients.
+All this shows in how the calls of the optimizer and of the scheduler alternate. All replicas
+see the same, since they share the gradients.
 """
 
 import sys
@@ -22,12 +21,7 @@ from ...errors import where
 
 
 class Stepping:
-    """Watches the optimizer's steps between those of the scheduler.
-
-    Args:
-        optimizer: whose steps are watched.
-        call: the public name to put into errors.
-    """
+    """Watches the optimizer's steps between those of the scheduler, named `call` in errors."""
 
     _ROW = 3  # times that several calls per step, or steps per call, are put down to chance
     _SKIPS = 100  # more than a GradScaler needs to come down from its largest scale
@@ -52,11 +46,8 @@ class Stepping:
     def took_place(self, skipped: bool | None = None) -> bool:
         """Return whether the optimizer has stepped since this was last asked.
 
-        Waits for the device only under a fused optimizer with a GradScaler, where nothing
-        but the device knows.
-
-        Args:
-            skipped: what the caller knows; None to go by the optimizer's calls.
+        The caller says so by `skipped`, or leaves it None to go by the optimizer's calls. Waits
+        for the device only under a fused optimizer with a GradScaler, where nothing else knows.
 
         Raises:
             RuntimeError: if the scheduler is stepped several times per optimizer step, or
@@ -79,8 +70,8 @@ class Stepping:
                 f"{where()}`{self._call}.step` was called {self._skips} times in a row "
                 f"without a step of the optimizer. If a GradScaler skips them all, the "
                 f"gradients are not finite at any scale: load the last checkpoint and lower "
-                f"the learning rate. If the optimizer steps where it can't be seen, in a "
-                f"captured CUDA graph, say so by `step(loss, skipped=False)`."
+                f"the learning rate. If the optimizer steps unseen, in a captured CUDA graph, "
+                f"call `step(loss, skipped=False)`."
             )
         return not skipped
 
@@ -92,8 +83,8 @@ class Stepping:
         said = (
             f"{where()}`hdet.{self._call}.step` was called once for {self._steps} steps of the "
             f"optimizer: it counts optimizer steps, not epochs, and the replicas would hardly "
-            f"ever meet. Call it after every `optimizer.step()`, and give the schedule's "
-            f"length in optimizer steps too, as in `T_max=epochs * len(loader)`."
+            f"ever be averaged. Call it after every `optimizer.step()`, and give the "
+            f"schedule's length in optimizer steps too, as in `T_max=epochs * len(loader)`."
         )
         if self._several >= self._ROW:
             raise RuntimeError(said)

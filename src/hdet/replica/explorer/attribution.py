@@ -3,10 +3,9 @@
 N replicas tried N settings of J hyperparameters at once, each spread by a permutation of
 its own. Their losses are regressed on the J offsets together, so that one hyperparameter
 is not blamed for what another did. With one hyperparameter the slope is the paper's signal
-up to its scale: a weighted mean of the values minus their plain mean.
-
-No absolute scale of losses enters. A slope is judged by its t-statistic, and `evidence`
-turns that into a number from -1 to 1.
+up to its scale: a weighted mean of the values minus their plain mean. A slope is judged by its
+t-statistic, which `confidence` turns into a number from -1 to 1: no absolute scale of losses
+enters.
 
 Plain float arithmetic in a fixed order: every rank computes the same from the same numbers,
 to the last bit, whatever its processor's libraries.
@@ -19,11 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A hundredth of a column's own square: nothing against a signal, and enough where two
-# permutations happen to be the same, as they often are with four replicas.
-RIDGE = 0.01
-# Where there are not enough replicas to tell the columns apart at all.
-STRONG_RIDGE = 0.5
+from .config import DEFAULT, SearchConfig
 
 
 @dataclass(frozen=True)
@@ -43,13 +38,18 @@ class Slopes:
     confounded: bool
 
 
-def slopes(losses: Sequence[float], offsets: Sequence[Sequence[float]]) -> Slopes:
+def slopes(
+    losses: Sequence[float],
+    offsets: Sequence[Sequence[float]],
+    config: SearchConfig = DEFAULT,
+) -> Slopes:
     """Regress the losses of the replicas on the offsets of the hyperparameters.
 
     Args:
         losses: one per replica; a replica whose loss is not finite is left out.
         offsets: for each hyperparameter, the offset of each replica from the base value, in
             units of its spread: -1 to 1.
+        config: has the ridges.
 
     Returns:
         Slopes and t-statistics. With one hyperparameter and two losses the slope fits them
@@ -62,7 +62,7 @@ def slopes(losses: Sequence[float], offsets: Sequence[Sequence[float]]) -> Slope
         return Slopes([0.0] * count, [0.0] * count, confounded)
     y = _centred([losses[r] for r in live])
     columns = [_centred([row[r] for r in live]) for row in offsets]
-    share = 0.0 if count == 1 else STRONG_RIDGE if confounded else RIDGE
+    share = 0.0 if count == 1 else config.confounded_ridge if confounded else config.ridge
     gram = [[_dot(a, b) for b in columns] for a in columns]
     for j in range(count):
         gram[j][j] += share * gram[j][j] + 1e-12
@@ -77,32 +77,40 @@ def slopes(losses: Sequence[float], offsets: Sequence[Sequence[float]]) -> Slope
     # Losses have float32's accuracy: below that a perfect fit is no certainty.
     largest = max(abs(losses[r]) for r in live)
     t = []
-    for b, row, j in zip(slope, inverse, range(count), strict=True):
-        error = math.sqrt(variance * row[j]) + 1e-7 * largest * math.sqrt(row[j])
+    for j, b in enumerate(slope):
+        own = inverse[j][j]
+        error = math.sqrt(variance * own) + 1e-7 * largest * math.sqrt(own)
         t.append(b / error if error > 0 else 0.0)
     return Slopes(slope, t, confounded)
 
 
-def evidence(t: float) -> float:
-    """Return how clearly a larger value is better: 1 surely, -1 surely worse, 0 unknown.
+def confidence(t: float, config: SearchConfig = DEFAULT) -> float:
+    """Return how sure it is that a larger value is better: 1 surely, -1 surely worse.
 
     -tanh(t / 3): a slope of three standard errors counts three quarters.
+
+    Args:
+        t: the slope's t-statistic.
+        config: has the scale, 3 by default.
     """
-    return -math.tanh(t / 3)
+    return -math.tanh(t / config.confidence_scale)
 
 
-def without_outliers(losses: Sequence[float]) -> list[float]:
-    """Return the losses with what is far above the others pulled down to a ceiling.
+def without_outliers(losses: Sequence[float], config: SearchConfig = DEFAULT) -> list[float]:
+    """Return the losses with what is far above the others cut at a ceiling.
 
-    The ceiling is as far above the median as twice the way down to the lowest. One exploding
-    replica would bend a straight line; pulled down it still says "worse", and no more. What
-    is not finite stays so.
+    The ceiling is as far above the median as twice the way down to the lowest. One diverging
+    replica would bend a straight line; cut, it still says "worse", and no more.
+
+    Args:
+        losses: one per replica; what is not finite stays so.
+        config: has the ceiling, 2 by default.
     """
     finite = sorted(loss for loss in losses if math.isfinite(loss))
     if not finite:
         return list(losses)
     median = finite[(len(finite) - 1) // 2]
-    ceiling = median + 2 * (median - finite[0])
+    ceiling = median + config.outlier_ceiling * (median - finite[0])
     if ceiling <= median:
         return list(losses)
     return [min(loss, ceiling) if math.isfinite(loss) else loss for loss in losses]

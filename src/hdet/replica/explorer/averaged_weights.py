@@ -2,16 +2,16 @@
 
 Two uses. The probe scores each replica at a point between the average and its own weights,
 
-    theta_eval = average + reach * (theta_r - average),
+    theta_eval = average + probe_mix * (theta_r - average),
 
 so that the noise of the last steps weighs little and the replicas' differences remain: the
 slope of the loss then says which rate makes *progress* rather than which damps noise (the
-short-horizon bias). And it is the safe place to return to when the loss has exploded.
+short-horizon bias). And it is where all replicas go back to after a loss spike.
 
 All replicas hold the same average, so it costs one copy of the parameters, and another for
-the time of a probe. Half-precision weights are averaged in float32: a share of seven percent of
-a small change would vanish in the rounding. Of the model's buffers, such as batch-norm
-statistics, the last converged values are kept, for the return alone: they are averages already.
+the time of a probe. Half-precision weights are averaged in float32: a share of seven percent
+of a small change would vanish in the rounding. Of the model's buffers, such as batch-norm
+statistics, the last converged values are kept, for a rollback: they are averages already.
 """
 
 import math
@@ -26,12 +26,7 @@ from torch.optim import Optimizer
 from ...state import Entries
 from ..ensemble.contents import is_dtensor, local_part
 from ..ensemble.optimizer_state import reset_state
-
-REACH = 0.15  # how much of the replicas' own weights is in what the probe scores
-MEMORY = 0.07  # share of the newest weights in the average, at each sync
-_FAR = 10.0  # norms of the average: no interval of training moves the weights so far
-_REFUSED = 3  # times in a row that weights so far away are not taken in
-
+from .config import DEFAULT, SearchConfig
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -57,11 +52,18 @@ class AveragedWeights:
     Args:
         optimizer: whose parameters are averaged.
         model: whose floating-point buffers are kept; None for none.
+        config: the constants.
     """
 
-    def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        model: nn.Module | None = None,
+        config: SearchConfig = DEFAULT,
+    ) -> None:
         self._optimizer = optimizer
         self._model = model
+        self._config = config
         self._kept_buffers: list[Tensor] = []
         self._average: list[Tensor] | None = None
         self._refused = 0
@@ -94,7 +96,7 @@ class AveragedWeights:
             self._average = [w.to(_wide(w.dtype), copy=True) for w in weights]
         elif self._near(self._average, weights):
             for average, weight in zip(self._average, weights, strict=True):
-                average.lerp_(weight.to(average.dtype), MEMORY)
+                average.lerp_(weight.to(average.dtype), self._config.averaging_weight)
         else:
             return
         self._kept_buffers = [b.clone() for b in self._buffers()]
@@ -108,10 +110,11 @@ class AveragedWeights:
         gap = _norm(weight - average for average, weight in zip(averages, weights, strict=True))
         size = _norm(averages)
         # Written so that NaN, or a norm beyond its type, is not near.
-        near = gap <= _FAR * size or (size == 0 and math.isfinite(gap))
+        near = gap <= self._config.max_weight_move * size or (size == 0 and math.isfinite(gap))
         self._refused = 0 if near else self._refused + 1
         return near or (
-            self._refused > _REFUSED and all(bool(w.isfinite().all()) for w in weights)
+            self._refused > self._config.max_refused_weights
+            and all(bool(w.isfinite().all()) for w in weights)
         )
 
     @contextmanager
@@ -124,7 +127,8 @@ class AveragedWeights:
         own = [w.clone() for w in weights]
         with torch.no_grad():
             for weight, average in zip(weights, self._average, strict=True):
-                weight.copy_(torch.lerp(average, weight.to(average.dtype), REACH))
+                mixed = torch.lerp(average, weight.to(average.dtype), self._config.probe_mix)
+                weight.copy_(mixed)
         try:
             yield
         finally:
@@ -134,7 +138,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Return to the average, the buffers of then, and the optimizer's first state."""
+        """Go back to the average, the buffers of then, and the optimizer's first state."""
         if self._average is not None:
             for weight, average in zip(self._weights(), self._average, strict=True):
                 weight.copy_(average)
@@ -143,7 +147,7 @@ class AveragedWeights:
         reset_state(self._optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average by the parameters' places; DTensors where those are.
+        """Return the average by the parameters' indices; DTensors where those are.
 
         Before anything was averaged it holds the weights themselves, so that a state has
         the same entries at any time, as `torch.distributed.checkpoint` asks for.
@@ -171,7 +175,7 @@ class AveragedWeights:
         weights = self._tensors(entries, "weights", mine, wide, exists)
         mine = self._float_buffers()
         buffers = self._tensors(entries, "buffers", mine, [b.dtype for b in mine], exists)
-        fresh = AveragedWeights(self._optimizer, self._model)
+        fresh = AveragedWeights(self._optimizer, self._model, self._config)
         # States of older versions refused nothing.
         fresh._refused = entries.integer("refused") if entries.has("refused") else 0
         if exists:

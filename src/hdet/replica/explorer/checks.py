@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from ...errors import require, where
+from ...errors import require, require_choice, require_whole, where
 from ..ensemble.groups import Replicas
 from ..ensemble.setup_checks import unwrapped
 from .dimensions import Dimension, Request
@@ -30,91 +30,67 @@ def check_arguments(
     probe_mode: str,
     seed: object,
 ) -> None:
-    """Raise for an argument that breaks its rule; see `Explorer`.
+    """Raise for an argument of `Explorer` that breaks its rule.
 
     Raises:
-        TypeError: if the optimizer or scheduler is none.
+        TypeError: if the optimizer is not an optimizer, or the scheduler not a scheduler.
         ValueError: for anything else.
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
     if isinstance(scheduler, LRScheduler | ReduceLROnPlateau):
-        require(
-            unwrapped(scheduler.optimizer, _CALL) is optimizer,
-            _CALL,
-            "scheduler",
-            type(scheduler).__name__,
-            "must have been made for the same optimizer",
-            "make it with the optimizer given here",
-        )
-        require(
-            not (isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != "min"),
-            _CALL,
-            "scheduler",
-            'ReduceLROnPlateau(mode="max")',
-            "must have mode='min', since it is told the replicas' mean loss",
-            "use mode='min', or step it yourself beside Explorer(optimizer) with your metric",
-        )
-        require(
-            not getattr(scheduler, "_exploring", False) and type(scheduler).__name__ != _CALL,
-            _CALL,
-            "scheduler",
-            type(scheduler).__name__,
-            "must not explore by itself",
-            "wrap a plain scheduler of torch",
-        )
+        _check_scheduler(scheduler, optimizer)
     elif scheduler is not None and not callable(scheduler):
         raise TypeError(
             f"{where()}`{_CALL}(scheduler=...)` takes a torch scheduler, a callable of the "
             f"step or None, and got {type(scheduler).__name__}."
         )
-    for name, value, least in (
-        ("sync_every", sync_every, 1),
-        ("warmup_steps", warmup_steps, 0),
-    ):
-        require(
-            isinstance(value, int) and not isinstance(value, bool) and value >= least,
-            _CALL,
-            name,
-            value,
-            f"must be a whole number of at least {least}",
-            "count optimizer steps",
-        )
-    require(
-        probe is None or callable(probe),
-        _CALL,
-        "probe",
-        probe,
-        "must be a callable without arguments",
-        "make one with hdet.probe(model, loader, loss)",
+    require_whole(_CALL, "sync_every", sync_every, "count optimizer steps", low=1)
+    require_whole(_CALL, "warmup_steps", warmup_steps, "count optimizer steps")
+    good = probe is None or callable(probe)
+    remedy = "make one with hdet.probe(model, loader, loss)"
+    require(good, _CALL, "probe", probe, "must be a callable without arguments", remedy)
+    require(isinstance(seed, int), _CALL, "seed", seed, "must be a whole number", "try 0")
+    require_choice(
+        _CALL, "probe_mode", probe_mode, ("eval", "train"), 'leave it out for "eval"'
     )
-    require(
-        isinstance(seed, int), _CALL, "seed", seed, "must be a whole number", "leave it out"
+
+
+def _check_scheduler(scheduler: LRScheduler | ReduceLROnPlateau, optimizer: Optimizer) -> None:
+    def rule(holds: bool, value: str, must: str, remedy: str) -> None:
+        require(holds, _CALL, "scheduler", value, must, remedy)
+
+    name = type(scheduler).__name__
+    rule(
+        unwrapped(scheduler.optimizer, _CALL) is optimizer,
+        name,
+        "must have been made for the same optimizer",
+        "make it with the optimizer given here",
     )
-    require(
-        probe_mode in ("eval", "train"),
-        _CALL,
-        "probe_mode",
-        probe_mode,
-        'must be "eval" or "train"',
-        'leave it out for "eval"',
+    rule(
+        not isinstance(scheduler, ReduceLROnPlateau) or scheduler.mode == "min",
+        'ReduceLROnPlateau(mode="max")',
+        "must have mode='min', since it is given the replicas' mean loss",
+        "use mode='min', or step it yourself beside Explorer(optimizer) with your metric",
+    )
+    rule(
+        not getattr(scheduler, "_exploring", False) and name != _CALL,
+        name,
+        "must not explore by itself",
+        "wrap a plain scheduler of torch",
     )
 
 
 def require_model(probe: object, model: object, replicas: Replicas) -> None:
     """Raise a `ValueError` where a probe needs the model, and it is not given."""
-    require(
-        not (probe is not None and model is None and replicas.inner),
-        _CALL,
-        "model",
-        None,
-        "must be given with a probe where a replica is several processes",
-        "pass the module that the probe calls, or the probe would see older weights",
-    )
+    good = probe is None or model is not None or not replicas.inner
+    rule = "must be given with a probe where a replica is several processes"
+    remedy = "pass the module that the probe calls, or the probe would see older weights"
+    require(good, _CALL, "model", None, rule, remedy)
 
 
 def refuse_other_groups(made: int, optimizer: Optimizer) -> None:
-    """Raise a `ValueError` if the optimizer has other parameter groups than at first."""
+    """Raise a `ValueError` if parameter groups were added to the optimizer, or removed."""
     now = len(optimizer.param_groups)
     if now != made:
         raise ValueError(
@@ -161,8 +137,8 @@ def collect(requests: Sequence[Request], optimizer: Optimizer) -> list[Dimension
     )
     # Attributes of different modules may share a name: the order tells them apart.
     return [
-        d if names.count(d.name) == 1 else _numbered(d, names[:place].count(d.name))
-        for place, d in enumerate(found)
+        d if names.count(d.name) == 1 else _numbered(d, names[:index].count(d.name))
+        for index, d in enumerate(found)
     ]
 
 
@@ -171,12 +147,8 @@ def _numbered(dimension: Dimension, number: int) -> Dimension:
 
 
 def nothing_finite_message(known: bool) -> str:
-    """Return what to say at a sync without any finite loss.
-
-    Args:
-        known: whether losses were given, or there is a probe.
-    """
-    what = "no replica's loss is finite, and nothing was averaged yet to return to"
+    """Return what to say without any finite loss; `known` if losses or a probe were given."""
+    what = "no replica's loss is finite, and there are no averaged weights yet to return to"
     remedy = "lower the learning rate by a factor of 100 and begin again"
     if not known:
         what = "has been given no loss by any replica, and has no probe"
@@ -188,7 +160,7 @@ def confounded_message(dimensions: int, replicas: int) -> str:
     """Return what to say where there are too few replicas for what is explored."""
     return (
         f"{where()}`{_CALL}` explores {dimensions} hyperparameters with {replicas} replicas, "
-        f"which cannot tell them apart: what one does is shared out among them, and they move "
+        f"which cannot tell their effects apart: each gets a share of all effects, and moves "
         f"slowly. Explore at most {max(replicas - 2, 1)}."
     )
 
@@ -203,17 +175,17 @@ def never_finite_message(times: int) -> str:
 
 
 def overwritten_message(name: str) -> str:
-    """Return what to say where somebody sets an explored value at every step."""
+    """Return what to say where other code sets an explored value at every step."""
     return (
-        f"{where()}`{_CALL}`: something sets `{name}` at every step, over the replicas' own "
-        f"values. They all train with the value that is set, so nothing can be found. Scale it "
-        f'instead, as in `group["lr"] *= factor`; or give the schedule to Explorer, as in '
-        f"`Explorer(optimizer, lambda step: ...)`; or take it out of `explore`."
+        f"{where()}`{_CALL}`: other code sets `{name}` at every step and overwrites the "
+        f"replicas' own values. They all train with the same value, so nothing can be found. "
+        f'Scale it instead, as in `group["lr"] *= factor`; or give the schedule to Explorer, '
+        f"as in `Explorer(optimizer, lambda step: ...)`; or take it out of `explore`."
     )
 
 
 def schedule_length(scheduler: object) -> int | None:
-    """Return after how many steps a schedule has run its course; None if it does not say."""
+    """Return how many steps a schedule has; None if it does not say."""
     if isinstance(scheduler, OneCycleLR):
         return int(scheduler.total_steps)
     if isinstance(scheduler, CosineAnnealingLR):
@@ -229,14 +201,10 @@ def schedule_length(scheduler: object) -> int | None:
 def warn_of_few_syncs(
     scheduler: object, sync_every: int, warmup_steps: int, searches: bool
 ) -> None:
-    """Warn where the schedule is known to be too short for what is to be found.
+    """Warn where the schedule is known to be too short to find anything.
 
-    Args:
-        scheduler: what is wrapped.
-        sync_every: as for `Explorer`.
-        warmup_steps: likewise.
-        searches: whether rates climb from below, which takes 15 to 30 syncs. Without, a value
-            moves by at most a tenth at a sync.
+    A search for the rate (`searches`) takes 15 to 30 syncs; without one a value moves by at
+    most a tenth at a sync.
     """
     length = schedule_length(scheduler)
     needed = 30 if searches else 10
@@ -245,7 +213,7 @@ def warn_of_few_syncs(
     syncs = max(length - warmup_steps, 0) // sync_every
     warnings.warn(
         f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {needed} syncs: the "
-        f"schedule of {length} steps leaves room for {syncs}, which finds next to nothing. Use "
+        f"schedule of {length} steps leaves room for {syncs}, too few to find anything. Use "
         f"sync_every={max(length // 100, 1)}, about 1 % of the run.",
         stacklevel=3,
     )
@@ -254,6 +222,6 @@ def warn_of_few_syncs(
 def new_level_message(note: str) -> str:
     """Return what to say where a new level of the loss was accepted for the first time."""
     return (
-        f"{where()}`{_CALL}`: {note}, and training goes on from there. Nothing is to be done "
-        f"where the data or the loss have changed; else load a checkpoint from before."
+        f"{where()}`{_CALL}`: {note}, and training goes on from there. If the data or the loss "
+        f"have changed, this is as it should be; if not, load a checkpoint from before."
     )

@@ -1,17 +1,17 @@
 """Where every hyperparameter stands, who plays which value, and how a sync moves them.
 
-The pure part of `Explorer`: it maps gathered losses to new values and never sees a process
-group or a tensor. At each sync
+The pure part of `Explorer`: it maps what was gathered to new values, and never sees a process
+group or a tensor. At each sync (`decide`)
 
     slopes of the losses over the offsets of all hyperparameters      (attribution)
-    replicas beyond the cliff are left out of the average             (rate_search)
-    rates, while climbing:  place += the climb's step, all together
-    rates, while holding:   place += gain * trust * evidence, each on its own
-    anything else:          place += gain * evidence
+    replicas that have diverged are excluded from the average         (divergence)
+    rates, in the search:   coordinate += the search's step, all together    (rate_search)
+    rates, while tracked:   coordinate += track_step * gain * confidence, each on its own
+    anything else:          coordinate += track_step * confidence
     new permutations
 
-`place` is a value on its own scale, such as the logarithm of the factor on a learning rate;
-`trust` falls from 1 to 0 as the schedule decays.
+A coordinate is a value on its own scale, such as the logarithm of the factor on a learning
+rate; the gain falls from 1 to 0 as the schedule decays.
 
 Source: HDET (arXiv 2604.24708), equations (1) and (7).
 """
@@ -19,39 +19,45 @@ Source: HDET (arXiv 2604.24708), equations (1) and (7).
 import copy
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...state import Entries
-from ..ensemble.spread import permutation
-from .attribution import Slopes, evidence, slopes, without_outliers
+from ..ensemble.gathered import Gathered
+from .attribution import Slopes, confidence, slopes, without_outliers
+from .config import DEFAULT, SearchConfig
 from .dimensions import Dimension
+from .divergence import diverged, implausible
 from .loss_tracker import LARGEST
-from .rate_search import CLIMB_WIDTH, HOLD_GAIN, START, Move, RateSearch
-
-# Of downward moves of a rate without a probe: what measured best in the method's notes.
-_DAMPED = 0.3
+from .rate_search import Move, Phase, RateSearch
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the losses of one sync say.
+class Decision:
+    """What becomes of a sync.
 
     Attributes:
-        losses: of each replica; not finite where a replica is to be ignored.
-        slopes: one for each dimension; while climbing all rates have the same.
-        fallen: replicas to be left out of the average.
+        excluded: the replicas that have diverged; the average leaves them out.
+        rollback: whether all replicas go back to the averaged weights.
+        phase: of the interval that ends.
+        next_phase: of the one that begins.
+        offsets: who has played what: of each dimension and replica, between -1 and 1.
+        slopes: one for each dimension; during the search all rates have the same.
+        confidence: for each dimension, how sure it is that a larger value is better, -1 to 1.
+        new_level: whether a new level of the loss was accepted.
+        note: what has happened, for a log; nothing where all is well.
     """
 
-    losses: list[float]
+    excluded: list[int]
+    rollback: bool
+    phase: Phase
+    next_phase: Phase
+    offsets: list[list[float]]
     slopes: Slopes
-    fallen: list[int]
-
-    @property
-    def evidence(self) -> list[float]:
-        """For each dimension, how clearly a larger value is better, -1 to 1."""
-        return [evidence(t) for t in self.slopes.t]
+    confidence: list[float]
+    new_level: bool
+    note: str
 
 
 class Exploration:
@@ -61,9 +67,16 @@ class Exploration:
         dimensions: what is explored, with unique names.
         replicas: N >= 2.
         seed: of the permutations.
-        search: whether learning rates start below the schedule and climb.
+        permutation: permutation(n, seed, sync, name) -> the order of n replicas.
+        search: whether learning rates start below the schedule and are searched.
         paired: whether the losses will be those of a common probe batch. Without, they are
             noisier, and always asking for smaller rates: downward moves are damped.
+        config: the constants.
+
+    Attributes:
+        coordinates: the base value of each dimension, on its scale.
+        syncs: decisions so far.
+        rates: the search for the scale of the learning rates.
     """
 
     def __init__(
@@ -71,32 +84,31 @@ class Exploration:
         dimensions: Sequence[Dimension],
         replicas: int,
         seed: int,
+        permutation: Callable[[int, int, int, str], list[int]],
+        *,
         search: bool,
         paired: bool,
+        config: SearchConfig = DEFAULT,
     ) -> None:
+        self.config = config
         self.dimensions = list(dimensions)
         self.replicas = replicas
         self.syncs = 0
-        self.rates = RateSearch.begin(search and any(d.is_rate for d in dimensions))
+        self.rates = RateSearch(search and any(d.is_rate for d in dimensions), config)
         self._seed = seed
+        self._permutation = permutation
         self._paired = paired
-        below = math.log(START) if self.rates.climbing else 0.0
-        self.places = [
+        below = math.log(config.search_start) if self.rates.searching else 0.0
+        self.coordinates = [
             d.clamp(d.to_scale(d.value) + (below if d.is_rate else 0.0)) for d in dimensions
         ]
+        self._offsets = self._drawn()
+
+    # --- where the values stand
 
     def offsets(self) -> list[list[float]]:
         """Return, for each dimension and replica, where it stands between -1 and 1."""
-        n = self.replicas
-        grid = [2 * r / (n - 1) - 1 if n > 1 else 0.0 for r in range(n)]
-        rows = []
-        for dimension in self.dimensions:
-            # Climbing, all rates move as one, so that N points measure one direction.
-            joint = dimension.is_rate and self.rates.climbing
-            name = "lr" if joint else dimension.name
-            order = permutation(n, self._seed, self.syncs, name)
-            rows.append([grid[place] for place in order])
-        return rows
+        return self._offsets
 
     def values(self, shifts: Sequence[float] | None = None) -> list[list[float]]:
         """Return, for each dimension and replica, the value in effect until the next sync.
@@ -104,110 +116,180 @@ class Exploration:
         Args:
             shifts: how far others have moved each dimension, on its scale; default not at all.
         """
-        places = self._shifted(shifts)
+        rows = zip(self.dimensions, self._shifted(shifts), self._offsets, strict=True)
         return [
-            [d.from_scale(d.clamp(place) + self._width(d) * z) for z in row]
-            for d, place, row in zip(self.dimensions, places, self.offsets(), strict=True)
+            [d.from_scale(d.clamp(x) + self._width(d) * z) for z in row] for d, x, row in rows
         ]
 
     def base_values(self, shifts: Sequence[float] | None = None) -> list[float]:
         """Return the base value of each dimension; `shifts` as for `values`."""
-        places = self._shifted(shifts)
-        return [d.from_scale(p) for d, p in zip(self.dimensions, places, strict=True)]
+        pairs = zip(self.dimensions, self._shifted(shifts), strict=True)
+        return [d.from_scale(x) for d, x in pairs]
 
     def _shifted(self, shifts: Sequence[float] | None) -> list[float]:
         if shifts is None:
-            return self.places
-        return [place + shift for place, shift in zip(self.places, shifts, strict=True)]
+            return self.coordinates
+        return [x + shift for x, shift in zip(self.coordinates, shifts, strict=True)]
 
-    def factors_in_words(self) -> str:
+    def _width(self, dimension: Dimension) -> float:
+        searched = dimension.is_rate and self.rates.searching
+        return self.config.search_width if searched else dimension.width
+
+    def _drawn(self) -> list[list[float]]:
+        """Draw who plays what until the next sync."""
+        n = self.replicas
+        grid = [2 * r / (n - 1) - 1 if n > 1 else 0.0 for r in range(n)]
+        rows = []
+        for dimension in self.dimensions:
+            # In the search all rates move as one, so that N points measure one direction.
+            joint = dimension.is_rate and self.rates.searching
+            name = "lr" if joint else dimension.name
+            order = self._permutation(n, self._seed, self.syncs, name)
+            rows.append([grid[column] for column in order])
+        return rows
+
+    # --- where they go
+
+    def decide(self, gathered: Gathered, shares: Sequence[float]) -> Decision:
+        """Say what becomes of a sync, and move the base values.
+
+        Args:
+            gathered: what the replicas have told each other.
+            shares: for each dimension, the schedule's share of its own maximum; 1 for what
+                has no schedule.
+        """
+        phase, offsets, before = self.rates.phase, self._offsets, self._factors_in_words()
+        losses = self._readable(gathered.probes if self._paired else gathered.losses)
+        found, slope = self._slopes(losses)
+        signs = [confidence(t, self.config) for t in found.t]
+        excluded = diverged(
+            self.rates.tracker,
+            losses,
+            slope,
+            searching=self.rates.searching,
+            paired=self._paired,
+        )
+        move = self._search(signs, losses, gathered.losses, bool(excluded))
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        # Where replicas have diverged, the rates go no further than to the best replica's.
+        best = losses.index(min(finite)) if excluded else None
+        self._move(move, phase, signs, shares, best)
+        self.syncs += 1
+        self._offsets = self._drawn()
+        rollback = move.rollback or gathered.all_broken
+        note = move.note
+        if gathered.all_broken:
+            note = "no replica's weights, buffers and optimizer state are finite"
+        if rollback:
+            note += "; back to the averaged weights"
+        if move.rollback or move.given_back:
+            note += f", lr factor {before} -> {self._factors_in_words()}"
+        return Decision(
+            excluded=excluded,
+            rollback=rollback,
+            phase=phase,
+            next_phase=self.rates.phase,
+            offsets=offsets,
+            slopes=found,
+            confidence=signs,
+            new_level=move.new_level,
+            note=note,
+        )
+
+    def plausible(self, losses: Sequence[float]) -> list[float]:
+        """Return the training losses of the replicas that are finite and plausible."""
+        losses = [loss if abs(loss) < LARGEST else math.nan for loss in losses]
+        for r in implausible(self.rates.tracker, losses):
+            losses[r] = math.nan
+        return [loss for loss in losses if math.isfinite(loss)]
+
+    def _readable(self, losses: Sequence[float]) -> list[float]:
+        """Return the losses to be read, not finite where a replica is to be ignored."""
+        losses = [loss if abs(loss) < LARGEST else math.inf for loss in losses]
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        for r in implausible(self.rates.tracker, losses):
+            # Far above the others a replica has diverged; far below them nothing is.
+            if losses[r] < statistics.median(finite):
+                losses[r] = math.nan
+        return losses
+
+    def _slopes(self, losses: Sequence[float]) -> tuple[Slopes, float]:
+        """Return the slope of each dimension, and the sum of those of the rates."""
+        columns: list[list[float]] = []
+        index, joint = [], None  # of each dimension's column; in the search rates have one
+        for dimension, row in zip(self.dimensions, self._offsets, strict=True):
+            if dimension.is_rate and self.rates.searching:
+                if joint is None:
+                    joint = len(columns)
+                    columns.append(row)
+                index.append(joint)
+            else:
+                index.append(len(columns))
+                columns.append(row)
+        found = slopes(without_outliers(losses, self.config), columns, self.config)
+        each = Slopes(
+            [found.slope[k] for k in index], [found.t[k] for k in index], found.confounded
+        )
+        of_rates = {index[j]: found.slope[index[j]] for j in self._rates()}
+        return each, math.fsum(of_rates.values())
+
+    def _search(
+        self,
+        signs: Sequence[float],
+        losses: Sequence[float],
+        training: Sequence[float],
+        excluded: bool,
+    ) -> Move:
+        """Let the search for the rates' scale take in a sync."""
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        lowest = min(finite, default=math.inf)
+        # Of many losses of different batches the lowest is low by chance.
+        typical = lowest if self._paired or not finite else statistics.median(finite)
+        rates = self._rates()
+        sign = math.fsum(signs[j] for j in rates) / len(rates) if rates else 0.0
+        log_rate = 0.0
+        if rates:
+            log_rate = math.fsum(self.coordinates[j] for j in rates) / len(rates)
+        given = self.plausible(training) or finite
+        # Divided first: the sum of what is finite need not be.
+        mean = math.fsum(x / len(given) for x in given) if given else math.nan
+        return self.rates.update(sign, mean, typical, excluded, log_rate)
+
+    def _move(
+        self,
+        move: Move,
+        phase: Phase,
+        signs: Sequence[float],
+        shares: Sequence[float],
+        best: int | None,
+    ) -> None:
+        """Move the base values; `best` is the replica whose rates are the limit, if any."""
+        forced = move.rollback or move.given_back
+        for j, dimension in enumerate(self.dimensions):
+            step = self.config.track_step * signs[j]
+            if dimension.is_rate:
+                if phase == "search" or forced:
+                    step = move.step
+                else:
+                    damped = step < 0 and not self._paired
+                    gain = shares[j] ** self.config.decay_power
+                    step *= gain * (self.config.unprobed_damping if damped else 1.0)
+                if best is not None and not forced:
+                    width = self.config.search_width if phase == "search" else dimension.width
+                    step = min(step, width * self._offsets[j][best])
+            self.coordinates[j] = dimension.clamp(self.coordinates[j] + step)
+
+    def _rates(self) -> list[int]:
+        return [j for j, d in enumerate(self.dimensions) if d.is_rate]
+
+    def _factors_in_words(self) -> str:
         """Return the factors on the learning rates, or their range, for a log."""
         pairs = zip(self.dimensions, self.base_values(), strict=True)
         factors = [value for d, value in pairs if d.is_rate] or [1.0]
         low, high = f"{min(factors):.3g}", f"{max(factors):.3g}"
         return low if low == high else f"{low} to {high}"
 
-    def read(self, losses: Sequence[float]) -> Reading:
-        """Return what the replicas' losses say; nothing changes.
-
-        Args:
-            losses: on the common probe batch, or the interval's own. NaN for a replica that
-                gave none or is broken.
-        """
-        losses = [loss if abs(loss) < LARGEST else math.inf for loss in losses]
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        for r in self.rates.tracker.outliers(losses):
-            # Far above the others a replica has fallen; far below them nothing is.
-            if losses[r] < statistics.median(finite):
-                losses[r] = math.nan
-        columns, place = self._columns(self.offsets())
-        found = slopes(without_outliers(losses), columns)
-        spread = Slopes(
-            [found.slope[k] for k in place], [found.t[k] for k in place], found.confounded
-        )
-        rate_slopes = {place[j]: found.slope[place[j]] for j in self._rates()}
-        fallen = self.rates.fallen(losses, math.fsum(rate_slopes.values()), self._paired)
-        return Reading(list(losses), spread, fallen)
-
-    def plausible(self, losses: Sequence[float]) -> list[float]:
-        """Return the training losses without those out of all proportion to the others.
-
-        Args:
-            losses: of each replica's interval.
-
-        Returns:
-            The same, with NaN for what is not finite or not plausible.
-        """
-        losses = [loss if abs(loss) < LARGEST else math.nan for loss in losses]
-        for r in self.rates.tracker.outliers(losses):
-            losses[r] = math.nan
-        return losses
-
-    def update(self, reading: Reading, losses: Sequence[float], trust: Sequence[float]) -> Move:
-        """Move the base values after a sync.
-
-        Args:
-            reading: from `read` at this sync.
-            losses: training loss of each replica over the interval; if none is finite, those
-                that were read.
-            trust: for each dimension how much of a move to make while holding, 0 to 1.
-
-        Returns:
-            What has happened to the rates. If the loss has exploded, the caller restores the
-            averaged weights.
-        """
-        rows = self.offsets()
-        finite = [x for x in reading.losses if math.isfinite(x)]
-        lowest = min(finite, default=math.inf)
-        # Of many losses of different batches the lowest is low by chance.
-        typical = lowest if self._paired or not finite else statistics.median(finite)
-        signs = reading.evidence
-        rates = self._rates()
-        clear = math.fsum(signs[j] for j in rates) / len(rates) if rates else 0.0
-        place = math.fsum(self.places[j] for j in rates) / len(rates) if rates else 0.0
-        cliff = bool(reading.fallen)
-        climbed = self.rates.climbing
-        move = self.rates.update(clear, self._mean(losses, finite), typical, cliff, place)
-        best = reading.losses.index(lowest) if finite else 0
-        for j, dimension in enumerate(self.dimensions):
-            step = HOLD_GAIN * signs[j]
-            if dimension.is_rate:
-                if climbed or move.exploded or move.restored:
-                    step = move.step
-                else:
-                    step *= trust[j] * (1.0 if self._paired or step > 0 else _DAMPED)
-                if cliff and not (move.exploded or move.restored):
-                    width = CLIMB_WIDTH if climbed else dimension.width
-                    step = min(step, width * rows[j][best])
-            self.places[j] = dimension.clamp(self.places[j] + step)
-        self.syncs += 1
-        return move
-
-    def _mean(self, losses: Sequence[float], read: Sequence[float]) -> float:
-        """Return the mean of the plausible losses; NaN if there are none."""
-        given = [x for x in self.plausible(losses) if math.isfinite(x)] or read
-        # Divided first: the sum of what is finite need not be.
-        return math.fsum(x / len(given) for x in given) if given else math.nan
+    # --- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -215,7 +297,7 @@ class Exploration:
         return {
             "syncs": self.syncs,
             "seed": self._seed,
-            "places": dict(zip(names, self.places, strict=True)),
+            "coordinates": dict(zip(names, self.coordinates, strict=True)),
             "rates": self.rates.state_dict(),
         }
 
@@ -226,62 +308,37 @@ class Exploration:
             ValueError: if the state is damaged, or of other hyperparameters or bounds.
         """
         names = [d.name for d in self.dimensions]
-        places = entries.entries("places")
-        if sorted(places.keys()) != sorted(names):
+        coordinates = entries.entries("coordinates")
+        if sorted(coordinates.keys()) != sorted(names):
             entries.refuse(
-                "places",
-                places.keys(),
+                "coordinates",
+                coordinates.keys(),
                 f"must be of the hyperparameters explored here, {names}",
                 "give `explore` as it was when the state was saved",
             )
         fresh = copy.copy(self)
         fresh.syncs = entries.integer("syncs")
         fresh._seed = entries.integer("seed", -(2**64), 2**64)
-        fresh.places = [self._place(places, d) for d in self.dimensions]
-        fresh.rates = RateSearch.parsed(entries.entries("rates"))
-        if fresh.rates.climbing and not self._rates():
-            entries.refuse("rates.climbing", True, "must be False where no rate is explored")
+        fresh.coordinates = [_coordinate(coordinates, d) for d in self.dimensions]
+        fresh.rates = RateSearch.parsed(entries.entries("rates"), self.config)
+        if fresh.rates.searching and not self._rates():
+            entries.refuse("rates.searching", True, "must be False where no rate is explored")
+        fresh._offsets = fresh._drawn()
         return fresh
 
     def assign(self, parsed: "Exploration") -> None:
         """Go on from what `parsed` returned."""
         vars(self).update(vars(parsed))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; one that does not fit is refused, and changes nothing."""
-        self.assign(self.parsed(Entries(state, "Explorer")))
 
-    @staticmethod
-    def _place(places: Entries, dimension: Dimension) -> float:
-        place = places.number(dimension.name)
-        # Another machine's logarithm of the bounds may differ in the last bit.
-        if abs(place - dimension.clamp(place)) > 1e-9:
-            places.refuse(
-                dimension.name,
-                place,
-                f"must stand within its bounds, {list(dimension.bounds)}",
-                "give `explore` the bounds that it had when the state was saved",
-            )
-        return dimension.clamp(place)
-
-    def _rates(self) -> list[int]:
-        return [j for j, d in enumerate(self.dimensions) if d.is_rate]
-
-    def _width(self, dimension: Dimension) -> float:
-        climbing = dimension.is_rate and self.rates.climbing
-        return CLIMB_WIDTH if climbing else dimension.width
-
-    def _columns(self, rows: list[list[float]]) -> tuple[list[list[float]], list[int]]:
-        """Return the columns to regress on, and for each dimension which one is its own."""
-        columns: list[list[float]] = []
-        place, joint = [], None
-        for dimension, row in zip(self.dimensions, rows, strict=True):
-            if dimension.is_rate and self.rates.climbing:
-                if joint is None:
-                    joint = len(columns)
-                    columns.append(row)
-                place.append(joint)
-            else:
-                place.append(len(columns))
-                columns.append(row)
-        return columns, place
+def _coordinate(coordinates: Entries, dimension: Dimension) -> float:
+    x = coordinates.number(dimension.name)
+    # Another machine's logarithm of the bounds may differ in the last bit.
+    if abs(x - dimension.clamp(x)) > 1e-9:
+        coordinates.refuse(
+            dimension.name,
+            x,
+            f"must stand within its bounds, {list(dimension.bounds)}",
+            "give `explore` the bounds that it had when the state was saved",
+        )
+    return dimension.clamp(x)

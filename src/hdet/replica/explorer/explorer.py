@@ -1,17 +1,20 @@
 """`Explorer`: hyperparameters that tune themselves under any learning rate schedule.
 
-Data-parallel replicas share every gradient and train with different hyperparameters; every
-`sync_every` steps they score one common batch, their weights are averaged, and the base
-values move to where the losses were lower. A learning rate is the schedule times a learned
-factor, one for each parameter group: the schedule keeps its shape.
+Data-parallel replicas share every gradient and train with different hyperparameters. A
+learning rate is the schedule times a learned factor, one for each parameter group. A loss
+becomes the next learning rate in `Explorer._sync`, every `sync_every` steps:
 
-    rate of replica r, group g    = factor_g * rho_g,r * held schedule_g(t)         (1, 7)
-    every `sync_every` steps      theta_r <- mean of the replicas that have not fallen  (3)
-                                  factors, values: see `exploration` and `rate_search`
+    gathered = ensemble.gather(...)           the losses of all replicas, on every rank
+    decision = exploration.decide(gathered)   slopes, who is excluded, the next factors  (1, 7)
+    ensemble.average(decision.excluded)       theta_r <- mean of the other replicas         (3)
+    averaged.restore()                        if the decision is a rollback
+    values.apply()                            rate of replica r in group g
+                                              = factor_g * rho_g,r * held schedule_g(t)
 
-The two halves of a step: the wrapped scheduler, and whoever else changes rates, sees and sets
-them as if no replica were there; then they are scaled for this replica (`replica_values`). So
-every scheduler works, also those that compute the next rate from the last.
+Between two syncs a step has two halves: the wrapped scheduler, and whoever else changes
+rates, sees and sets them as if no replica were there; then they are scaled for this replica
+(`replica_values`). So every scheduler works, also those that compute the next rate from the
+last.
 
 Source: HDET (arXiv 2604.24708), equation (7), which its authors did not build; how the values
 move is ours, and measured in the documentation.
@@ -29,7 +32,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
-from ..ensemble.ensemble import Ensemble, Sync
+from ..ensemble.ensemble import Ensemble
+from ..ensemble.gathered import Gathered
 from ..ensemble.group_values import on_load, own_rates, set_initial_rates
 from ..ensemble.meshes import find_replicas
 from ..ensemble.rate_effect import differing
@@ -55,17 +59,16 @@ from .checks import (
     require_model,
     warn_of_few_syncs,
 )
+from .config import DEFAULT, SearchConfig
 from .dimensions import Request
-from .exploration import Exploration, Reading
+from .exploration import Decision
 from .hyperparameters import lr
 from .probe import Mode, Probe, evaluate
-from .rate_search import Move
 from .replica_values import ReplicaValues
 from .state import NAME, ExplorerState
 from .wrapped_schedule import Schedule, WrappedSchedule
 
 _log = logging.getLogger("hdet")
-_RESCUES = 3  # returns to the averaged weights in a row that are one too many
 
 
 class Explorer(ExplorerState):
@@ -107,7 +110,7 @@ class Explorer(ExplorerState):
         process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
             or a mesh whose first axis they are, the others being one replica's processes.
         seed: of the permutations and of the probe's random state; the same on every rank.
-        search: whether rates begin at a twentieth of the schedule and climb to where they
+        search: whether rates begin at a twentieth of the schedule and rise to where they
             are best; False explores around the schedule itself. Default: search if there is
             a probe and no warm-up.
         probe_mode: "eval" or "train", the model's mode while the probe runs. What acts in
@@ -115,10 +118,11 @@ class Explorer(ExplorerState):
         shared_gradients: False where each replica steps on its own gradient (local SGD):
             all optimizer state then differs, and is averaged too; and with `explore=[]` the
             replicas are still averaged at every sync, which is the run to compare with.
+        config: the constants of the search; default `SearchConfig()`.
 
     Raises:
         ValueError: on every rank, naming argument, rule, value and remedy.
-        TypeError: if the optimizer or the scheduler is none.
+        TypeError: if `optimizer` is not an optimizer, or `scheduler` not a scheduler.
 
     References:
         Cheng, Huang, Zhu, Alonso, arXiv 2604.24708, "general hyperparameters".
@@ -139,6 +143,7 @@ class Explorer(ExplorerState):
         search: bool | None = None,
         probe_mode: Mode = "eval",
         shared_gradients: bool = True,
+        config: SearchConfig | None = None,
     ) -> None:
         given, optimizer = optimizer, unwrapped(optimizer, NAME)
         scheduler = unwrapped_schedule(scheduler)
@@ -163,21 +168,20 @@ class Explorer(ExplorerState):
         self._shared_gradients = shared_gradients
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
-        self._averaged = AveragedWeights(optimizer, model)
-        self._search = search
-        searches = warmup_steps == 0 and probe is not None if search is None else search
-        paired = probe is not None
-        self._exploration = Exploration(dimensions, replicas.size, seed, searches, paired)
+        self._config, self._search = config or DEFAULT, search
+        self._averaged = AveragedWeights(optimizer, model, self._config)
+        by_default = probe is not None and warmup_steps == 0
+        self._exploration = self._new_exploration(dimensions, by_default)
         if self._exploring:
             self._supersede()
             own_rates(optimizer)
             if replicas.rank == 0:
+                searches = by_default if search is None else search
                 warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
         set_initial_rates(optimizer)
         self._schedule = WrappedSchedule(optimizer, scheduler)
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
-        self._reading: Reading | None = None
-        self._rescues = 0
+        self._nonfinite_syncs = 0  # in a row
         self._last: dict[str, Any] = {}
         self._told: set[str] = set()  # what has been warned of
         on_load(optimizer, self._apply)
@@ -278,11 +282,11 @@ class Explorer(ExplorerState):
             "replica_lr": rates,
             "values": dict(zip(names, bases, strict=True)),
             "replica_values": dict(zip(names, rows, strict=True)),
-            "climbing": self._active and exploration.rates.climbing,
-            "explosions": exploration.rates.explosions,
-            "cliffs": exploration.rates.cliffs,
-            "levels": exploration.rates.returns.accepted,
-            **self._ensemble.metrics(),
+            "phase": exploration.rates.phase if self._active else "track",
+            "rollbacks": exploration.rates.rollbacks,
+            "exclusions": exploration.rates.exclusions,
+            "new_levels": exploration.rates.recovery.new_levels,
+            **self._ensemble.history.metrics(),
             **self._last,
         }
 
@@ -299,98 +303,85 @@ class Explorer(ExplorerState):
         """Make what others have changed the same on every replica. Collective if they have."""
         if not self._values.taken_over:
             return
-        overwritten = self._values.agree(self._ensemble.gather(self._values.shared()))
+        overwritten = self._values.agree(self._ensemble.everyones(self._values.shared()))
         for name in sorted(set(overwritten) - self._told):
             warnings.warn(overwritten_message(name), stacklevel=6)
         self._told.update(overwritten)
         self._apply()
 
     def _sync(self) -> None:
-        """Probe, converge, and move the values; without any, converge."""
+        """Gather what the replicas have seen, decide, average, and move the values."""
         if not self._exploration.dimensions:
-            self._ensemble.record(self._ensemble.sync(self._step))
+            self._ensemble.gather(self._step)
+            self._ensemble.average()
             self._ensemble.meter.reset()
             return
-        if self._probe is not None:
-            self._ensemble.assemble("the probe", self._step)
-        scored, milliseconds = self._score()
-        climbed = self._exploration.rates.climbing
-        rescue = self._averaged.restore if self._averaged.exists else None
+        score, milliseconds = self._score()
         # Rates that others have set are the same on all replicas, and said to be so elsewhere.
-        apart = sorted({*differing(self._values.rates())} - self._values.touched_groups)
-        found = self._ensemble.sync(self._step, scored, self._judge, rescue, apart=apart)
+        own = {*differing(self._values.rates())} - self._values.touched_groups
+        gathered = self._ensemble.gather(
+            self._step,
+            probe=score,
+            differing=sorted(own),
+            recoverable=self._averaged.exists,
+        )
         self._agree()
-        self._ensemble.record(found)
+        self._refuse_nothing_finite(gathered)
+        decision = self._exploration.decide(gathered, self._shares())
+        self._ensemble.average(decision.excluded)
         self._ensemble.meter.reset()
-        reading = self._reading if not found.rescued else None
-        if reading is None:
-            reading = self._exploration.read([math.nan] * self._ensemble.replicas.size)
-        lost = found.rescued or not any(map(math.isfinite, [*found.losses, *found.probes]))
-        self._rescues = self._rescues + 1 if lost else 0
-        known = found.given or self._probe is not None
-        if lost and not found.rescued and (rescue is None or not known):
-            raise RuntimeError(nothing_finite_message(known))
-        if self._rescues >= _RESCUES:
-            raise RuntimeError(never_finite_message(self._rescues))
-        trust = [
-            1.0 if d.group is None else self._schedule.groups[d.group].trust
-            for d in self._exploration.dimensions
-        ]
-        before = self._exploration.factors_in_words()
-        move = self._exploration.update(reading, found.losses, trust)
-        if move.exploded and not found.rescued:
+        if decision.rollback:
             self._averaged.restore()
+            self._ensemble.weights_changed()
         self._averaged.update()
-        climbs = self._exploration.rates.climbing
-        if climbed and not climbs:
-            self._schedule.end_search()
-        elif climbs and not climbed:
-            self._schedule.resume_search()
-        self._report(move, found.rescued, before)
-        self._record(found, reading, milliseconds)
-
-    def _report(self, move: Move, rescued: bool, before: str) -> None:
-        """Log what a sync did to the run as a whole, once, on the first replica."""
-        note = move.note
-        if not note:
-            return
-        if rescued:
-            note = "no replica's weights, buffers and optimizer state are finite"
-        done = "; back to the averaged weights" if move.exploded else ""
-        if move.exploded or move.restored:
-            done += f", lr factor {before} -> {self._exploration.factors_in_words()}"
-        if self._ensemble.replicas.rank == 0:
-            _log.warning("step %d: %s%s", self._step, note, done)
-        if move.accepted and self._exploration.rates.returns.accepted == 1:
-            warnings.warn(new_level_message(move.note), stacklevel=4)
+        if decision.phase != decision.next_phase:
+            self._schedule.change_phase(decision.next_phase)
+        self._report(gathered, decision, milliseconds)
 
     def _score(self) -> tuple[float | Tensor, float]:
         """Return the probe's loss and its milliseconds; NaN without a probe."""
         if self._probe is None:
             return math.nan, 0.0
+        self._ensemble.assemble("the probe", self._step)
         args = (self._probe, self._model, self._probe_mode, self._seed, self._exploration.syncs)
-        if self._exploration.rates.climbing:
+        if self._exploration.rates.searching:
             return evaluate(*args)
         with self._averaged.between():
             return evaluate(*args)
 
-    def _judge(self, losses: list[float], probes: list[float]) -> list[int]:
-        """Read the losses, and say which replicas the average leaves out."""
-        self._reading = self._exploration.read(losses if self._probe is None else probes)
-        return self._reading.fallen
+    def _shares(self) -> list[float]:
+        """Return for each dimension the schedule's share of its maximum; 1 without one."""
+        groups = self._schedule.groups
+        dimensions = self._exploration.dimensions
+        return [1.0 if d.group is None else groups[d.group].share for d in dimensions]
 
-    def _record(self, found: Sync, reading: Reading, milliseconds: float) -> None:
+    def _refuse_nothing_finite(self, gathered: Gathered) -> None:
+        """Raise where there is nothing to decide on, or no rollback has helped."""
+        known = gathered.given or self._probe is not None
+        lost = gathered.all_broken or not gathered.any_finite
+        self._nonfinite_syncs = self._nonfinite_syncs + 1 if lost else 0
+        if lost and not gathered.all_broken and not (self._averaged.exists and known):
+            raise RuntimeError(nothing_finite_message(known))
+        if self._nonfinite_syncs >= self._config.max_nonfinite_syncs:
+            raise RuntimeError(never_finite_message(self._nonfinite_syncs))
+
+    def _report(self, gathered: Gathered, decision: Decision, milliseconds: float) -> None:
+        """Log what a sync did to the run as a whole, once; keep the rest for `metrics`."""
+        if decision.note and self._ensemble.replicas.rank == 0:
+            _log.warning("step %d: %s", self._step, decision.note)
+        if decision.new_level and self._exploration.rates.recovery.new_levels == 1:
+            warnings.warn(new_level_message(decision.note), stacklevel=4)
         names = [d.name for d in self._exploration.dimensions]
-        slopes = reading.slopes
+        slopes = decision.slopes
         if slopes.confounded and self._exploration.syncs == 1:
             replicas = self._ensemble.replicas.size
             warnings.warn(confounded_message(len(names), replicas), stacklevel=4)
         self._last = {
-            "probes": found.probes,
-            "fallen": found.fallen,
+            "probes": gathered.probes,
+            "excluded": decision.excluded,
             "slope": dict(zip(names, slopes.slope, strict=True)),
             "t": dict(zip(names, slopes.t, strict=True)),
-            "evidence": dict(zip(names, reading.evidence, strict=True)),
+            "confidence": dict(zip(names, decision.confidence, strict=True)),
             "confounded": slopes.confounded,
             "probe_ms": milliseconds,
         }
@@ -398,14 +389,14 @@ class Explorer(ExplorerState):
     def _plateau_loss(self) -> float | None:
         """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
         if self._synced:
-            losses = self._ensemble.metrics()["losses"]
+            losses = self._ensemble.history.metrics()["losses"]
         elif not self._active and self._step % self._interval == 0:
             row = self._ensemble.meter.row(torch.device("cpu")).tolist()
             losses = interval_means([row])
             self._ensemble.meter.reset()
         else:
             return None
-        finite = [x for x in self._exploration.plausible(losses) if math.isfinite(x)]
+        finite = self._exploration.plausible(losses)
         return math.fsum(finite) / len(finite) if finite else None
 
     def _apply_base(self) -> None:

@@ -51,13 +51,9 @@ class HeldSchedule:
         return self.ended_at * (self.now / self.highest)
 
     @property
-    def trust(self) -> float:
-        """How far to trust the signal: 1 at the maximum, next to 0 once the rate decays.
-
-        A decaying rate removes noise, and the signal would rather undo the decay. The fourth
-        power is what measured best; it is 0.4 at four fifths of the maximum.
-        """
-        return (self.now / self.highest) ** 4 if self.highest > 0 else 1.0
+    def share(self) -> float:
+        """s(t) as a share of its maximum: 1 until the rate decays."""
+        return self.now / self.highest if self.highest > 0 else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""

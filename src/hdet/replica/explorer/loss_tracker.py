@@ -1,27 +1,18 @@
-"""The level and the noise of the training loss, and what is out of all proportion to them.
+"""The level and the noise of the training loss: what is a loss spike, and what is noise?
 
-The search asks two things of the losses: what the run has gained so far, and whether a jump
-is more than noise. Neither may hang on a single number that somebody reports: of the
-replicas' losses those far outside all that the others and the past make plausible are left
-out, and a loss that leaps up is taken in by a bounded share.
-
-No absolute scale enters, and losses may have any sign.
+A single number that somebody reports must decide nothing: a loss that leaps up is taken in by
+a bounded share only. No absolute scale enters, and losses may have any sign.
 """
 
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...state import Entries
+from .config import DEFAULT, SearchConfig
 
 LARGEST = 1e100  # a loss beyond it is as good as infinite, and its square would be
-NOISE = 4.0  # standard deviations that noise is taken to reach
-_LOST = 0.25  # share of the gain whose loss is an explosion
-_SETTLED = 5  # losses after which the noise is known
-_FAR = 10.0  # times all that is known of the losses: nothing that happens by itself
-_ABSURD = 1000.0  # times the loss itself, where nothing else is known yet
-_ROUNDING = 1e-6  # relative, of losses in float32
+ROUNDING = 1e-6  # relative, of losses in float32
 
 
 @dataclass
@@ -29,15 +20,17 @@ class LossTracker:
     """The smoothed training loss, its best, and the noise of one interval's mean.
 
     Attributes:
+        config: the constants.
         count: syncs seen.
         first: the first interval's loss.
         previous: the last interval's.
-        smoothed: exponential mean with weight 0.2.
+        smoothed: exponential moving average.
         best: the lowest `smoothed` so far.
         noise: variance of an interval's loss, from differences of neighbours.
         weight: of `noise`'s mean so far, to correct its start.
     """
 
+    config: SearchConfig = DEFAULT
     count: int = 0
     first: float = 0.0
     previous: float = 0.0
@@ -52,14 +45,14 @@ class LossTracker:
         return math.sqrt(self.noise / self.weight) if self.weight else math.inf
 
     @property
-    def gain(self) -> float:
-        """What the run has gained since its first interval."""
+    def improvement(self) -> float:
+        """By how much the loss has fallen since the first interval."""
         return max(self.first - self.best, 0.0) if self.count else 0.0
 
     @property
     def settled(self) -> bool:
         """Whether enough losses were seen to know their noise."""
-        return self.count >= _SETTLED
+        return self.count >= self.config.settled_after
 
     def update(self, loss: float) -> None:
         """Take in one interval's loss."""
@@ -69,27 +62,30 @@ class LossTracker:
             self.first = self.smoothed = loss
         else:
             square = (loss - self.previous) ** 2 / 2
+            largest = self.config.jump_deviations**2 * self.deviation**2
             # A jump is no noise: taken as such, it would hide the jumps that follow.
-            if square < 36 * self.deviation**2 if self.settled else loss <= ceiling:
-                self.noise = 0.9 * self.noise + 0.1 * square
-                self.weight = 0.9 * self.weight + 0.1
-            self.smoothed += 0.2 * (min(loss, ceiling) - self.smoothed)
+            if square < largest if self.settled else loss <= ceiling:
+                weight = self.config.noise_weight
+                self.noise = (1 - weight) * self.noise + weight * square
+                self.weight = (1 - weight) * self.weight + weight
+            self.smoothed += self.config.loss_weight * (min(loss, ceiling) - self.smoothed)
         self.previous = loss
         self.best = min(self.best, self.smoothed)
 
     @property
     def ceiling(self) -> float:
-        """The highest loss that is in proportion to those seen so far."""
+        """The highest loss that is plausible after those seen so far."""
         if not self.count:
             return math.inf
         if self.settled:
-            return self.smoothed + _FAR * max(self.gain, NOISE * self.deviation)
-        return self.best + self._absurd()
+            known = max(self.improvement, self.config.noise_deviations * self.deviation)
+            return self.smoothed + self.config.implausible_factor * known
+        return self.best + self._implausible_rise()
 
-    def _absurd(self) -> float:
-        """Return a rise that is out of all proportion while the noise is not known."""
+    def _implausible_rise(self) -> float:
+        """Return a rise that is implausible while the noise is not known."""
         scale = max(abs(self.first), abs(self.best))
-        return _ABSURD * scale if scale > 0 else math.inf
+        return self.config.early_implausible_factor * scale if scale > 0 else math.inf
 
     @property
     def rising(self) -> bool:
@@ -97,8 +93,8 @@ class LossTracker:
         # The smoothing leaves a third of the standard deviation.
         return self.settled and self.smoothed > self.best + self.deviation
 
-    def exploded(self, loss: float, lowest: float, patience: float = 1.0) -> bool:
-        """Return whether an interval's loss, and every replica's, lost much of the gain.
+    def spiked(self, loss: float, lowest: float, patience: float = 1.0) -> bool:
+        """Return whether an interval's loss, and every replica's, lost much of the improvement.
 
         Args:
             loss: mean training loss of the interval.
@@ -107,54 +103,21 @@ class LossTracker:
         """
         if not self.count:
             return False
-        lost, gain = loss - self.best, patience * _LOST * self.gain
+        lost = loss - self.best
+        share = patience * self.config.spike_threshold * self.improvement
         if self.settled:
-            noise = patience * NOISE * self.deviation
-            rounding = _ROUNDING * max(abs(loss), abs(self.best))
-            allowed = max(gain, noise, rounding)
+            noise = patience * self.config.noise_deviations * self.deviation
+            allowed = max(share, noise, ROUNDING * max(abs(loss), abs(self.best)))
         else:
-            allowed = self._absurd()
-        return lost > allowed and lowest - self.best > gain
+            allowed = self._implausible_rise()
+        return lost > allowed and lowest - self.best > share
 
-    def outliers(self, losses: Sequence[float]) -> list[int]:
-        """Return the replicas whose loss is out of all proportion.
-
-        That is to the others' and to the losses so far: a replica at too high a rate may well
-        stand far above the others, and by itself none is as far away as what is meant here,
-        one batch whose loss was wrong or a number that stands for "none".
-
-        Args:
-            losses: of each replica; what is not finite is none of them.
-        """
-        live = [r for r, loss in enumerate(losses) if math.isfinite(loss)]
-        finite = [losses[r] for r in live]
-        if len(live) < 2:
-            return []
-        middle, spread = statistics.median(finite), 0.0
-        if len(live) > 2:
-            spread = statistics.median(abs(x - middle) for x in finite)
-        else:
-            past = self.smoothed if self.count else 0.0
-            middle = min(finite, key=lambda loss: abs(loss - past))
-        noise = NOISE * math.sqrt(len(live)) * self.deviation if self.weight else 0.0
-        known = max(self.gain, noise)
-        if self.settled:
-            above = below = _FAR * max(known, spread, _ROUNDING * abs(middle))
-        else:
-            # Of two replicas alone it is hard to tell; and by itself none falls far.
-            share = _FAR if len(live) > 2 else _ABSURD
-            above = max(share * max(abs(middle), known), _FAR**2 * spread)
-            below = max(share / 3 * abs(middle), known, _FAR * spread)
-        return [r for r in live if self._is_far(losses[r], middle, below, above)]
-
-    def _is_far(self, loss: float, middle: float, below: float, above: float) -> bool:
-        """Return whether a loss is far from a middle, and from the losses so far."""
-        if middle - below <= loss <= middle + above:
-            return False
-        return not (self.count and self.smoothed - below <= loss <= self.smoothed + above)
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        return {key: value for key, value in vars(self).items() if key != "config"}
 
     @classmethod
-    def parsed(cls, entries: Entries) -> "LossTracker":
+    def parsed(cls, entries: Entries, config: SearchConfig) -> "LossTracker":
         """Return the tracker that a state describes.
 
         Raises:
@@ -166,6 +129,7 @@ class LossTracker:
             return entries.number(key, -LARGEST, LARGEST)
 
         return cls(
+            config,
             count=count,
             first=loss("first"),
             previous=loss("previous"),
@@ -175,21 +139,3 @@ class LossTracker:
             noise=entries.number("noise", 0.0, 4 * LARGEST**2),
             weight=entries.number("weight", 0.0, 1.0),
         )
-
-
-def range_of_noise(losses: Sequence[float], deviation: float) -> float:
-    """Return how far apart losses of different batches may be by chance alone.
-
-    Args:
-        losses: finite, of each replica.
-        deviation: of their mean, over time.
-    """
-    n = len(losses)
-    single = math.sqrt(n) * deviation
-    if n > 3:
-        # What few intervals say of the noise is little; how the replicas differ says more,
-        # and their median does not see the few that have fallen.
-        middle = statistics.median(losses)
-        single = max(single, 1.5 * statistics.median(abs(x - middle) for x in losses))
-    # The range of n normal numbers grows as the root of their number's logarithm.
-    return single * (NOISE + math.sqrt(8 * math.log(n)))

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..ensemble.gathered import Gathered
 from ..ensemble.optimizer_state import all_state, reset_state, weight_dependent_state
-from ..paper.reference import average as average_replicas
-from ..paper.reference import share_gradients
-from .averaged_weights import MEMORY, REACH
+from ..ensemble.permutation import permutation
+from ..ensemble.reference import average as average_replicas
+from ..ensemble.reference import mean_losses, share_gradients
 from .checks import collect
+from .config import DEFAULT, SearchConfig
 from .dimensions import Dimension, Request
-from .exploration import Exploration
+from .exploration import Decision, Exploration
 from .probe import Mode, evaluate
 
 
@@ -35,7 +37,7 @@ class ExplorerTrace:
         rates: [step][group][replica].
         base_rates: [step][group].
         values: [sync][dimension], the base values after each sync.
-        explosions: how often the averaged weights were restored.
+        rollbacks: how often all replicas went back to the averaged weights.
         models: the N models as they are after the last step.
     """
 
@@ -43,7 +45,7 @@ class ExplorerTrace:
     rates: list[list[list[float]]] = field(default_factory=list)
     base_rates: list[list[float]] = field(default_factory=list)
     values: list[list[float]] = field(default_factory=list)
-    explosions: int = 0
+    rollbacks: int = 0
     models: list[nn.Module] = field(default_factory=list)
 
 
@@ -61,6 +63,8 @@ def train(
     seed: int = 0,
     search: bool | None = None,
     probe_mode: Mode = "eval",
+    config: SearchConfig | None = None,
+    on_sync: Callable[[int, list[float], Decision], None] | None = None,
 ) -> ExplorerTrace:
     """Train `replicas` copies of `model` in this process, tuning what `explore` names.
 
@@ -77,6 +81,9 @@ def train(
         seed: as for `Explorer`.
         search: likewise.
         probe_mode: likewise.
+        config: likewise.
+        on_sync: on_sync(sync, losses, decision) is called at every sync, once it is decided
+            and before the replicas are averaged, with the losses that were scored.
 
     Returns:
         The trace.
@@ -84,10 +91,19 @@ def train(
     models = [copy.deepcopy(model) for _ in range(replicas)]
     optimizers = [make_optimizer(m) for m in models]
     dimensions = [collect(explore(m), o) for m, o in zip(models, optimizers, strict=True)]
-    paired = probe is not None
-    climbs = paired if search is None else search
-    state = Exploration(dimensions[0], replicas, seed, climbs, paired)
+    paired, config = probe is not None, config or DEFAULT
+    search = paired if search is None else search
+    state = Exploration(
+        dimensions[0],
+        replicas,
+        seed,
+        permutation,
+        search=search,
+        paired=paired,
+        config=config,
+    )
     shares_state = all(d.shares_state for d in dimensions[0])
+    follow = weight_dependent_state if shares_state else all_state
     schedule = _schedule(make_optimizer(copy.deepcopy(model)), make_schedule, total_steps)
     ended_at: list[float] | None = None
     highest = list(schedule[0])
@@ -113,30 +129,34 @@ def train(
         if (t + 1) % T or not dimensions[0]:
             continue
 
-        L = [math.fsum(column) / len(interval) for column in zip(*interval, strict=True)]
-        interval = []
+        L = mean_losses(interval)
+        interval, sync = [], state.syncs
         scored = L
         if probe is not None:
-            here = None if state.rates.climbing else average
-            scored = [_score(probe, m, here, probe_mode, seed, state.syncs) for m in models]
-        reading = state.read(scored)
-        follow = weight_dependent_state if shares_state else all_state
-        average_replicas(models, optimizers, reading.fallen, follow)
-        shares = [_ratio(x, h) ** 4 for x, h in zip(schedule[t], highest, strict=True)]
-        trust = [1.0 if d.group is None else shares[d.group] for d in dimensions[0]]
-        climbed = state.rates.climbing
-        move = state.update(reading, L, trust)
-        if move.exploded and average is not None:
-            trace.explosions += 1
-            _restore(models, optimizers, average, buffers)
-        refused = refused + 1 if average is not None and _far(average, models[0]) else 0
-        if not 0 < refused <= 3:
-            average = _take_in(average, models[0])
+            here = None if state.rates.searching else average
+            scored = [
+                _score(probe, m, here, config.probe_mix, probe_mode, seed, sync) for m in models
+            ]
+        shares = [_ratio(x, h) for x, h in zip(schedule[t], highest, strict=True)]
+        decision = state.decide(
+            Gathered(losses=L, probes=scored, given=True, broken=[], masked=[]),
+            [1.0 if d.group is None else shares[d.group] for d in dimensions[0]],
+        )
+        if on_sync is not None:
+            on_sync(sync, scored, decision)
+        average_replicas(models, optimizers, decision.excluded, follow)
+        if decision.rollback and average is not None:
+            trace.rollbacks += 1
+            _roll_back(models, optimizers, average, buffers)
+        far = average is not None and _far(average, models[0], config.max_weight_move)
+        refused = refused + 1 if far else 0
+        if not 0 < refused <= config.max_refused_weights:
+            average = _take_in(average, models[0], config.averaging_weight)
             buffers = [b.clone() for b in models[0].buffers()]
-        if climbed and not state.rates.climbing:
-            ended_at = highest = list(schedule[t])
-        elif state.rates.climbing and not climbed:
-            ended_at = None
+        if decision.phase != decision.next_phase:
+            searching = decision.next_phase == "search"
+            ended_at = None if searching else list(schedule[t])
+            highest = highest if searching else list(schedule[t])
         trace.values.append(state.base_values())
     return trace
 
@@ -180,7 +200,7 @@ def _set_values(
 
 
 @torch.no_grad()
-def _restore(
+def _roll_back(
     models: Sequence[nn.Module],
     optimizers: Sequence[Optimizer],
     average: list[Tensor],
@@ -196,21 +216,21 @@ def _restore(
 
 
 @torch.no_grad()
-def _far(average: list[Tensor], model: nn.Module) -> bool:
+def _far(average: list[Tensor], model: nn.Module, most: float) -> bool:
     """Return whether the weights are far out of all proportion to their average."""
     pairs = zip(model.parameters(), average, strict=True)
     gap = math.fsum(float((w - a).norm()) ** 2 for w, a in pairs) ** 0.5
     size = math.fsum(float(a.norm()) ** 2 for a in average) ** 0.5
-    return not (gap <= 10 * size or (size == 0 and math.isfinite(gap)))
+    return not (gap <= most * size or (size == 0 and math.isfinite(gap)))
 
 
 @torch.no_grad()
-def _take_in(average: list[Tensor] | None, model: nn.Module) -> list[Tensor]:
+def _take_in(average: list[Tensor] | None, model: nn.Module, share: float) -> list[Tensor]:
     """Return the average with the converged weights taken in."""
     if average is None:
         return [p.detach().clone() for p in model.parameters()]
     pairs = zip(average, model.parameters(), strict=True)
-    return [mine.lerp(weight, MEMORY) for mine, weight in pairs]
+    return [mine.lerp(weight, share) for mine, weight in pairs]
 
 
 def _schedule(
@@ -235,6 +255,7 @@ def _score(
     probe: Callable[[nn.Module, int], Tensor],
     model: nn.Module,
     average: list[Tensor] | None,
+    mix: float,
     mode: Mode,
     seed: int,
     sync: int,
@@ -243,7 +264,7 @@ def _score(
     own = [p.clone() for p in model.parameters()]
     if average is not None:
         for weight, centre in zip(model.parameters(), average, strict=True):
-            weight.copy_(torch.lerp(centre, weight, REACH))
+            weight.copy_(torch.lerp(centre, weight, mix))
     value, _ = evaluate(lambda: probe(model, sync), model, mode, seed, sync)
     for weight, kept in zip(model.parameters(), own, strict=True):
         weight.copy_(kept)

@@ -6,6 +6,7 @@ a run that had no Explorer yet, is taken over: the schedule goes on at the same 
 
 import warnings
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,10 @@ from ...errors import where
 from ...state import Entries
 from ..ensemble.agreement import Facts, public_numbers
 from ..ensemble.converging import Converging
+from ..ensemble.permutation import permutation
 from .averaged_weights import AveragedWeights
+from .config import SearchConfig
+from .dimensions import Dimension
 from .exploration import Exploration
 from .outer_scheduler import OuterScheduler
 from .probe import Mode, Probe
@@ -43,7 +47,8 @@ class ExplorerState(Converging, OuterScheduler):
     _seed: int
     _search: bool | None
     _step: int
-    _rescues: int
+    _config: SearchConfig
+    _nonfinite_syncs: int
     _introduced: bool
     _found: bool
     _shared_gradients: bool
@@ -67,7 +72,7 @@ class ExplorerState(Converging, OuterScheduler):
         else:
             self._schedule.read()
         return {
-            "format": 2,
+            "format": 3,
             "step": self._step,
             "schedule": self._schedule.state_dict(),
             "exploration": self._exploration.state_dict(),
@@ -95,10 +100,13 @@ class ExplorerState(Converging, OuterScheduler):
         if not entries.has("format") and not entries.has("exploration"):
             self._take_over_schedule(entries, state_dict)
             return
-        entries.format(1, 2)
+        version = entries.format(1, 2, 3)
         step = entries.integer("step")
         schedule = self._schedule.parsed(entries.entries("schedule"))
-        exploration = self._exploration.parsed(entries.entries("exploration"))
+        explored = entries.entries("exploration")
+        if version < 3:
+            explored = Entries(_renamed(explored.whole()), NAME, path="exploration.")
+        exploration = self._exploration.parsed(explored)
         others = entries.entries("others") if entries.has("others") else None
         changed = self._values.parsed(others)
         averaged = self._averaged.parsed(entries.entries("averaged"))
@@ -110,10 +118,10 @@ class ExplorerState(Converging, OuterScheduler):
         self._values.assign(changed, self._schedule.groups)
         self._averaged.assign(averaged)
         self._ensemble.assign(ensemble)
-        self._introduced, self._last, self._rescues = False, {}, 0
+        self._introduced, self._last, self._nonfinite_syncs = False, {}, 0
         self._found = self._exploration.syncs > 0
         self._apply()
-        if self._found and not self._exploring and self._exploration.rates.climbing:
+        if self._found and not self._exploring and self._exploration.rates.searching:
             warnings.warn(
                 f"{where()}`{NAME}.load_state_dict` got a search that has not ended, and one "
                 f"replica can't go on with it: the rate stays at "
@@ -151,17 +159,26 @@ class ExplorerState(Converging, OuterScheduler):
         self._schedule.assign_own(wrapped)
         self._schedule.begin(rates)
         self._step = step
-        dimensions, size = self._exploration.dimensions, self._ensemble.replicas.size
-        paired = self._probe is not None
-        self._exploration = Exploration(
-            dimensions, size, self._seed, bool(self._search), paired
-        )
+        self._exploration = self._new_exploration(self._exploration.dimensions, False)
         groups = self._schedule.groups
         self._values = ReplicaValues(self.optimizer, self._exploration, groups)
-        self._averaged = AveragedWeights(self.optimizer, self._model)
+        self._averaged = AveragedWeights(self.optimizer, self._model, self._config)
         self._ensemble.restart()
-        self._introduced, self._last, self._rescues, self._found = False, {}, 0, False
+        self._introduced, self._last, self._nonfinite_syncs = False, {}, 0
+        self._found = False
         self._apply()
+
+    def _new_exploration(self, dimensions: list[Dimension], by_default: bool) -> Exploration:
+        """Return an exploration at its start; `by_default` is whether rates are searched."""
+        return Exploration(
+            dimensions,
+            self._ensemble.replicas.size,
+            self._seed,
+            permutation,
+            search=by_default if self._search is None else self._search,
+            paired=self._probe is not None,
+            config=self._config,
+        )
 
     @property
     def _apart(self) -> bool:
@@ -203,6 +220,28 @@ class ExplorerState(Converging, OuterScheduler):
             "schedule": [self._schedule.name, public_numbers(self._schedule.own_state())],
             **explored,
             "rates of the schedule": rates if self._scaled else public_numbers(self.base_lrs),
+            **{f"config.{key}": value for key, value in vars(self._config).items()},
             "state of the search": exploration.state_dict(),
             "rates held by the search": [held.ended_at for held in self._schedule.groups],
         }
+
+
+# What older states call what an exploration's state has: by its key there.
+_OLD_NAMES = {
+    "places": "coordinates",
+    "climbing": "searching",
+    "momentum": "confidence",
+    "explosions": "rollbacks",
+    "cliffs": "exclusions",
+    "returns": "recovery",
+    "wild": "implausible",
+    "accepted": "new_levels",
+}
+
+
+def _renamed(state: Any) -> Any:
+    """Return an older version's state of an exploration under the names of this one."""
+    if not isinstance(state, Mapping):
+        return state
+    found = {_OLD_NAMES.get(key, key): value for key, value in state.items()}
+    return {k: _renamed(v) if k in ("rates", "recovery") else v for k, v in found.items()}

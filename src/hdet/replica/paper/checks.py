@@ -1,19 +1,16 @@
-"""What `OneCycleAutoLR` demands of its arguments and of a checkpoint.
+"""What `OneCycleAutoLR` demands of its arguments, and what it says when it can't go on.
 
-Each message names the argument, the rule, the value and the remedy. The checks look only at
-what is the same on every rank, so that an error on one is an error on all.
+The checks look only at what is the same on every rank, so that an error on one rank is an
+error on all.
 """
 
-import math
 import warnings
 from typing import Any
 
-from ...errors import require, where
+from ...errors import Limits, require, require_number, require_whole, where
 
 _NAME = "OneCycleAutoLR"
-_RATES = ("initial_lr", "max_lr", "min_lr")
-_MOMENTA = ("max_momentum", "base_momentum")
-# Acts of the controller; with fewer, the decay takes over a quarter of the rate at each.
+# With fewer updates by the controller, the decay takes over a quarter of the rate at each.
 _FEW = 20
 
 
@@ -34,95 +31,61 @@ def check_arguments(
 ) -> None:
     """Raise a `ValueError` for the first argument that breaks its rule."""
 
-    def rule(holds: bool, argument: str, value: object, must: str, remedy: str) -> None:
-        require(holds, _NAME, argument, value, must, remedy)
+    def number(argument: str, value: object, remedy: str, **limits: float) -> None:
+        require_number(_NAME, argument, value, remedy, **limits)
 
-    rule(
-        0 <= spread < 1,
+    number(
         "ensemble_lr_spread_ratio",
         spread,
-        "must lie in [0, 1), or a replica's rate would not be positive",
-        "the paper uses 1/9; use 0 for plain OneCycleLR",
+        "use 1/9 as in the paper, or 0 for plain OneCycleLR; at 1 a replica's rate would be 0",
+        low=0,
+        below=1,
     )
-    rule(
-        isinstance(interval, int) and not isinstance(interval, bool) and interval >= 1,
+    require_whole(
+        _NAME,
         "model_sync_interval",
         interval,
-        "must be a whole number of at least 1",
         "count optimizer steps; to train without averaging, use ensemble_lr_spread_ratio=0",
+        low=1,
     )
-    rule(
-        0 < loss_scale < math.inf,
-        "loss_scale",
-        loss_scale,
-        "must be above 0 and finite",
-        "start from the spread of the replicas' losses, `metrics()['losses']`",
-    )
-    rule(
-        0 <= momentum < 1,
-        "momentum_of_lr",
-        momentum,
-        "must lie in [0, 1), or the velocity would never follow the losses",
-        "the paper uses 0.9; use 0 for no memory",
-    )
-    rule(
-        0 <= lr_of_lr < math.inf,
-        "lr_of_lr",
-        lr_of_lr,
-        "must be at least 0 and finite, or the rate would move towards the worse replicas",
-        "the paper uses 0.5",
-    )
-    rates = max_lr if isinstance(max_lr, (list, tuple)) else [max_lr]
-    rule(
-        all(0 <= float(rate) < math.inf for rate in rates),
+    remedy = "start from the spread of the replicas' losses, `metrics()['losses']`"
+    number("loss_scale", loss_scale, remedy, above=0)
+    remedy = "use 0.9 as in the paper, or 0 for no memory; at 1 the velocity would never change"
+    number("momentum_of_lr", momentum, remedy, low=0, below=1)
+    remedy = "use 0.5 as in the paper; below 0 the rate would move towards the worse replicas"
+    number("lr_of_lr", lr_of_lr, remedy, low=0)
+    rates, allowed = max_lr if isinstance(max_lr, list | tuple) else [max_lr], Limits(low=0)
+    require(
+        all(float(rate) in allowed for rate in rates),
+        _NAME,
         "max_lr",
         max_lr,
-        "must be finite and at least 0",
+        str(allowed),
         "give the peak of the schedule, one number or one per parameter group",
     )
-    rule(
-        isinstance(seed, int),
-        "seed",
-        seed,
-        "must be a whole number",
-        "leave it out for 0",
-    )
-    rule(
-        warmup >= 0,
-        "auto_lr_warmup_steps",
-        warmup,
-        "must be at least 0",
-        "count optimizer steps from the start",
-    )
-    rule(
+    require(isinstance(seed, int), _NAME, "seed", seed, "must be a whole number", "try 0")
+    remedy = "count optimizer steps from the start"
+    number("auto_lr_warmup_steps", warmup, remedy, low=0, finite=False)
+    require(
         not auto or spread > 0,
+        _NAME,
         "enable_auto_lr",
         auto,
         "needs replicas with different rates",
-        "set ensemble_lr_spread_ratio, to 1/9 as in the paper for instance",
+        "set ensemble_lr_spread_ratio, for instance to 1/9 as in the paper",
     )
     # OneCycleLR itself reports a missing or impossible number of steps.
-    rule(
+    require(
         not auto or total_steps < 1 or warmup < total_steps,
+        _NAME,
         "auto_lr_warmup_steps",
         warmup,
         f"must be below the run's {total_steps} steps, or the controller would never act",
         f"try a fifth of the run, {max(total_steps // 5, 0)}",
     )
-    rule(
-        world_size >= 1,
-        "world_size",
-        world_size,
-        "must be at least 1",
-        "leave it out: it comes from the process group",
-    )
-    rule(
-        0 <= rank < max(world_size, 1),
-        "rank",
-        rank,
-        f"must lie in [0, {world_size})",
-        "leave it out: it comes from the process group",
-    )
+    remedy = "leave it out: it comes from the process group"
+    require_whole(_NAME, "world_size", world_size, remedy, low=1)
+    number("rank", rank, remedy, low=0, below=world_size)
 
 
 def warn_of_few_intervals(total_steps: int, warmup: int, interval: int) -> None:
@@ -131,8 +94,8 @@ def warn_of_few_intervals(total_steps: int, warmup: int, interval: int) -> None:
     if acts < _FEW:
         warnings.warn(
             f"{where()}`{_NAME}(enable_auto_lr=True)` acts at only {acts} syncs in this run, "
-            f"fewer than {_FEW}: the built-in decay takes much of the rate at each, and "
-            f"the losses say little. Use "
+            f"fewer than {_FEW}: the built-in decay takes much of the rate at each, and the "
+            f"losses say little. Use "
             f"model_sync_interval={max((total_steps - warmup) // 100, 1)}, or a longer run.",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""The paper's controller: loss differences between replicas move the base value.
+"""The paper's controller: loss differences between replicas move the base rates.
 
 N replicas are N points of a line search along the common update. A softmax turns their
 losses into weights; the weighted mean of their values minus the plain mean says which way
@@ -10,13 +10,50 @@ feed it the same gathered numbers, in float64 and in one order of summation, so 
 them get the same answer to the last bit.
 
 Source: HDET (arXiv 2604.24708), equations (4) and (5). In symbols: sigma `loss_scale`,
-lambda `lr_of_lr`, beta `momentum`, gamma `decay`, w `weights`, v `velocity`,
-eta_r `values[r]`, eta_bar `base`, S `total_steps`, T `sync_every`.
+lambda `lr_of_lr`, beta `momentum`, gamma `decay`, w `weights`, v `velocities`,
+eta_r `rates[r]`, eta_bar `values`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BaseRates:
+    """eta_bar and v of every parameter group, and the decision that they come from.
+
+    Attributes:
+        velocities: v per group.
+        values: eta_bar per group; None while the schedule still sets them.
+        acted_at: index of the sync at which the controller last acted.
+        weights: w of every replica at that sync; 0 for a masked one.
+        deltas: per group, the zero-order hypergradient; positive where larger rates did
+            better.
+        floored: per group, whether the equation gave no positive rate and the floor held.
+    """
+
+    velocities: list[float]
+    values: list[float] | None = None
+    acted_at: int = 0
+    weights: list[float] | None = None
+    deltas: list[float] | None = None
+    floored: list[bool] | None = None
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the velocities, and what the last decision was once there is one."""
+        last = {"weights": self.weights, "delta": self.deltas, "floored": self.floored}
+        known = {key: list(value) for key, value in last.items() if value is not None}
+        return {"velocity": list(self.velocities), **known}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain numbers."""
+        return {
+            "base_lrs": None if self.values is None else list(self.values),
+            "velocities": list(self.velocities),
+            "acted_at": self.acted_at,
+        }
 
 
 @dataclass(frozen=True)
@@ -35,53 +72,47 @@ class Controller:
     momentum: float
     decay: float
 
-    def update(
-        self, velocity: float, values: Sequence[float], weights: Sequence[float]
-    ) -> "Update":
-        """Return the next base value and velocity of one hyperparameter.
+    def decide(
+        self,
+        velocities: Sequence[float],
+        rates: Sequence[Sequence[float]],
+        losses: Sequence[float],
+        sync: int,
+    ) -> BaseRates:
+        """Return the next base rate and velocity of every parameter group.
 
         Args:
-            velocity: v before this sync; 0 at the first.
-            values: eta_r of every replica in the interval that has just ended.
-            weights: w of every replica, from `weights`; 0 for a masked one.
-
-        Returns:
-            The update. A masked replica takes no part in `delta`, and its value still
-            counts in the mean that the base value starts from: losing a replica is no
-            evidence that its value was too high or too low.
+            velocities: v per group before this sync; 0 at the first.
+            rates: eta_r per group and replica, of the interval that has ended.
+            losses: L_r of every replica; NaN or infinite for one that is masked. It takes no
+                part in the hypergradient, and its rate still counts in the mean that the
+                base rate starts from: losing a replica is no evidence about its rate.
+            sync: index of this sync.
         """
-        mean = math.fsum(values) / len(values)
-        live = [value for value, w in zip(values, weights, strict=True) if w > 0]
+        weights = softmax_weights(losses, self.loss_scale)
+        pairs = zip(velocities, rates, strict=True)
+        moves = [self._move(velocity, row, weights) for velocity, row in pairs]
+        values, velocities, deltas, floored = (list(c) for c in zip(*moves, strict=True))
+        return BaseRates(velocities, values, sync, weights, deltas, floored)
+
+    def _move(
+        self, velocity: float, rates: Sequence[float], weights: Sequence[float]
+    ) -> tuple[float, float, float, bool]:
+        """Return eta_bar, v and delta of one group, and whether the floor held."""
+        mean = math.fsum(rates) / len(rates)
+        live = [rate for rate, w in zip(rates, weights, strict=True) if w > 0]
+        delta = 0.0
         if live:
-            weighted = math.fsum(w * x for w, x in zip(weights, values, strict=True))
+            weighted = math.fsum(w * x for w, x in zip(weights, rates, strict=True))
             delta = weighted - math.fsum(live) / len(live)
-        else:
-            delta = 0.0
         velocity = self.momentum * velocity + (1 - self.momentum) * delta
         base = (1 - self.decay) * mean + self.lr_of_lr * velocity
         # With lambda alpha > 1 - gamma the equation can leave the positive numbers,
-        # where a learning rate would ascend. The lowest value tried is the way down.
+        # where a learning rate would ascend. The lowest rate tried is the way down.
         floored = base <= 0 < mean
         if floored:
-            base = (1 - self.decay) * min(values)
-        return Update(base, velocity, delta, floored)
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a sync does to one hyperparameter.
-
-    Attributes:
-        base: eta_bar, the base value until the next sync.
-        velocity: v after this sync.
-        delta: the zero-order hypergradient; positive when larger values did better.
-        floored: whether the equation gave no positive value and the floor was used.
-    """
-
-    base: float
-    velocity: float
-    delta: float
-    floored: bool
+            base = (1 - self.decay) * min(rates)
+        return base, velocity, delta, floored
 
 
 def softmax_weights(losses: Sequence[float], loss_scale: float) -> list[float]:

@@ -6,9 +6,9 @@ steps their weights are averaged, and their loss differences move the base learn
 At optimizer step t, on replica r of N, in each parameter group:
 
     before the controller acts   eta_r(t) = OneCycle(t) * rho_r                        (1)
-    every T steps                theta_r <- mean over replicas of theta                (3)
-    and from `auto_lr_warmup_steps` on, at the same syncs,
-                                 eta_bar <- the controller's base value             (4, 5)
+    every T steps (`_sync`)      the losses are gathered; from `auto_lr_warmup_steps` on
+                                 eta_bar <- the controller's decision               (4, 5)
+                                 theta_r <- mean over replicas of theta                (3)
                                  eta_r   <- eta_bar * rho_pi(r), until the next sync
 
 Source: HDET (arXiv 2604.24708), whose public code differs in several places (see the
@@ -17,7 +17,6 @@ documentation, "Differences from the published code"). In symbols: alpha
 `auto_lr_warmup_steps`, sigma `loss_scale`, lambda `lr_of_lr`, beta `momentum_of_lr`.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from torch.optim import Optimizer
 
 from ...errors import where
 from ..ensemble.ensemble import Ensemble
+from ..ensemble.gathered import Gathered
 from ..ensemble.group_values import on_load, own_rates, set_rates
 from ..ensemble.meshes import find_replicas
 from ..ensemble.rate_effect import differing
@@ -39,15 +39,14 @@ from ..ensemble.setup_checks import (
     require_rates,
     unwrapped,
 )
-from ..ensemble.spread import group_multipliers
-from .base_rates import BaseRates
 from .checks import (
     check_arguments,
     no_finite_loss_message,
     no_loss_message,
     warn_of_few_intervals,
 )
-from .controller import Controller, decay_per_sync
+from .controller import BaseRates, Controller, decay_per_sync
+from .fan_out import group_multipliers
 from .state import NAME, OneCycleState
 
 
@@ -179,7 +178,7 @@ class OneCycleAutoLR(OneCycleState):
         self._auto = enable_auto_lr
         self._seed = seed
         self._introduced = False
-        self._base = BaseRates(len(optimizer.param_groups))
+        self._base = BaseRates([0.0] * len(optimizer.param_groups))
         if isinstance(max_lr, (list, tuple)):
             peak = [float(rate) for rate in max_lr]
         else:
@@ -269,9 +268,8 @@ class OneCycleAutoLR(OneCycleState):
             "step": self.last_epoch,
             "base_lr": list(self._base_now),
             "replica_lr": self._replica_lrs(),
-            "velocity": list(self._base.velocities),
-            **self._ensemble.metrics(),
-            **self._base.last_act,
+            **self._ensemble.history.metrics(),
+            **self._base.metrics(),
         }
 
     def get_lr(self) -> list[float | Tensor]:
@@ -336,21 +334,26 @@ class OneCycleAutoLR(OneCycleState):
             self._sync(step)
 
     def _sync(self, step: int) -> None:
-        """Converge, and let the controller act if its time has come."""
-        found = self._ensemble.sync(step, apart=differing(self._replica_lrs()))
-        self._ensemble.record(found)
-        self._ensemble.meter.reset()
+        """Gather the losses, let the controller decide if its time has come, and average."""
+        rates = self._replica_lrs()
+        gathered = self._ensemble.gather(step, differing=differing(rates))
         acts = self._auto and step >= self._warmup
-        if found.given and not any(map(math.isfinite, found.losses)):
-            raise RuntimeError(no_finite_loss_message(len(found.losses)))
-        if self._auto and not self._ensemble.ever_given_a_loss:
+        self._check_losses(gathered, step, acts)
+        if acts:
+            sync, velocities = step // self._interval, self._base.velocities
+            self._base = self._controller.decide(velocities, rates, gathered.losses, sync)
+        self._ensemble.average()
+        self._ensemble.meter.reset()
+
+    def _check_losses(self, gathered: Gathered, step: int, acts: bool) -> None:
+        """Raise, or warn at the first sync, where the controller has nothing to go by."""
+        if gathered.given and not gathered.any_finite:
+            raise RuntimeError(no_finite_loss_message(len(gathered.losses)))
+        if self._auto and not (gathered.given or self._ensemble.history.ever_given):
             if acts:
                 raise RuntimeError(no_loss_message())
             if step == self._interval:
-                warnings.warn(no_loss_message(), stacklevel=4)
-        if acts:
-            rates = self._replica_lrs()
-            self._base.act(self._controller, found.losses, rates, step // self._interval)
+                warnings.warn(no_loss_message(), stacklevel=5)
 
     def _reapply(self) -> None:
         """Keep the spread where every rank loads the optimizer that rank 0 saved."""

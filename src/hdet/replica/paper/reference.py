@@ -10,16 +10,15 @@ shards. Losses and weights are finite here, or the numbers are what they become.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
-from ..ensemble.optimizer_state import weight_dependent_state
-from ..ensemble.spread import permutation
+from ..ensemble.permutation import permutation
+from ..ensemble.reference import average, mean_losses, share_gradients
 
 
 @dataclass
@@ -125,7 +124,7 @@ def train(
         if (t + 1) % T or alpha == 0 or replicas == 1:
             continue
         average(models, optimizers)  # (3)
-        L = [math.fsum(column) / len(interval) for column in zip(*interval, strict=True)]
+        L = mean_losses(interval)
         interval = []
         if not auto_lr or t + 1 < S_warm:
             continue
@@ -156,43 +155,3 @@ def _schedule(optimizer: Optimizer, total_steps: int, **settings) -> list[list[d
         optimizer.step()
         scheduler.step()
     return steps
-
-
-def share_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> None:
-    """Give every replica the mean of all gradients, as DDP does."""
-    for model, loss in zip(models, losses, strict=True):
-        model.zero_grad()
-        loss.backward()
-    for copies in zip(*(m.parameters() for m in models), strict=True):
-        gradients = [p.grad for p in copies if p.grad is not None]
-        if gradients:
-            mean = torch.stack(gradients).mean(0)
-            for parameter in copies:
-                parameter.grad = mean.clone()
-
-
-@torch.no_grad()
-def average(
-    models: Sequence[nn.Module],
-    optimizers: Sequence[Optimizer],
-    left_out: Sequence[int] = (),
-    follow: Callable[[Optimizer], list[Tensor]] = weight_dependent_state,
-) -> None:
-    """Replace every tensor that differs between replicas by its mean.
-
-    Args:
-        models: the replicas' models.
-        optimizers: their optimizers.
-        left_out: replicas that receive the mean and give nothing.
-        follow: which optimizer state differs.
-    """
-    everything = [
-        [*m.parameters(), *m.buffers(), *follow(o)]
-        for m, o in zip(models, optimizers, strict=True)
-    ]
-    for copies in zip(*everything, strict=True):
-        if copies[0].is_floating_point():
-            standing = [c.detach() for r, c in enumerate(copies) if r not in left_out]
-            mean = torch.stack(standing).mean(0)
-            for tensor in copies:
-                tensor.copy_(mean)

@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ...state import MOST, Entries
 from ..ensemble.agreement import Facts
 from ..ensemble.converging import Converging
-from .base_rates import BaseRates
-from .controller import Controller
+from ..ensemble.group_values import LARGEST_RATE
+from .controller import BaseRates, Controller
 
 NAME = "OneCycleAutoLR"
 _RATES = ("initial_lr", "max_lr", "min_lr")
@@ -76,17 +76,16 @@ class OneCycleState(Converging, OneCycleLR):
         last_epoch = parsed_step(entries, self.total_steps)
         # The first format has no phases: they are the constructor's.
         phases = parsed_phases(entries, self) if version != 1 else {}
-        fresh = BaseRates(len(self._base.velocities))
-        base, seed, ensemble = fresh, self._seed, None
+        groups = len(self._base.velocities)
+        base, seed, ensemble = BaseRates([0.0] * groups), self._seed, None
         if not plain:
             controller = entries if version == 1 else entries.entries("controller")
-            base = self._base.parsed(controller)
+            base = parsed_rates(controller, groups)
             seed = entries.integer("seed", -MOST, MOST)
             ensemble = self._ensemble.parsed(entries.entries("ensemble"))
         # Nothing can fail any more.
         vars(self).update(phases)
-        self._base.assign(base)
-        self._seed = seed
+        self._base, self._seed = base, seed
         if ensemble is None:
             self._ensemble.restart()
         else:
@@ -135,6 +134,21 @@ def parsed_step(entries: Entries, total_steps: int) -> int:
             f"make the scheduler with total_steps={saved}",
         )
     return entries.integer("last_epoch", 0, total_steps)
+
+
+def parsed_rates(entries: Entries, groups: int) -> BaseRates:
+    """Return the base rates of a state of so many parameter groups.
+
+    Raises:
+        ValueError: if the state is damaged, or of another number of groups.
+    """
+    return BaseRates(
+        values=entries.optional(
+            "base_lrs", entries.numbers, length=groups, above=0.0, high=LARGEST_RATE
+        ),
+        velocities=entries.numbers("velocities", groups, -LARGEST_RATE, LARGEST_RATE),
+        acted_at=entries.integer("acted_at"),
+    )
 
 
 def parsed_phases(entries: Entries, scheduler: OneCycleLR) -> dict[str, Any]:

@@ -13,8 +13,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
 from benchmarks.bilevel.runs.methods import run_method
 from benchmarks.bilevel.runs.tasks import TASKS, Task
+from benchmarks.core.failures import MissingDataError
 from hdet.bilevel import Status, hypergradient
-from hdet.errors import MissingDataError
 from hdet.seeding import generator
 
 

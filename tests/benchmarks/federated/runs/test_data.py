@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.core.failures import MissingDataError
 from benchmarks.federated.runs import data
-from hdet.errors import MissingDataError
 
 
 @given(st.integers(1, 30), st.sampled_from([0.01, 0.1, 1.0, 100.0]), st.integers(0, 5))

@@ -1,0 +1,38 @@
+"""The commands behind `python -m benchmarks`, one for each study, and `pages`."""
+
+from typing import Annotated
+
+import typer
+
+from .bilevel.command import bilevel
+from .compare.command import compare
+from .core.page import PAGES, write
+from .federated.command import federated
+from .robustness.command import robustness
+
+app = typer.Typer(
+    help="The studies behind every figure that the documentation gives.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for study in (compare, robustness, federated, bilevel):
+    app.command()(study)
+
+
+@app.command()
+def pages(
+    studies: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of {', '.join(PAGES)}; default all.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only compare; write nothing.")
+    ] = False,
+) -> None:
+    """Write the pages of results in docs/ from the records."""
+    if unknown := [name for name in studies or [] if name not in PAGES]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(PAGES)}.")
+    different = write(studies or list(PAGES), check)
+    for name in different:
+        print(f"docs/{name} {'is not what its record gives' if check else 'written'}")
+    raise typer.Exit(int(check and bool(different)))

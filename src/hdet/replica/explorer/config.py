@@ -1,0 +1,147 @@
+"""Every constant that steers `Explorer`, in one place.
+
+The defaults were tuned once, on small problems, and hold for every user; the documentation has
+what they achieve. Those marked "measured" are varied in its page "Remedies"; the others were
+chosen with the method and have not been varied since.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ...errors import require
+
+
+def _constant(interval: str, default: float) -> Any:
+    return field(default=default, metadata={"interval": interval})
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The constants of `Explorer`; all ranks need the same.
+
+    Attributes:
+        search_start: share of the schedule at which the search begins; 1 begins at the
+            schedule itself (measured).
+        search_width: distance of the outermost replicas' log rates from the base rate during
+            the search, and its largest step; log 2, as range tests double the rate.
+        search_drift: the search's step, in search widths, while the rates cannot be told
+            apart and nothing speaks against larger ones.
+        search_end_confidence: smoothed confidence that ends the search: smaller rates have
+            been better for several syncs.
+        signal_confidence: smoothed confidence that shows that the rates can be told apart
+            at all; the search does not end before.
+        confidence_decay: weight of the past in the smoothed confidence.
+        track_step: largest move of a value at a sync after the search, on its own scale; 0
+            holds it (measured).
+        unprobed_damping: factor on downward moves of a rate without a probe, since training
+            losses of single intervals always ask for smaller rates.
+        decay_power: moves of a rate are multiplied by (rate / its maximum in the schedule)
+            to this power: a decay removes noise, and the losses would rather undo it.
+        confidence_scale: t-statistic at which the confidence is tanh(1) = 0.76.
+        ridge: of the regression, relative to a column's own square: nothing against a
+            signal, and enough where two permutations happen to be the same, as they often
+            are with four replicas.
+        confounded_ridge: the same where there are too few replicas to tell the
+            hyperparameters apart.
+        outlier_ceiling: losses are cut at the median plus this many times the way from the
+            lowest to the median, so that one diverging replica does not bend the line.
+        probe_mix: share of a replica's own weights in those that the probe scores, the rest
+            being the averaged weights; 1 is the short-horizon bias (measured).
+        averaging_weight: weight of the newest weights in their exponential moving average.
+        max_weight_move: distance from the average, in norms of the average, beyond which
+            weights are not taken into it: no interval of training moves them so far.
+        max_refused_weights: times in a row that weights so far away are not taken in.
+        loss_weight: weight of the newest loss in the exponential moving average.
+        noise_weight: weight of the newest square in the variance of the losses.
+        noise_deviations: standard deviations that noise is taken to reach.
+        jump_deviations: standard deviations beyond which a change of the loss is no noise.
+        settled_after: losses after which their noise is known.
+        implausible_factor: a loss further away than so many times all that is known of the
+            losses (improvement, noise, spread) does not happen by itself.
+        early_implausible_factor: the same in units of the loss, while the noise is unknown.
+        divergence_threshold: a replica has diverged where its loss is above the lowest by
+            more than so many times the improvement of the run, and larger rates are worse;
+            infinity excludes none (measured).
+        spike_threshold: share of the improvement whose loss is a loss spike, after which all
+            replicas go back to the averaged weights; infinity never does.
+        rollback_factor: by which a rollback divides the rate.
+        max_rollbacks: in a row.
+        blame_factor: so near to a rate that was rolled back, another is to blame as well.
+        same_level_factor: a loss within this factor of its height before a rollback is a new
+            level, and no spike.
+        max_doublings: each new level doubles what has to be lost for the next rollback, so
+            many times at most.
+        calm_syncs: after which a spike is over.
+        retry_syncs: within which a rate that is tried again must not fail.
+        steady_syncs: calm ones after which the rate is not to blame for a spike.
+        max_nonfinite_syncs: in a row, without any finite replica, that end the run.
+
+    Raises:
+        ValueError: if one is out of its range.
+    """
+
+    search_start: float = _constant("(0, 1]", 0.05)
+    search_width: float = _constant("(0, 10]", math.log(2))
+    search_drift: float = _constant("[0, 1]", 0.5)
+    search_end_confidence: float = _constant("[-1, 0]", -0.3)
+    signal_confidence: float = _constant("[0, 1]", 0.5)
+    confidence_decay: float = _constant("[0, 1)", 0.6)
+    track_step: float = _constant("[0, 10]", 0.1)
+    unprobed_damping: float = _constant("[0, 1]", 0.3)
+    decay_power: float = _constant("[0, 100]", 4.0)
+    confidence_scale: float = _constant("(0, inf)", 3.0)
+    ridge: float = _constant("(0, inf)", 0.01)
+    confounded_ridge: float = _constant("(0, inf)", 0.5)
+    outlier_ceiling: float = _constant("(0, inf)", 2.0)
+    probe_mix: float = _constant("(0, 1]", 0.15)
+    averaging_weight: float = _constant("(0, 1]", 0.07)
+    max_weight_move: float = _constant("(0, inf]", 10.0)
+    max_refused_weights: int = _constant("[0, 1000]", 3)
+    loss_weight: float = _constant("(0, 1]", 0.2)
+    noise_weight: float = _constant("(0, 1]", 0.1)
+    noise_deviations: float = _constant("(0, inf)", 4.0)
+    jump_deviations: float = _constant("(0, inf)", 6.0)
+    settled_after: int = _constant("[1, 1000]", 5)
+    implausible_factor: float = _constant("(0, inf)", 10.0)
+    early_implausible_factor: float = _constant("(0, inf)", 1000.0)
+    divergence_threshold: float = _constant("[0, inf]", 4.0)
+    spike_threshold: float = _constant("[0, inf]", 0.25)
+    rollback_factor: float = _constant("[1, 1000]", 3.0)
+    max_rollbacks: int = _constant("[1, 1000]", 3)
+    blame_factor: float = _constant("[1, 1000]", 1.5)
+    same_level_factor: float = _constant("[1, inf)", 2.0)
+    max_doublings: int = _constant("[0, 1000]", 10)
+    calm_syncs: int = _constant("[1, 1000]", 3)
+    retry_syncs: int = _constant("[1, 1000]", 5)
+    steady_syncs: int = _constant("[1, 1000]", 10)
+    max_nonfinite_syncs: int = _constant("[1, 1000]", 3)
+
+    def __post_init__(self) -> None:
+        for constant in fields(self):
+            interval, value = constant.metadata["interval"], getattr(self, constant.name)
+            whole = isinstance(constant.default, int)
+            number = isinstance(value, int if whole else int | float)
+            require(
+                number and not isinstance(value, bool) and _contains(interval, value),
+                "SearchConfig",
+                constant.name,
+                value,
+                f"must be a {'whole number' if whole else 'number'} in {interval}",
+                f"leave it out for {constant.default:.3g}",
+            )
+
+    @property
+    def rollback_fall(self) -> float:
+        """The fall of the log rate at a rollback."""
+        return math.log(self.rollback_factor)
+
+
+def _contains(interval: str, value: float) -> bool:
+    """Return whether a value lies in an interval, as "(0, 1]"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = low <= value if interval[0] == "[" else low < value
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+DEFAULT = SearchConfig()
