@@ -71,7 +71,8 @@ class Ensemble:
         self.meter = LossMeter()
         self.history = History(replicas)
         self.size = replicas.size
-        self._world = replicas.world
+        # Weakly: a process group that was destroyed goes.
+        self._world = None if replicas.world is None else weakref.ref(replicas.world)
         self._optimizer = optimizer
         self._model = model
         self._name = name
@@ -109,8 +110,8 @@ class Ensemble:
 
     def require_connection(self) -> None:
         """Raise a `RuntimeError` unless the replicas are those it was made for. Local."""
-        if self._world is not None and self.replicas.world is self._world:
-            return  # At every step, and a look at the group's size takes as long as the rest.
+        if self._world is not None and self.replicas.world is self._world():
+            return  # The usual step ends here: to ask the group for its size takes longer.
         if self.replicas.size != self.size:
             raise RuntimeError(
                 f"{where()}`{self._name}` was made for {self.size} replicas, and the process "
