@@ -7,8 +7,12 @@ import typer
 from .bilevel.command import bilevel
 from .compare.command import compare
 from .core.page import PAGES, write
+from .cost.study import command as cost
 from .federated.command import federated
+from .remedies.study import command as remedies
 from .robustness.command import robustness
+from .scale.study import command as scale
+from .soak.study import command as soak
 
 app = typer.Typer(
     help="The studies behind every figure that the documentation gives.",
@@ -18,6 +22,13 @@ app = typer.Typer(
 )
 for study in (compare, robustness, federated, bilevel):
     app.command()(study)
+for name, study in {
+    "cost": cost,
+    "remedies": remedies,
+    "scale": scale,
+    "soak": soak,
+}.items():
+    app.command(name)(study)
 
 
 @app.command()

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# As in hdet.replica.ensemble.averaging: size of a bucket, and elements that are worked on together.
+# As in hdet.replica.ensemble.averaging: size of a bucket, and of the runs worked on together.
 BUCKET_BYTES = 25 * 2**20
 RUN = 2**18
 # Calls of torch for each run in a sync: one to check it, three to pack it, seven to unpack it.

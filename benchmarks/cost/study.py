@@ -1,14 +1,13 @@
 """What a sync costs: a model checked against gloo here, and worked out for large clusters.
 
-    python benchmarks/cost.py [--rounds 21]
+    python -m benchmarks cost [--rounds 21]
 
 With 2 and with 4 processes, all in turns in one run: plain all-reduces of several sizes, which
 give latency and bandwidth; copies of memory by all processes at once; and `hdet.average_` on
-several layouts, each beside what `cost_model.py` makes of the measurements of the same round.
+several layouts, each beside what `cost.model` makes of the measurements of the same round.
 Processor time is measured besides: other programs lengthen the time, and hardly that.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -16,9 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
+import typer
 
 import hdet
 
@@ -226,29 +227,26 @@ def measure(rounds: int, folder: str) -> None:
         Path(folder, f"{dist.get_world_size()}.json").write_text(json.dumps(found))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=21)
-    options = parser.parse_args()
-    began = time.perf_counter()
-    found = {}
+def command(
+    rounds: Annotated[
+        int, typer.Option(min=4, help="In which everything takes its turn.")
+    ] = 21,
+) -> None:
+    """Check the model of a sync's cost against gloo, and ask it about large clusters."""
+    began, found = time.perf_counter(), {}
     with tempfile.TemporaryDirectory() as folder:
         for ranks in (2, 4):
             # Once more if other programs were in the way, as long as there is time.
             while not found.get(ranks, {}).get("quiet"):
-                on_ranks(measure, ranks, options.rounds, folder)
+                on_ranks(measure, ranks, rounds, folder)
                 found[ranks] = json.loads(Path(folder, f"{ranks}.json").read_text())
                 if time.perf_counter() - began > PATIENCE * ranks:
                     break
-    content = {
-        "rounds": options.rounds,
-        "seconds": time.perf_counter() - began,
-        "processes": found,
-        **tables(Cluster()),
-    }
-    write_record("cost", "python benchmarks/cost.py", content)
+    seconds = time.perf_counter() - began
+    content = {"rounds": rounds, "seconds": seconds, "processes": found, **tables(Cluster())}
+    write_record("cost", "python -m benchmarks cost", content)
     for n, one in found.items():
-        print(n, {key: value for key, value in one.items() if key != "cases"})
         for name, case in one["cases"].items():
             kinds = ("wire", "path", "shared", "work")
-            print(name, f"{case['ms']:.0f} ms", *[f"{case[k]['median']:.2f}" for k in kinds])
+            ratios = [f"{kind} {case[kind]['median']:.2f}" for kind in kinds]
+            print(f"{n} processes, {name}: {case['ms']:.0f} ms", *ratios)

@@ -1,30 +1,24 @@
 """One run of the scale benchmark: N replicas on one small problem, in one process.
 
 The problem is the `regression` task with a student of two matrices. Whatever N, a step has one
-global batch, dealt out to the replicas in equal shares. `run` is all that scale.py needs; in
-held runs `Readings` looks on whenever Explorer reads its losses.
+global batch, dealt out to the replicas in equal shares. `run` is all that the study needs; in
+held runs `Readings` looks on at each sync.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 import hdet
-from hdet.replica.explorer import (
-    exploration,
-    loss_tracker,
-    rate_search,
-)
-from hdet.replica.explorer import (
-    reference as explorer_reference,
-)
+from hdet import SearchConfig
 from hdet.replica.explorer.attribution import slopes, without_outliers
-from hdet.replica.explorer.exploration import Exploration, Reading
+from hdet.replica.explorer.exploration import Decision
+from hdet.replica.explorer.reference import train
 from hdet.seeding import generator
 
 from ..robustness.problems import held_out_loss
@@ -41,12 +35,10 @@ SIGNALS = [
     "own batches",  # what it has without a probe
     "one example each",  # the same, with as much noise in a replica's loss for every N
 ]
-# What moves a rate or the weights once the search is over: (as it is, without).
-MOVES = {
-    (exploration, "HOLD_GAIN"): (exploration.HOLD_GAIN, 0.0),
-    (rate_search, "_CLIFF"): (rate_search._CLIFF, math.inf),
-    (loss_tracker, "_LOST"): (loss_tracker._LOST, math.inf),
-}
+# Nothing moves the rate or the weights once the search is over.
+STILL = replace(
+    SearchConfig(), track_step=0.0, divergence_threshold=math.inf, spike_threshold=math.inf
+)
 task = get_task(TASK)
 task.batch_size = BATCH
 
@@ -102,18 +94,18 @@ class Readings:
         self.single[-1].append(float(loss if alone else task.loss(model, one)))
 
     @torch.no_grad()
-    def take(self, state: Exploration, losses: Sequence[float], reading: Reading) -> None:
+    def take(self, sync: int, losses: Sequence[float], decision: Decision) -> None:
         """Read all signals at a sync, where the replicas still have weights of their own."""
         own, single = _means(self.own), _means(self.single)
         self.own, self.single = [], []
-        self.left_out += len(reading.fallen)
-        if not PHASE[0] <= state.syncs * SYNC_EVERY / STEPS < PHASE[1]:
+        self.left_out += len(decision.excluded)
+        if not PHASE[0] <= sync * SYNC_EVERY / STEPS < PHASE[1]:
             return
-        probed = batch(PROBE_SEED + self.seed, state.syncs)
-        models = [self.models[rank] for rank in range(state.replicas)]
+        probed = batch(PROBE_SEED + self.seed, sync)
+        models = [self.models[rank] for rank in range(len(losses))]
         here = [float(task.loss(model, probed)) for model in models]
         for name, values in zip(SIGNALS, [losses, here, own, single], strict=True):
-            found = slopes(without_outliers(values), state.offsets())
+            found = slopes(without_outliers(values), decision.offsets)
             self.t[name].append(found.t[0])
         weights = torch.stack([nn.utils.parameters_to_vector(m.parameters()) for m in models])
         middle = weights.mean(0)
@@ -123,23 +115,6 @@ class Readings:
 
 def _means(rows: list[list[float]]) -> list[float]:
     return [statistics.fmean(column) for column in zip(*rows, strict=True)]
-
-
-@contextmanager
-def listening(take: Callable[[Exploration, Sequence[float], Reading], None]) -> Iterator[None]:
-    """Show `take` every reading that is made inside the block."""
-    plain = Exploration.read
-
-    def read(self: Exploration, losses: Sequence[float]) -> Reading:
-        reading = plain(self, losses)
-        take(self, losses, reading)
-        return reading
-
-    Exploration.read = read  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield
-    finally:
-        Exploration.read = plain
 
 
 def run(kind: str, replicas: int, spread: float, rate: float, seed: int) -> dict:
@@ -156,8 +131,7 @@ def run(kind: str, replicas: int, spread: float, rate: float, seed: int) -> dict
     share = BATCH // replicas
     held, free = kind == "held", kind in {"explorer", "unprobed"}
     readings = Readings(seed)
-    climbed: list[bool] = []
-    cliffs: list[bool] = []
+    decisions: list[Decision] = []
 
     def loss(model: nn.Module, step: int, rank: int) -> Tensor:
         part = tuple(c[rank * share : (rank + 1) * share] for c in batch(seed, step))
@@ -169,37 +143,35 @@ def run(kind: str, replicas: int, spread: float, rate: float, seed: int) -> dict
     def probe(model: nn.Module, sync: int) -> Tensor:
         return task.loss(model, batch(PROBE_SEED + seed, sync))
 
-    def take(state: Exploration, losses: Sequence[float], reading: Reading) -> None:
-        climbed.append(state.rates.climbing)
-        cliffs.append(bool(reading.fallen))
+    @torch.no_grad()
+    def take(sync: int, losses: list[float], decision: Decision) -> None:
+        decisions.append(decision)
         if held:
-            readings.take(state, losses, reading)
+            readings.take(sync, losses, decision)
 
-    # As parts of the algorithm are taken out in remedies.py: nothing moves the rate, and
-    # nothing is rolled back.
-    for (module, constant), (as_it_is, without) in MOVES.items():
-        setattr(module, constant, as_it_is if free else without)
-    with listening(take):
-        trace = explorer_reference.train(
-            Net(generator(seed, "scale model")),
-            lambda model: torch.optim.AdamW(model.parameters(), rate, fused=True),
-            lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, rate, total_steps=STEPS, cycle_momentum=False
-            ),
-            loss,
-            probe if kind in {"held", "explorer"} else None,
-            explore=lambda _: [] if kind == "plain" else [hdet.lr(spread=spread)],
-            replicas=replicas,
-            total_steps=STEPS,
-            T=SYNC_EVERY,
-            seed=seed,
-            search=free,
-        )
+    trace = train(
+        Net(generator(seed, "scale model")),
+        lambda model: torch.optim.AdamW(model.parameters(), rate, fused=True),
+        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rate, total_steps=STEPS, cycle_momentum=False
+        ),
+        loss,
+        probe if kind in {"held", "explorer"} else None,
+        explore=lambda _: [] if kind == "plain" else [hdet.lr(spread=spread)],
+        replicas=replicas,
+        total_steps=STEPS,
+        T=SYNC_EVERY,
+        seed=seed,
+        search=free,
+        config=None if free else STILL,
+        on_sync=take,
+    )
     result = {"held_out": held_out_loss(task, trace.models[0])}
     if held:
         result["distance"] = statistics.fmean(readings.distance)
         result |= {"t": readings.t, "left out": readings.left_out}
     elif free:
-        result |= {"rate": rate * trace.values[-1][0], "climbing": sum(climbed)}
-        result["cliffs"] = sum(cliffs)
-    return result | {"explosions": trace.explosions}
+        searching = sum(decision.phase == "search" for decision in decisions)
+        result |= {"rate": rate * trace.values[-1][0], "climbing": searching}
+        result["cliffs"] = sum(bool(decision.excluded) for decision in decisions)
+    return result | {"explosions": trace.rollbacks}

@@ -1,6 +1,6 @@
 """What more replicas buy: the signal and the regret with 4 to 512 of them.
 
-    OMP_NUM_THREADS=1 python benchmarks/scale.py
+    python -m benchmarks scale
 
 The global batch is fixed and dealt out to the replicas, so the shared gradient, the best rate
 and the plain runs are the same for every N. One small problem, four kinds of runs:
@@ -15,19 +15,22 @@ Runs take turns in one process, and each is appended to a file when it is done: 
 script that was stopped goes on from there. Writes records/scale.json.
 """
 
-import argparse
 import json
 import math
 import statistics
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
-from hdet.replica.explorer.attribution import evidence
+from hdet.replica.explorer.attribution import confidence
 
+from ..core.files import append, read_lines
 from ..core.records import write_record
+from ..core.statistics import estimate
 from .runs import BATCH, PHASE, SIGNALS, STEPS, SYNC_EVERY, TASK, run
 
 SWEEP = [0.005, 0.009, 0.016, 0.028, 0.05, 0.09, 0.16, 0.28, 0.5, 0.9]
@@ -44,6 +47,7 @@ RATES = [0.1, 1 / 3, 1.0, 3.0]  # of the held runs, in units of the sweep's best
 SPREAD_RATES = [1 / 3, 3.0]  # likewise, with other spreads
 STARTS = [0.1, 10.0]
 FEW = 8  # replicas that the others are compared with
+_PROGRESS = Path(tempfile.gettempdir()) / "hdet-scale.jsonl"
 
 
 def mean_factor(replicas: int, spread: float) -> float:
@@ -77,16 +81,14 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.done: dict[str, dict] = dict(map(json.loads, lines))
+        self.done: dict[str, dict] = dict(read_lines(path, "remove it"))
 
     def __getitem__(self, work: tuple) -> dict:
         # The settings are part of the key, so that a file of other runs does no harm.
         key = json.dumps([TASK, BATCH, STEPS, SYNC_EVERY, *work])
         if key not in self.done:
             self.done[key] = run(*work)
-            with self.path.open("a") as file:
-                file.write(json.dumps([key, self.done[key]]) + "\n")
+            append(self.path, [[key, self.done[key]]])
         return self.done[key]
 
 
@@ -94,8 +96,8 @@ def mean_error(values: Sequence[float]) -> dict | None:
     """Return mean and standard error; None of fewer than two, or where a run diverged."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": statistics.fmean(values), "error": error, "n": len(values)}
+    found = estimate(values)
+    return {"mean": found.mean, "error": found.error, "n": found.n}
 
 
 def signal_rows(results: Results, cells: dict[tuple, list[int]], best: float) -> list[dict]:
@@ -113,7 +115,7 @@ def signal_rows(results: Results, cells: dict[tuple, list[int]], best: float) ->
             # Below the best rate a negative slope is right: a larger rate, a smaller loss.
             side = math.copysign(1, rate - best)
             right = [statistics.fmean(x * side > 0 for x in row) for row in t.values()]
-            sure = [statistics.fmean(abs(evidence(x)) for x in row) for row in t.values()]
+            sure = [statistics.fmean(abs(confidence(x)) for x in row) for row in t.values()]
             rows.append(
                 {
                     "signal": name,
@@ -191,12 +193,14 @@ def average_rows(results: Results, cells: dict[tuple, list[int]], best: float) -
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    progress = Path(tempfile.gettempdir()) / "hdet-scale.jsonl"
-    parser.add_argument("--progress", type=Path, default=progress)
+def command(
+    progress: Annotated[
+        Path, typer.Option(help="Where finished runs are kept, to go on from.")
+    ] = _PROGRESS,
+) -> None:
+    """Ask what more replicas buy: the signal and the regret with 4 to 512 of them."""
     torch.set_num_threads(1)
-    results = Results(parser.parse_args().progress)
+    results = Results(progress)
     seeds = range(max(SEEDS["held"].values()))
 
     def ends(rate: float) -> list[float]:
@@ -210,7 +214,7 @@ def main() -> None:
         print(work, {k: v for k, v in results[work].items() if k != "t"}, flush=True)
     write_record(
         "scale",
-        "python benchmarks/scale.py",
+        "python -m benchmarks scale",
         {
             "task": TASK,
             "batch": BATCH,
@@ -228,7 +232,3 @@ def main() -> None:
             "average": average_rows(results, cells, best),
         },
     )
-
-
-if __name__ == "__main__":
-    main()
