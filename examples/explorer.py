@@ -56,8 +56,7 @@ def train(lr: float, steps: int) -> float:
         explorer.step(loss)
         if step % (steps // 6) == 0 and rank == 0:
             seen = explorer.metrics()
-            state = "climbing" if seen["climbing"] else "holding"
-            print(f"  step {step}: rate {seen['base_lr'][0]:.2e} ({state})")
+            print(f"  step {step}: rate {seen['base_lr'][0]:.2e} ({seen['phase']})")
     explorer.converge()
     with torch.no_grad():
         return float(loss_of(model, list(data(4096, seed=3)[:])))

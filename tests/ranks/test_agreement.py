@@ -215,7 +215,7 @@ def _drifted():
     optimizer, scheduler = _explorer(model)
     train_ddp(model, optimizer, scheduler, rank, range(3))
     assert isinstance(scheduler, hdet.Explorer)
-    scheduler._exploration.places[0] += 1e-15 * (rank == 1)
+    scheduler._exploration.coordinates[0] += 1e-15 * (rank == 1)
     return _said(lambda: train_ddp(model, optimizer, scheduler, rank, range(3, 6)))
 
 

@@ -233,7 +233,7 @@ def _normed(kind, broadcast):
     more: dict[str, Any] = {"probe_mode": "train"} if kind == "explorer" else {}
     scheduler = make_scheduler(kind, model, optimizer, **more)
     ddp = DistributedDataParallel(model, broadcast_buffers=broadcast)
-    syncs, fallen = [], []
+    syncs, excluded = [], []
     for t in range(SHORT):
         optimizer.zero_grad()
         loss = loss_at(ddp, t, rank)
@@ -243,8 +243,8 @@ def _normed(kind, broadcast):
         scheduler.step(loss)
         if (t + 1) % T == 0:
             syncs.append((before, [b.clone() for b in model.buffers()], weights(model)))
-            fallen += scheduler.metrics().get("fallen", [])
-    return syncs, fallen
+            excluded += scheduler.metrics().get("excluded", [])
+    return syncs, excluded
 
 
 def _both_ways(kind):

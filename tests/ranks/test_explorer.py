@@ -307,4 +307,4 @@ def test_a_rate_hundreds_of_times_too_high_ends_well():
     loss, metrics = run_ranks(_far_too_high, 4, True)[0]
     assert loss < 0.2 * untrained
     assert metrics["values"]["lr/0"] < 0.1
-    assert not metrics["climbing"]
+    assert metrics["phase"] == "track"

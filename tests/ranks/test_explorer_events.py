@@ -139,8 +139,8 @@ def run(events: list[Event], optimizer_name: str, probing: bool, steps: int) -> 
     return {
         "held": held,
         "factor": found["values"]["lr/0"],
-        "returns": found["explosions"],
-        "levels": found["levels"],
+        "rollbacks": found["rollbacks"],
+        "new_levels": found["new_levels"],
     }
 
 
@@ -191,25 +191,25 @@ def found():
     return ranks
 
 
-def test_returns_are_logged_with_their_reason_on_the_first_replica_only(found):
+def test_rollbacks_are_logged_with_their_reason_on_the_first_replica_only(found):
     for name in SEQUENCES:
         first, *others = (rank[name]["said"] for rank in found)
         assert others == [[], [], []]
         assert (
             sum("back to the averaged weights" in line for line in first)
-            == (found[0][name]["returns"])
+            == (found[0][name]["rollbacks"])
         )
     spike, trial, level = found[0]["a level"]["said"]
     assert spike.startswith("step 105: loss spike (")
     assert "back to the averaged weights, lr factor " in spike
-    assert trial.startswith("step 110: the loss is as high after the return")
+    assert trial.startswith("step 110: the loss is as high after the rollback")
     assert level.startswith("step 130: the loss stays at 10.")
 
 
 def test_a_lasting_change_of_the_losss_level_is_accepted_and_warned_of_once(found):
     for rank in found:
         plain, result = rank["none"], rank["a level"]
-        assert result["returns"] == result["levels"] == 1
+        assert result["rollbacks"] == result["new_levels"] == 1
         (warned,) = (text for text in result["warned"] if "new level" in text)
         assert "If the data or the loss have changed, this is as it should be" in warned
         assert plain["factor"] / 2 < result["factor"] < plain["factor"] * 2
@@ -217,16 +217,16 @@ def test_a_lasting_change_of_the_losss_level_is_accepted_and_warned_of_once(foun
 
 
 @pytest.mark.parametrize("name", ["a gradient", "an early gradient"])
-def test_a_gradient_of_1e30_costs_one_return(found, name):
+def test_a_gradient_of_1e30_costs_one_rollback(found, name):
     result = found[0][name]
-    assert result["returns"] == 1
+    assert result["rollbacks"] == 1
     assert any("the rate is tried again" in line for line in result["said"])
     assert result["held"] < 0.5
     assert result["warned"] == []
 
 
 def test_one_ranks_outliers_beside_a_probe_change_nothing(found):
-    same = ["held", "factor", "returns", "levels", "said", "warned"]
+    same = ["held", "factor", "rollbacks", "new_levels", "said", "warned"]
     assert [found[0]["outliers"][k] for k in same] == [found[0]["none"][k] for k in same]
 
 
@@ -262,7 +262,7 @@ def _on_ranks():
     return rates, explorer.metrics()
 
 
-def test_four_ranks_agree_with_the_reference_through_a_return_and_a_new_level():
+def test_four_ranks_agree_with_the_reference_through_a_rollback_and_a_new_level():
     ranks = run_ranks(_on_ranks, RANKS)
     trace = explorer_reference.train(
         small_model(),
@@ -275,8 +275,8 @@ def test_four_ranks_agree_with_the_reference_through_a_return_and_a_new_level():
         total_steps=90,
         T=3,
     )
-    assert trace.explosions >= 1
+    assert trace.rollbacks >= 1
     for r, (rates, metrics) in enumerate(ranks):
         assert rates == pytest.approx([step[0][r] for step in trace.rates], rel=1e-7)
-        assert metrics["explosions"] == trace.explosions
-        assert metrics["levels"] == 1
+        assert metrics["rollbacks"] == trace.rollbacks
+        assert metrics["new_levels"] == 1

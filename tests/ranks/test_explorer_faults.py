@@ -51,7 +51,7 @@ def test_broken_replicas_are_healed_and_counted(kind):
         assert all(t.isfinite().all() for t in state)
         assert all(map(torch.equal, state, ranks[0][0]))
         assert metrics["masked_total"] == ([1] * 4 if kind == "all" else [0, 1, 0, 0])
-        assert metrics["explosions"] == (1 if kind == "all" else 0)
+        assert metrics["rollbacks"] == (1 if kind == "all" else 0)
 
 
 def _loaded(drawn):
@@ -146,7 +146,7 @@ def test_a_second_moment_that_overflows_is_healed_or_returned_from(rank_of_it):
     for largest, metrics in run_ranks(_overflowing, 3, rank_of_it):
         assert largest < 1e3
         assert metrics["masked_total"] == ([0, 1, 0] if rank_of_it == 1 else [1, 1, 1])
-        assert metrics["explosions"] == (0 if rank_of_it == 1 else 1)
+        assert metrics["rollbacks"] == (0 if rank_of_it == 1 else 1)
 
 
 def _nan_losses(times):
@@ -159,7 +159,7 @@ def _nan_losses(times):
         loss.backward()
         optimizer.step()
         explorer.step(math.nan if 3 * T <= t < 3 * T + times else loss)
-    return explorer.metrics()["explosions"]
+    return explorer.metrics()["rollbacks"]
 
 
 def test_an_interval_of_nan_losses_everywhere_costs_one_return_and_three_are_an_error():

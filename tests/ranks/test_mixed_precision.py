@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from hdet.replica.explorer.averaged_weights import MEMORY
+from hdet.replica.explorer.config import SearchConfig
 from tests.helpers import batch, small_model, weights
 from tests.rank_runner import run_ranks
 from tests.ranks.test_optimizer_options import (
@@ -26,6 +26,7 @@ from tests.ranks.test_optimizer_options import (
     reference_run,
 )
 
+SHARE = SearchConfig().averaging_weight
 pytestmark = pytest.mark.ranks
 
 
@@ -107,7 +108,7 @@ def _in_bfloat16(kind):
     optimizer = adamw(model)
     scheduler = make_scheduler(kind, model, optimizer, single_loss, **SETTINGS[kind])
     ddp = DistributedDataParallel(model)
-    apart, together, averages, fallen = [], [], [], []
+    apart, together, averages, excluded = [], [], [], []
     for t in range(STEPS):
         optimizer.zero_grad()
         loss = single_loss(ddp, t, rank)
@@ -118,19 +119,19 @@ def _in_bfloat16(kind):
         if (t + 1) % T == 0:
             apart.append(before)
             together.append(weights(model))
-            fallen.append(scheduler.metrics().get("fallen", []))
+            excluded.append(scheduler.metrics().get("excluded", []))
             averages.append(scheduler.state_dict().get("averaged"))
-    return apart, together, fallen, averages, scheduler.metrics().get("explosions", 0)
+    return apart, together, excluded, averages, scheduler.metrics().get("rollbacks", 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_weights_become_the_float32_mean_rounded_once(kind):
     ranks = ran(_in_bfloat16, 4, kind)
-    assert all(explosions == 0 for *_, explosions in ranks)
+    assert all(rollbacks == 0 for *_, rollbacks in ranks)
     for k in range(STEPS // T):
-        fallen = ranks[0][2][k]
+        excluded = ranks[0][2][k]
         everyone = [apart[k] for apart, *_ in ranks]
-        standing = [own for r, own in enumerate(everyone) if r not in fallen]
+        standing = [own for r, own in enumerate(everyone) if r not in excluded]
         for i, copies in enumerate(zip(*standing, strict=True)):
             # Sums of a few bfloat16 are exact in float32, in any order.
             mean = torch.stack(copies).float().sum(0) / len(copies)
@@ -145,7 +146,8 @@ def test_explorer_averages_bfloat16_weights_over_syncs_in_float32():
         expected = [w.float() for w in together[0]]
         for weight, state in zip(together, averages, strict=True):
             expected = [
-                e.lerp(w.float(), MEMORY) for e, w in zip(expected, weight, strict=True)
+                e.lerp(w.float(), SearchConfig().averaging_weight)
+                for e, w in zip(expected, weight, strict=True)
             ]
             assert state["exists"]
             kept = list(state["weights"].values())
@@ -173,13 +175,13 @@ def _all_broken():
         losses.append(loss.item())
         if t + 1 == 4 * T:
             restored = equal(weights(model), [s.bfloat16() for s in safe])
-    return restored, scheduler.metrics()["explosions"], losses
+    return restored, scheduler.metrics()["rollbacks"], losses
 
 
 def test_explorer_returns_to_the_averaged_weights_rounded_to_bfloat16():
-    for restored, explosions, losses in run_ranks(_all_broken, 2):
+    for restored, rollbacks, losses in run_ranks(_all_broken, 2):
         assert restored
-        assert explosions == 1
+        assert rollbacks == 1
         broken = range(3 * T + 1, 4 * T)
         assert [t for t, loss in enumerate(losses) if math.isnan(loss)] == list(broken)
 

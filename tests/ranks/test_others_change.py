@@ -150,7 +150,7 @@ def test_the_state_of_the_wrapped_scheduler_goes_on_at_its_rate():
         assert before["base_lr"] != rate
         assert after["step"] == 100
         assert after["base_lr"] == rate
-        assert not after["climbing"]
+        assert after["phase"] == "track"
         assert sorted(after["replica_lr"][0]) == pytest.approx([rate[0] / 1.3, rate[0] * 1.3])
         assert later["step"] == 103
         assert later["base_lr"][0] < next_rate[0] < rate[0]
@@ -158,7 +158,7 @@ def test_the_state_of_the_wrapped_scheduler_goes_on_at_its_rate():
 
 def test_a_search_that_is_asked_for_begins_below_it():
     for _, after, rate, _, _ in run_ranks(_taken_over, 2, True):
-        assert after["climbing"]
+        assert after["phase"] == "search"
         assert after["base_lr"] == pytest.approx([0.05 * r for r in rate])
 
 

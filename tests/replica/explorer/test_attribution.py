@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdet.replica.ensemble.spread import permutation
-from hdet.replica.explorer.attribution import evidence, slopes, without_outliers
+from hdet.replica.ensemble.permutation import permutation
+from hdet.replica.explorer.attribution import confidence, slopes, without_outliers
 from hdet.seeding import generator
 
 
@@ -15,7 +15,7 @@ def grid(n):
 
 
 def shuffled(n, seed, sync, name):
-    return [grid(n)[place] for place in permutation(n, seed, sync, name)]
+    return [grid(n)[column] for column in permutation(n, seed, sync, name)]
 
 
 def test_one_hyperparameter_gives_the_ordinary_slope():
@@ -97,14 +97,14 @@ def test_a_non_finite_loss_is_left_out():
 def test_two_replicas_give_the_sign_of_one_hyperparameter():
     found = slopes([1.0, 3.0], [grid(2)])
     assert found.slope == pytest.approx([1.0])
-    assert evidence(found.t[0]) == pytest.approx(-1.0)
+    assert confidence(found.t[0]) == pytest.approx(-1.0)
     assert not found.confounded
 
 
-def test_constant_losses_are_no_evidence():
+def test_constant_losses_are_no_confidence():
     found = slopes([0.7] * 8, [grid(8)])
     assert found.slope == pytest.approx([0.0])
-    assert evidence(found.t[0]) == pytest.approx(0.0)
+    assert confidence(found.t[0]) == pytest.approx(0.0)
 
 
 def test_an_exploding_replica_says_worse_without_bending_the_line():
@@ -114,7 +114,7 @@ def test_an_exploding_replica_says_worse_without_bending_the_line():
     cut = without_outliers(losses)
     assert cut[:-1] == calm[:-1]
     assert cut[-1] < 1
-    assert evidence(slopes(cut, [x]).t[0]) < -0.9
+    assert confidence(slopes(cut, [x]).t[0]) < -0.9
 
 
 def test_losses_that_are_alike_have_no_outliers():
@@ -129,11 +129,11 @@ def test_losses_that_are_alike_have_no_outliers():
     st.floats(0.1, 100),
     st.floats(-1e3, 1e3),
 )
-def test_scale_and_shift_of_the_losses_leave_the_evidence_alone(losses, count, scale, shift):
+def test_scale_and_shift_of_the_losses_leave_the_slopes_alone(losses, count, scale, shift):
     n = len(losses)
     rows = [shuffled(n, 2, 0, str(j)) for j in range(count)]
     found = slopes(losses, rows)
-    assert all(-1 <= evidence(t) <= 1 for t in found.t)
+    assert all(-1 <= confidence(t) <= 1 for t in found.t)
     scaled = slopes([scale * x for x in losses], rows)
     spread = max(losses) - min(losses)
     assert scaled.slope == pytest.approx(

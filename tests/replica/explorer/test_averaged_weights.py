@@ -6,8 +6,12 @@ import torch
 from schedulefree import AdamWScheduleFree
 from torch import nn
 
-from hdet.replica.explorer.averaged_weights import MEMORY, REACH, AveragedWeights
+from hdet.replica.explorer.averaged_weights import AveragedWeights
+from hdet.replica.explorer.config import SearchConfig
+from hdet.state import Entries
 from tests.helpers import loss_at, small_model, two_groups, weights
+
+MIX, SHARE = SearchConfig().probe_mix, SearchConfig().averaging_weight
 
 OPTIMIZERS = {
     "adamw": lambda m: torch.optim.AdamW(two_groups(m), lr=0.05, weight_decay=0.1),
@@ -22,6 +26,10 @@ def train(model, optimizer, steps):
         optimizer.zero_grad()
         loss_at(model, t, 0).backward()
         optimizer.step()
+
+
+def load(averaged, state):
+    averaged.assign(averaged.parsed(Entries(state, "Explorer")))
 
 
 def kept(averaged):
@@ -72,7 +80,7 @@ def test_the_first_update_takes_the_weights_and_later_ones_a_share():
             assert same(kept(averaged), own)
         else:
             pairs = zip(expected, own, strict=True)
-            expected = [(1 - MEMORY) * mean + MEMORY * new for mean, new in pairs]
+            expected = [(1 - SHARE) * mean + SHARE * new for mean, new in pairs]
         torch.testing.assert_close(kept(averaged), expected, rtol=1e-12, atol=0)
         assert averaged.exists
 
@@ -101,7 +109,7 @@ def test_between_stands_a_share_of_the_way_from_the_average_to_the_weights():
     own = copies(in_order(optimizer))
     with averaged.between():
         inside = copies(in_order(optimizer))
-    expected = [a + REACH * (w - a) for a, w in zip(average, own, strict=True)]
+    expected = [a + MIX * (w - a) for a, w in zip(average, own, strict=True)]
     torch.testing.assert_close(inside, expected, rtol=1e-12, atol=1e-15)
     assert not any(torch.equal(a, b) for a, b in zip(inside, own, strict=True))
     assert same(kept(averaged), average)
@@ -229,7 +237,7 @@ def test_parameters_stay_where_they_are_in_memory():
     with averaged.between():
         assert [p.data_ptr() for p in model.parameters()] == pointers
     averaged.restore()
-    averaged.load_state_dict(averaged.state_dict())
+    load(averaged, averaged.state_dict())
     assert [p.data_ptr() for p in model.parameters()] == pointers
 
 
@@ -247,7 +255,7 @@ def test_a_state_goes_on_to_the_last_bit():
     torch.save(averaged.state_dict(), file)
     file.seek(0)
     again = AveragedWeights(optimizer)
-    again.load_state_dict(torch.load(file, weights_only=True))
+    load(again, torch.load(file, weights_only=True))
     for k in range(2):
         train(model, optimizer, range(k, k + 2))
         averaged.update()
@@ -260,7 +268,7 @@ def test_a_loaded_state_is_a_copy():
     given = averaged.state_dict()
     before = copies(given["weights"].values())
     again = AveragedWeights(optimizer)
-    again.load_state_dict(given)
+    load(again, given)
     again.update()
     averaged.update()
     assert same(given["weights"].values(), before)
@@ -268,7 +276,7 @@ def test_a_loaded_state_is_a_copy():
 
 def test_nothing_averaged_yet_is_a_state_too():
     _, optimizer, averaged = trained()
-    averaged.load_state_dict(AveragedWeights(optimizer).state_dict())
+    load(averaged, AveragedWeights(optimizer).state_dict())
     assert not averaged.exists
 
 
@@ -276,7 +284,7 @@ def test_a_loaded_average_takes_the_weights_dtype():
     model = small_model().float()
     averaged = AveragedWeights(torch.optim.SGD(model.parameters(), 0.1))
     wide = {str(k): p.double() for k, p in enumerate(model.parameters())}
-    averaged.load_state_dict({"exists": True, "weights": wide, "buffers": {}})
+    load(averaged, {"exists": True, "weights": wide, "buffers": {}})
     assert {t.dtype for t in kept(averaged)} == {torch.float32}
 
 
@@ -321,7 +329,7 @@ def test_an_average_that_does_not_fit_is_refused_and_changes_nothing(kind):
     state, before = averaged.state_dict(), kept(averaged)
     words = broken(state, kind)
     with pytest.raises(ValueError, match=words):
-        averaged.load_state_dict(state)
+        load(averaged, state)
     assert same(kept(averaged), before)
 
 
@@ -334,7 +342,7 @@ def test_a_saved_number_beyond_the_weights_precision_is_refused():
         "buffers": {},
     }
     with pytest.raises(ValueError, match="must be finite"):
-        averaged.load_state_dict(state)
+        load(averaged, state)
 
 
 def test_a_masks_infinities_load_and_a_broken_statistic_does_not():
@@ -343,12 +351,12 @@ def test_a_masks_infinities_load_and_a_broken_statistic_does_not():
     averaged = AveragedWeights(torch.optim.SGD(model.parameters(), 0.1), model)
     averaged.update()
     state = averaged.state_dict()
-    averaged.load_state_dict(state)
+    load(averaged, state)
     averaged.restore()
     assert model.get_buffer("mask").tolist() == [0.0, -math.inf]
     state["buffers"]["0"] = torch.tensor([math.inf, -math.inf]).double()
     with pytest.raises(ValueError, match=r"buffers.0` .* must be finite"):
-        averaged.load_state_dict(state)
+        load(averaged, state)
 
 
 def test_quantised_weights_are_left_alone():
@@ -359,10 +367,10 @@ def test_quantised_weights_are_left_alone():
     with torch.no_grad():
         weight.fill_(2.0)
     averaged.update()
-    averaged.load_state_dict(averaged.state_dict())
+    load(averaged, averaged.state_dict())
     averaged.restore()
     assert base.tolist() == [1, 200]
-    assert weight.tolist() == pytest.approx([1 + MEMORY] * 2)
+    assert weight.tolist() == pytest.approx([1 + SHARE] * 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -376,10 +384,10 @@ def test_half_precision_weights_are_averaged_in_float32_and_stay_half(dtype):
         averaged.update()
     (average,) = kept(averaged)
     gap = float(weight[0].detach()) - 1
-    expected = torch.full((3,), 1 + gap * (1 - (1 - MEMORY) ** 3))
+    expected = torch.full((3,), 1 + gap * (1 - (1 - SHARE) ** 3))
     torch.testing.assert_close(average, expected)
     again = AveragedWeights(torch.optim.SGD([weight], 0.1))
-    again.load_state_dict(averaged.state_dict())
+    load(again, averaged.state_dict())
     assert same(kept(again), [average])
     averaged.restore()
     assert weight.dtype == dtype
@@ -399,12 +407,12 @@ def test_buffers_return_to_their_last_converged_values_and_survive_a_checkpoint(
             if buffer.is_floating_point():
                 buffer.fill_(float("nan"))
         if loaded:
-            averaged.load_state_dict(state)
+            load(averaged, state)
         averaged.restore()
         assert same([b for b in model.buffers() if b.is_floating_point()], expected)
     state["buffers"]["0"] = torch.ones(3)
     with pytest.raises(ValueError, match="buffers.0"):
-        averaged.load_state_dict(state)
+        load(averaged, state)
 
 
 def test_a_parameter_without_gradient_is_averaged_like_any_other():
@@ -415,7 +423,7 @@ def test_a_parameter_without_gradient_is_averaged_like_any_other():
         frozen.fill_(2.0)
     averaged.update()
     (average,) = kept(averaged)
-    torch.testing.assert_close(average, torch.full((2,), 1 + MEMORY))
+    torch.testing.assert_close(average, torch.full((2,), 1 + SHARE))
 
 
 # --- weights out of all proportion
@@ -461,7 +469,7 @@ def test_training_that_moves_far_is_taken_in_at_once(start, value):
     weight, averaged = one_weight(start)
     put(weight, value)
     averaged.update()
-    expected = (1 - MEMORY) * start + MEMORY * value
+    expected = (1 - SHARE) * start + SHARE * value
     torch.testing.assert_close(kept(averaged), [torch.full((3,), expected)])
 
 
@@ -472,9 +480,9 @@ def test_weights_that_stay_far_away_are_taken_in_at_the_fourth_sync():
         averaged.update()
         assert kept(averaged)[0].tolist() == [1.0] * 3
     # A resumed run counts on.
-    averaged.load_state_dict(averaged.state_dict())
+    load(averaged, averaged.state_dict())
     averaged.update()
-    torch.testing.assert_close(kept(averaged), [torch.full((3,), 1 + 99 * MEMORY)])
+    torch.testing.assert_close(kept(averaged), [torch.full((3,), 1 + 99 * SHARE)])
 
 
 def test_a_state_of_before_there_was_a_count_of_refusals_loads():
@@ -483,5 +491,5 @@ def test_a_state_of_before_there_was_a_count_of_refusals_loads():
     del state["refused"]
     put(weight, 5.0)
     averaged.update()
-    averaged.load_state_dict(state)
+    load(averaged, state)
     assert kept(averaged)[0].tolist() == [1.0] * 3

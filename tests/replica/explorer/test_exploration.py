@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hdet
+from hdet.replica.ensemble.gathered import Gathered
+from hdet.replica.ensemble.permutation import permutation
+from hdet.replica.explorer.config import SearchConfig
 from hdet.replica.explorer.exploration import Exploration
-from hdet.replica.explorer.rate_search import CLIMB_WIDTH, HOLD_GAIN, START
-from hdet.replica.explorer.returns import EXPLOSION
 from hdet.seeding import generator
+from hdet.state import Entries
 from tests.helpers import small_model, two_groups
 
-HOLD_WIDTH = math.log(1.3)
+CONFIG = SearchConfig()
+OWN_WIDTH = math.log(1.3)
 
 
 class Box:
@@ -40,26 +43,36 @@ def requests(which):
     return [made[name]() for name in which]
 
 
-def explore(which=("lr",), replicas=4, seed=0, search=True, paired=True):
+def explore(which=("lr",), replicas=4, seed=0, search=True, paired=True, config=CONFIG):
     optimizer = torch.optim.AdamW(two_groups(small_model()), lr=0.1, weight_decay=0.1)
     dimensions = [d for r in requests(which) for d in r.dimensions(optimizer)]
-    return Exploration(dimensions, replicas, seed, search, paired)
+    return Exploration(
+        dimensions, replicas, seed, permutation, search=search, paired=paired, config=config
+    )
 
 
 def log_values(exploration, index=0):
     return [math.log(v) for v in exploration.values()[index]]
 
 
-def sync(exploration, losses, loss=None, trust=1.0):
-    """Do one sync with these losses; return the reading and whether it exploded."""
-    reading = exploration.read(losses)
-    training = losses if loss is None else [loss] * len(losses)
-    move = exploration.update(reading, training, [trust] * len(exploration.dimensions))
-    return reading, move.exploded
+def decide(exploration, training, probes, share=1.0):
+    """Decide on a sync at which nobody is broken."""
+    gathered = Gathered(losses=training, probes=probes, given=True, broken=[], masked=[])
+    return exploration.decide(gathered, [share] * len(exploration.dimensions))
 
 
-def calm(exploration, syncs=12):
-    """Give falling losses that say nothing of the values: then gain and noise are known."""
+def sync(exploration, losses, loss=None, share=1.0):
+    """Do one sync with these losses, which are the probe's too where there is one."""
+    training = losses if loss is None or not exploration._paired else [loss] * len(losses)
+    return decide(exploration, training, losses, share)
+
+
+def load(exploration, state):
+    exploration.assign(exploration.parsed(Entries(state, "Explorer")))
+
+
+def fall_quietly(exploration, syncs=12):
+    """Give falling losses that say nothing of the values: then their noise is known."""
     for k in range(syncs):
         sync(exploration, [3.0 - k / syncs] * exploration.replicas)
 
@@ -80,52 +93,52 @@ def test_replicas_stand_evenly_and_symmetrically_around_the_base_value(replicas)
     exploration = explore(replicas=replicas, search=False)
     grid = [2 * r / (replicas - 1) - 1 for r in range(replicas)]
     for _ in range(5):
-        for index, place in enumerate(exploration.places):
+        for index, base in enumerate(exploration.coordinates):
             row = exploration.offsets()[index]
             assert sorted(row) == pytest.approx(grid)
-            expected = [place + HOLD_WIDTH * z for z in row]
+            expected = [base + OWN_WIDTH * z for z in row]
             assert log_values(exploration, index) == pytest.approx(expected)
         sync(exploration, better_if_larger(exploration))
 
 
 def test_a_search_begins_below_the_schedule_and_without_one_at_it():
     factors = explore(["lr", "temperature"]).base_values()
-    assert factors == pytest.approx([START, START, 2.0])
+    assert factors == pytest.approx([CONFIG.search_start, CONFIG.search_start, 2.0])
     assert explore(["lr", "temperature"], search=False).base_values() == [1.0, 1.0, 2.0]
-    assert not explore(["temperature"], search=True).rates.climbing
+    assert not explore(["temperature"], search=True).rates.searching
 
 
-def test_while_climbing_all_rates_share_one_permutation_and_a_factor_of_two():
+def test_in_the_search_all_rates_share_one_permutation_and_a_factor_of_two():
     exploration = explore(["lr", "temperature"], replicas=8)
     apart = 0
     for _ in range(6):
         first, second, other = exploration.offsets()
         assert first == second
         apart += first != other
-        place = exploration.places[0]
-        expected = [place + math.log(2) * z for z in first]
+        base = exploration.coordinates[0]
+        expected = [base + math.log(2) * z for z in first]
         assert log_values(exploration) == pytest.approx(expected)
         assert log_values(exploration, 1) == pytest.approx(expected)
-        # The climb heeds no trust.
-        sync(exploration, better_if_larger(exploration), trust=0.0)
-        assert exploration.rates.climbing
-        assert exploration.places[0] == exploration.places[1] > place
+        # The search heeds no decay of the schedule.
+        sync(exploration, better_if_larger(exploration), share=0.0)
+        assert exploration.rates.searching
+        assert exploration.coordinates[0] == exploration.coordinates[1] > base
     assert apart == 6
 
 
-@pytest.mark.parametrize("climb", [True, False])
-def test_while_holding_each_rate_has_a_permutation_and_its_own_spread(climb):
-    exploration = explore(replicas=8, search=climb)
+@pytest.mark.parametrize("search", [True, False])
+def test_when_tracked_each_rate_has_a_permutation_and_its_own_spread(search):
+    exploration = explore(replicas=8, search=search)
     for push in [better_if_larger] * 4 + [better_if_smaller] * 6:
-        if climb:
+        if search:
             sync(exploration, push(exploration))
-    assert not exploration.rates.climbing
+    assert not exploration.rates.searching
     orders = set()
     for _ in range(6):
         first, second = exploration.offsets()
         assert first != second
         orders.add(tuple(first))
-        expected = [exploration.places[0] + HOLD_WIDTH * z for z in first]
+        expected = [exploration.coordinates[0] + OWN_WIDTH * z for z in first]
         assert log_values(exploration) == pytest.approx(expected)
         sync(exploration, [1.0] * 8)
     assert len(orders) == 6
@@ -152,9 +165,9 @@ def test_on_a_quadratic_the_rate_ends_near_its_optimum(search, optimum, replicas
         noise = (0.01 * torch.randn(replicas, generator=g)).tolist()
         places = log_values(exploration)
         sync(exploration, [(x - optimum) ** 2 + e for x, e in zip(places, noise, strict=True)])
-    assert not exploration.rates.climbing
-    assert exploration.places[0] == pytest.approx(optimum, abs=0.2)
-    assert exploration.rates.explosions == 0
+    assert not exploration.rates.searching
+    assert exploration.coordinates[0] == pytest.approx(optimum, abs=0.2)
+    assert exploration.rates.rollbacks == 0
 
 
 def test_each_of_several_values_finds_its_own_optimum():
@@ -179,15 +192,15 @@ def test_larger_rates_that_do_better_raise_the_rate_and_smaller_ones_lower_it():
     for losses, sign in ((better_if_larger, 1), (better_if_smaller, -1)):
         exploration = explore(["one lr"], search=False)
         sync(exploration, losses(exploration))
-        assert exploration.places[0] == pytest.approx(sign * HOLD_GAIN, rel=1e-3)
+        assert exploration.coordinates[0] == pytest.approx(sign * CONFIG.track_step, rel=1e-3)
 
 
 def test_without_a_probe_downward_moves_of_a_rate_are_damped_and_upward_ones_are_not():
     def moved(losses, which, paired):
         exploration = explore(which, search=False, paired=paired)
-        before = exploration.places[0]
+        before = exploration.coordinates[0]
         sync(exploration, losses(exploration))
-        return exploration.places[0] - before
+        return exploration.coordinates[0] - before
 
     up = moved(better_if_larger, ["one lr"], False)
     assert up == pytest.approx(moved(better_if_larger, ["one lr"], True))
@@ -200,32 +213,32 @@ def test_without_a_probe_downward_moves_of_a_rate_are_damped_and_upward_ones_are
     )
 
 
-@pytest.mark.parametrize("trust", [0.0, 0.25])
-def test_trust_scales_the_moves_of_rates_and_of_nothing_else(trust):
-    def moved(which, trust):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_decaying_schedule_damps_the_moves_of_rates_and_of_nothing_else(share):
+    def moved(which, share):
         exploration = explore(which, search=False)
-        before = list(exploration.places)
+        before = list(exploration.coordinates)
         for _ in range(5):
-            sync(exploration, better_if_larger(exploration), 2.0, trust)
-        return exploration.places[0] - before[0]
+            sync(exploration, better_if_larger(exploration), 2.0, share)
+        return exploration.coordinates[0] - before[0]
 
     assert moved(["one lr"], 1.0) > 0.3
-    assert moved(["one lr"], trust) == pytest.approx(trust * moved(["one lr"], 1.0))
-    assert moved(["temperature"], trust) == moved(["temperature"], 1.0) > 0.3
+    assert moved(["one lr"], share) == pytest.approx(share**4 * moved(["one lr"], 1.0))
+    assert moved(["temperature"], share) == moved(["temperature"], 1.0) > 0.3
 
 
-def test_equal_losses_move_nothing_while_holding():
+def test_equal_losses_move_nothing_after_the_search():
     exploration = explore(["lr", "temperature"], search=False)
-    before = list(exploration.places)
-    calm(exploration)
-    assert exploration.places == before
+    before = list(exploration.coordinates)
+    fall_quietly(exploration)
+    assert exploration.coordinates == before
 
 
-# --- cliffs and explosions
+# --- exclusions and rollbacks
 
 
-def over_a_cliff(exploration):
-    """Return losses where the two largest rates have fallen, and who they are."""
+def diverging(exploration):
+    """Return losses where the two largest rates have diverged, and who they are."""
     row = exploration.offsets()[0]
     order = sorted(range(len(row)), key=lambda r: row[r])
     losses = [2.0] * len(row)
@@ -235,51 +248,52 @@ def over_a_cliff(exploration):
 
 
 @pytest.mark.parametrize("search", [True, False])
-def test_a_fallen_replicas_value_is_left_for_the_best_ones(search):
+def test_a_diverged_replicas_value_is_left_for_the_best_ones(search):
     exploration = explore(["one lr"], 6, search=search)
-    calm(exploration)
-    assert exploration.rates.climbing == search
-    losses, fallen, best = over_a_cliff(exploration)
-    values, place = log_values(exploration), exploration.places[0]
-    reading, exploded = sync(exploration, losses, loss=2.0)
-    assert reading.fallen == fallen
-    assert not exploded
-    assert exploration.rates.cliffs == 1
-    assert not exploration.rates.climbing
-    width = CLIMB_WIDTH if search else HOLD_WIDTH
-    assert exploration.places[0] == pytest.approx(place + width * best)
-    assert max(log_values(exploration)) < min(values[r] for r in fallen)
+    fall_quietly(exploration)
+    assert exploration.rates.searching == search
+    losses, excluded, best = diverging(exploration)
+    values, before = log_values(exploration), exploration.coordinates[0]
+    decision = sync(exploration, losses, loss=2.0)
+    assert decision.excluded == excluded
+    assert not decision.rollback
+    assert decision.next_phase == "track"
+    assert exploration.rates.exclusions == 1
+    assert not exploration.rates.searching
+    width = CONFIG.search_width if search else OWN_WIDTH
+    assert exploration.coordinates[0] == pytest.approx(before + width * best)
+    assert max(log_values(exploration)) < min(values[r] for r in excluded)
 
 
-def test_a_replica_without_a_finite_loss_falls_where_larger_rates_are_worse():
+def test_a_replica_without_a_finite_loss_is_excluded_where_larger_rates_are_worse():
     exploration = explore(["one lr"], 6, search=False)
-    calm(exploration)
+    fall_quietly(exploration)
     row = exploration.offsets()[0]
     losses = better_if_smaller(exploration, by=0.01)
     losses[row.index(max(row))] = math.inf
-    reading, _ = sync(exploration, losses, loss=2.0)
-    assert reading.fallen == [row.index(max(row))]
+    assert sync(exploration, losses, loss=2.0).excluded == [row.index(max(row))]
 
 
 @pytest.mark.parametrize("search", [True, False])
-def test_an_explosion_lowers_all_rates_to_a_third_and_nothing_else(search):
+def test_a_rollback_lowers_all_rates_to_a_third_and_nothing_else(search):
     exploration = explore(["lr", "temperature"], search=search)
     for k in range(20):
         sync(exploration, [3.0 - 0.1 * k] * 4)
-    places = list(exploration.places)
-    _, exploded = sync(exploration, [2.9] * 4)
-    assert exploded
-    moved = [new - old for new, old in zip(exploration.places, places, strict=True)]
-    assert moved == pytest.approx([-EXPLOSION, -EXPLOSION, 0.0])
-    assert math.log(3) == EXPLOSION
-    assert not exploration.rates.climbing
-    assert exploration.rates.explosions == 1
+    places = list(exploration.coordinates)
+    decision = sync(exploration, [2.9] * 4)
+    assert decision.rollback
+    assert decision.note.startswith("loss spike (")
+    assert "; back to the averaged weights, lr factor " in decision.note
+    moved = [new - old for new, old in zip(exploration.coordinates, places, strict=True)]
+    assert moved == pytest.approx([-math.log(3), -math.log(3), 0.0])
+    assert not exploration.rates.searching
+    assert exploration.rates.rollbacks == 1
 
 
-def test_losses_that_are_all_nan_are_an_explosion():
+def test_losses_that_are_all_nan_ask_for_a_rollback():
     exploration = explore(["lr"], search=False)
-    assert sync(exploration, [math.nan] * 4)[1]
-    assert exploration.places == pytest.approx([-EXPLOSION] * 2)
+    assert sync(exploration, [math.nan] * 4).rollback
+    assert exploration.coordinates == pytest.approx([-math.log(3)] * 2)
 
 
 # --- whatever happens
@@ -309,9 +323,8 @@ def test_values_stay_within_bounds_whatever_the_losses(replicas, search, paired,
 
     check()
     for losses, loss in syncs:
-        reading = exploration.read(losses[:replicas])
-        assert all(-1 <= sign <= 1 for sign in reading.evidence)
-        exploration.update(reading, [loss] * replicas, [1.0] * len(exploration.dimensions))
+        decision = decide(exploration, [loss] * replicas, losses[:replicas])
+        assert all(-1 <= sign <= 1 for sign in decision.confidence)
         check()
     assert exploration.syncs == len(syncs)
 
@@ -329,36 +342,56 @@ def test_a_value_driven_to_its_bound_comes_back_at_once(push):
     back = better_if_smaller if push is better_if_larger else better_if_larger
     for name in everything:
         exploration = explore([name], search=False)
-        calm(exploration)
+        fall_quietly(exploration)
         for _ in range(400):
             sync(exploration, push(exploration), loss=2.0)
         to_scale, before = exploration.dimensions[0].to_scale, exploration.base_values()[0]
         for _ in range(3):
             sync(exploration, back(exploration), loss=2.0)
         moved = abs(to_scale(exploration.base_values()[0]) - to_scale(before))
-        assert moved == pytest.approx(3 * HOLD_GAIN, rel=0.02), name
+        assert moved == pytest.approx(3 * CONFIG.track_step, rel=0.02), name
 
 
 def test_eight_dimensions_on_four_replicas_move_slowly_and_stay_finite():
     exploration = explore(["lr", "decays", "beta0", "beta1"], search=False)
     assert len(exploration.dimensions) == 8
-    calm(exploration)
+    fall_quietly(exploration)
     g = generator(0, "noise")
     for _ in range(50):
-        before = list(exploration.places)
-        reading, _ = sync(exploration, (1 + 0.01 * torch.randn(4, generator=g)).tolist())
-        assert reading.slopes.confounded
-        assert len(reading.evidence) == len(exploration.values()) == 8
-        for new, old in zip(exploration.places, before, strict=True):
-            assert abs(new - old) <= HOLD_GAIN
-    assert exploration.rates.explosions == 0
+        before = list(exploration.coordinates)
+        decision = sync(exploration, (1 + 0.01 * torch.randn(4, generator=g)).tolist())
+        assert decision.slopes.confounded
+        assert len(decision.confidence) == len(exploration.values()) == 8
+        for new, old in zip(exploration.coordinates, before, strict=True):
+            assert abs(new - old) <= CONFIG.track_step
+    assert exploration.rates.rollbacks == 0
 
 
-def test_while_climbing_two_rates_are_one_column():
-    assert not explore(["lr"], 3).read([1.0, 2.0, 3.0]).slopes.confounded
-    assert explore(["lr"], 3, search=False).read([1.0, 2.0, 3.0]).slopes.confounded
-    reading = explore(["lr", "temperature"], 8).read([1.0, 2.0, 3.0, 1.5, 1.0, 1.2, 1.1, 2.2])
-    assert reading.slopes.slope[0] == reading.slopes.slope[1] != reading.slopes.slope[2]
+def test_in_the_search_two_rates_are_one_column():
+    assert not sync(explore(["lr"], 3), [1.0, 2.0, 3.0]).slopes.confounded
+    assert sync(explore(["lr"], 3, search=False), [1.0, 2.0, 3.0]).slopes.confounded
+    losses = [1.0, 2.0, 3.0, 1.5, 1.0, 1.2, 1.1, 2.2]
+    first, second, other = sync(explore(["lr", "temperature"], 8), losses).slopes.slope
+    assert first == second != other
+
+
+def test_where_no_replica_is_left_all_go_back_to_the_averaged_weights():
+    exploration = explore(["lr"])
+    nothing = [math.nan] * 4
+    gathered = Gathered(nothing, nothing, given=True, broken=[0, 1, 2, 3], masked=[0, 1, 2, 3])
+    decision = exploration.decide(gathered, [1.0, 1.0])
+    assert decision.rollback
+    assert decision.note.startswith("no replica's weights, buffers and optimizer state are")
+
+
+def test_a_config_moves_what_it_names():
+    config = SearchConfig(search_start=0.5, track_step=0.0, divergence_threshold=math.inf)
+    assert explore(["one lr"], config=config).base_values() == pytest.approx([0.5])
+    held = explore(["one lr"], 6, search=False, config=config)
+    fall_quietly(held)
+    losses, *_ = diverging(held)
+    assert sync(held, losses, loss=2.0).excluded == []
+    assert held.base_values() == [1.0]
 
 
 # --- state
@@ -374,8 +407,8 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
             noise = (0.05 * torch.randn(4, generator=g)).tolist()
             logs = log_values(exploration)
             losses = [(x - 0.5) ** 2 + e for x, e in zip(logs, noise, strict=True)]
-            exploded = sync(exploration, losses)[1]
-            seen.append((exploration.values(), exploded, exploration.state_dict()))
+            decision = sync(exploration, losses)
+            seen.append((exploration.values(), decision, exploration.state_dict()))
         return seen
 
     which = ["lr", "temperature", "beta0"]
@@ -388,7 +421,7 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
         file.seek(0)
         state = torch.load(file, weights_only=True)
     again = explore(which, seed=9, search=False)
-    again.load_state_dict(state)
+    load(again, state)
     assert again.state_dict() == exploration.state_dict()
     assert again.values() == exploration.values()
     assert go_on(again, range(stop, 30)) == go_on(exploration, range(stop, 30))
@@ -399,26 +432,26 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
     [
         ("syncs", -1, "syncs` = -1, which must lie in"),
         ("seed", 0.5, "seed` = 0.5, which must be a whole number"),
-        ("places", {"lr/0": 0.0}, "must be of the hyperparameters explored here"),
-        ("places.lr/0", math.nan, "places.lr/0` = nan, which must be finite"),
-        ("places.lr/1", 7.0, r"must stand within its bounds, \[0.5, 2.0\]"),
-        ("rates.climbing", 1, "must be True or False"),
-        ("rates.momentum", -1.5, r"must lie in \[-1, 1\]"),
-        ("rates.explosions", -3, "explosions` = -3"),
+        ("coordinates", {"lr/0": 0.0}, "must be of the hyperparameters explored here"),
+        ("coordinates.lr/0", math.nan, "coordinates.lr/0` = nan, which must be finite"),
+        ("coordinates.lr/1", 7.0, r"must stand within its bounds, \[0.5, 2.0\]"),
+        ("rates.searching", 1, "must be True or False"),
+        ("rates.confidence", -1.5, r"must lie in \[-1, 1\]"),
+        ("rates.rollbacks", -3, "rollbacks` = -3"),
         ("rates.tracker.count", 0, "tracker.best` = .*must lie in"),
         ("rates.tracker.best", math.inf, "tracker.best` = inf, which must be finite"),
         ("rates.tracker.first", 1e300, "tracker.first` = 1e"),
         ("rates.tracker.noise", -1.0, "tracker.noise` = -1.0"),
         ("rates.tracker.weight", 1.5, r"tracker.weight` = 1.5, which must lie in \[0, 1\]"),
-        ("rates.returns.row", 4, r"returns.row` = 4, which must lie in \[0, 3\]"),
-        ("rates.returns.loss", math.nan, "returns.loss` = nan"),
-        ("rates.returns.lowered", -0.5, "returns.lowered` = -0.5"),
-        ("rates.returns.before", {"count": 1}, "without `rates.returns.before.first`"),
+        ("rates.recovery.row", 4, r"recovery.row` = 4, which must lie in \[0, 3\]"),
+        ("rates.recovery.loss", math.nan, "recovery.loss` = nan"),
+        ("rates.recovery.lowered", -0.5, "recovery.lowered` = -0.5"),
+        ("rates.recovery.before", {"count": 1}, "without `rates.recovery.before.first`"),
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
     exploration = explore(["bounded lr"])
-    calm(exploration, 7)
+    fall_quietly(exploration, 7)
     before = exploration.state_dict()
     damaged = copy.deepcopy(before)
     *inside, key = path.split(".")
@@ -427,17 +460,17 @@ def test_a_damaged_state_is_refused_and_changes_nothing(path, value, words):
         entry = entry[name]
     entry[key] = value
     with pytest.raises(ValueError, match=words):
-        exploration.load_state_dict(damaged)
+        load(exploration, damaged)
     assert exploration.state_dict() == before
 
 
 def test_a_state_of_before_there_were_new_levels_loads():
     exploration = explore(["lr"])
-    calm(exploration, 7)
+    fall_quietly(exploration, 7)
     state = exploration.state_dict()
-    del state["rates"]["returns"]
+    del state["rates"]["recovery"]
     again = explore(["lr"], seed=3)
-    again.load_state_dict(state)
+    load(again, state)
     loaded = again.state_dict()
-    assert loaded["rates"].pop("returns") == explore(["lr"]).state_dict()["rates"]["returns"]
+    assert loaded["rates"].pop("recovery") == explore(["lr"]).state_dict()["rates"]["recovery"]
     assert loaded == state

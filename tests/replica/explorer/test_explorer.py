@@ -230,7 +230,7 @@ def test_the_metrics_that_need_no_sync_are_there_from_the_start():
     scheduler = explorer(**everything())
     documented = re.findall(r"`(\w+)`", str(hdet.Explorer.metrics.__doc__))
     always = documented[: documented.index("losses")]
-    assert {"step", "base_lr", "replica_values", "climbing", "cliffs"} <= set(always)
+    assert {"step", "base_lr", "replica_values", "phase", "exclusions"} <= set(always)
     for steps in range(3):
         metrics = scheduler.metrics()
         assert set(always) <= set(metrics) <= set(documented)
@@ -292,17 +292,17 @@ ILL_FITTING = {
     ),
     "nothing": (lambda s: None, "None, which must be a dictionary with names for keys"),
     "other format": (
-        lambda s: s | {"format": 3},
-        "`format` = 3, which must be 1 or 2.*: load it with the version of hdet that saved it",
+        lambda s: s | {"format": 4},
+        "`format` = 4, which must be 1 or 2 or 3.*: load it with the version of hdet that saved it",
     ),
     "other dimensions": (
         lambda s: explorer(explore=[hdet.lr(), hdet.betas()]).state_dict(),
         r"'beta0/0'.*explored here, \['lr/0', 'lr/1'\]: give `explore` as it was",
     ),
-    "fewer dimensions": (lambda s: explorer(explore=[]).state_dict(), r"places` = \[\]"),
+    "fewer dimensions": (lambda s: explorer(explore=[]).state_dict(), r"coordinates` = \[\]"),
     "a broken search": (
-        lambda s: s | {"exploration": s["exploration"] | {"rates": {"climbing": True}}},
-        r"without `exploration\.rates\.momentum`",
+        lambda s: s | {"exploration": s["exploration"] | {"rates": {"searching": True}}},
+        r"without `exploration\.rates\.confidence`",
     ),
     "other shapes": (
         lambda s: (
@@ -355,9 +355,35 @@ def test_a_truncated_state_changes_nothing_and_says_so(key):
     refused(stepped(), state, "state_dict")
 
 
+def test_a_state_of_an_older_version_loads_under_the_names_of_this_one():
+    state = explorer(probe=lambda: 1.0).state_dict()
+    old = copy.deepcopy(state) | {"format": 2}
+    rates = old["exploration"]["rates"]
+    for names, new, before in (
+        (old["exploration"], "coordinates", "places"),
+        (rates, "searching", "climbing"),
+        (rates, "confidence", "momentum"),
+        (rates, "rollbacks", "explosions"),
+        (rates, "exclusions", "cliffs"),
+        (rates["recovery"], "searching", "climbing"),
+        (rates["recovery"], "implausible", "wild"),
+        (rates["recovery"], "new_levels", "accepted"),
+        (rates, "recovery", "returns"),
+        (old["ensemble"]["interval"], "coordinates", "place"),
+    ):
+        names[before] = names.pop(new)
+    rates["explosions"], rates["returns"]["accepted"] = 2, 1
+    again = explorer(probe=lambda: 1.0)
+    again.load_state_dict(old)
+    assert again.state_dict()["exploration"]["coordinates"] == old["exploration"]["places"]
+    assert again.metrics()["phase"] == "track"  # one replica has nothing to search with
+    assert again.state_dict()["exploration"]["rates"]["searching"]
+    assert (again.metrics()["rollbacks"], again.metrics()["new_levels"]) == (2, 1)
+
+
 def test_a_search_that_one_replica_cannot_go_on_with_is_said_to_have_stopped():
     state = explorer(probe=lambda: 1.0).state_dict()
-    assert state["exploration"]["rates"]["climbing"]
+    assert state["exploration"]["rates"]["searching"]
     state["exploration"]["syncs"] = 3
     scheduler = explorer(probe=lambda: 1.0)
     with pytest.warns(UserWarning, match="a search that has not ended.*Load it on several"):

@@ -11,17 +11,17 @@ RISE_AND_FALL = [0.1, 0.2, 0.4, 0.7, 1.0, 0.7, 0.4, 0.2, 0.1]
 
 
 def follow(values, end_at=None):
-    """Run a schedule through, with the search ending at one step; return values and trusts."""
+    """Run a schedule through, with the search ending at one step; return values and shares."""
     held = HeldSchedule(values[0], values[0])
-    seen, trusts = [], []
+    seen, shares = [], []
     for step, value in enumerate(values):
         if step:
             held.advance(value)
         if step == end_at:
             held.end_search()
         seen.append(held.value)
-        trusts.append(held.trust)
-    return seen, trusts
+        shares.append(held.share)
+    return seen, shares
 
 
 def test_a_search_that_goes_on_follows_rises_and_falls():
@@ -49,35 +49,35 @@ def test_a_search_that_ends_at_the_maximum_keeps_the_schedule():
 
 
 def test_a_search_that_ends_after_the_maximum_forgets_what_was_higher_before():
-    seen, trusts = follow(RISE_AND_FALL, 6)
+    seen, shares = follow(RISE_AND_FALL, 6)
     assert seen[6:] == pytest.approx(RISE_AND_FALL[6:], rel=1e-12)
-    assert trusts[6:] == pytest.approx([1.0, 0.5**4, 0.25**4])
+    assert shares[6:] == pytest.approx([1.0, 0.5, 0.25])
 
 
 def test_a_return_to_the_maximum_is_a_return_to_the_value_at_the_end():
-    seen, trusts = follow([0.3, 0.6, 0.2, 0.6, 0.9, 0.45], 0)
+    seen, shares = follow([0.3, 0.6, 0.2, 0.6, 0.9, 0.45], 0)
     assert seen == pytest.approx([0.3, 0.3, 0.1, 0.3, 0.3, 0.15])
     assert [seen[k] for k in (0, 1, 3, 4)] == [0.3] * 4
-    assert trusts == pytest.approx([1.0, 1.0, 3.0**-4, 1.0, 1.0, 0.5**4])
+    assert shares == pytest.approx([1.0, 1.0, 1 / 3, 1.0, 1.0, 0.5])
 
 
-def test_trust_is_1_at_the_maximum_and_the_fourth_power_of_the_share_below():
-    _, trusts = follow(RISE_AND_FALL)
-    assert trusts[:5] == [1.0] * 5
-    assert trusts[5:] == pytest.approx([0.7**4, 0.4**4, 0.2**4, 0.1**4])
+def test_the_share_is_of_the_maximum_so_far():
+    _, shares = follow(RISE_AND_FALL)
+    assert shares[:5] == [1.0] * 5
+    assert shares[5:] == pytest.approx([0.7, 0.4, 0.2, 0.1])
 
 
 @pytest.mark.parametrize("end_at", [None, 0, 1])
 def test_a_schedule_of_zeros_is_zero(end_at):
-    seen, trusts = follow([0.0] * 3, end_at)
+    seen, shares = follow([0.0] * 3, end_at)
     assert seen == [0.0] * 3
-    assert trusts == [1.0] * 3
+    assert shares == [1.0] * 3
 
 
 def test_zero_at_the_end_of_the_schedule_is_zero():
-    seen, trusts = follow([1.0, 0.5, 0.0], 0)
+    seen, shares = follow([1.0, 0.5, 0.0], 0)
     assert seen[-1] == 0.0
-    assert trusts[-1] == 0.0
+    assert shares[-1] == 0.0
 
 
 rates = st.floats(0, 1e6)
@@ -87,11 +87,11 @@ rates = st.floats(0, 1e6)
 @given(st.lists(rates, min_size=1, max_size=30), st.data())
 def test_it_never_stands_above_the_value_at_which_the_search_ended(values, data):
     end_at = data.draw(st.integers(0, len(values) - 1))
-    seen, trusts = follow(values, end_at)
+    seen, shares = follow(values, end_at)
     assert seen[end_at] == values[end_at]
-    for value, trust in zip(seen[end_at:], trusts[end_at:], strict=True):
+    for value, share in zip(seen[end_at:], shares[end_at:], strict=True):
         assert 0 <= value <= values[end_at]
-        assert 0 <= trust <= 1
+        assert 0 <= share <= 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -108,7 +108,7 @@ def test_a_state_goes_on_identically(before, after, ended):
         held.advance(value)
         again.advance(value)
         assert math.isfinite(again.value)
-        assert (again.value, again.trust) == (held.value, held.trust)
+        assert (again.value, again.share) == (held.value, held.share)
 
 
 def test_a_saved_state_does_not_change_with_what_comes_after():

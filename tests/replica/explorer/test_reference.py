@@ -29,5 +29,5 @@ def test_with_nothing_to_explore_it_is_plain_training_at_any_rate():
         optimizer.zero_grad()
         loss_at(plain, t, 0).backward()
         optimizer.step()
-    assert trace.explosions == 0
+    assert trace.rollbacks == 0
     assert all(map(torch.equal, weights(trace.models[0]), weights(plain)))

@@ -7,6 +7,7 @@ import torch
 
 import hdet
 from hdet.replica.ensemble.group_values import own_rates
+from hdet.replica.ensemble.permutation import permutation
 from hdet.replica.explorer.checks import collect
 from hdet.replica.explorer.exploration import Exploration
 from hdet.replica.explorer.held_schedule import HeldSchedule
@@ -33,7 +34,7 @@ def optimizer_of(lr: float | torch.Tensor = 0.1):
 def values_of(optimizer, requests):
     own_rates(optimizer)
     dimensions = collect(requests, optimizer)
-    exploration = Exploration(dimensions, REPLICAS, 0, False, True)
+    exploration = Exploration(dimensions, REPLICAS, 0, permutation, search=False, paired=True)
     groups = [HeldSchedule(float(g["lr"]), float(g["lr"])) for g in optimizer.param_groups]
     return ReplicaValues(optimizer, exploration, groups)
 

@@ -5,6 +5,7 @@ import torch
 from torch.optim import lr_scheduler as schedulers
 
 import hdet
+from hdet.replica.ensemble.permutation import permutation
 from hdet.replica.explorer.checks import collect
 from hdet.replica.explorer.exploration import Exploration
 from hdet.replica.explorer.replica_values import ReplicaValues
@@ -77,7 +78,8 @@ def make_schedule(make, rates=(0.1, 0.07)):
 def scaled(optimizer, scheduler):
     """Return an optimizer, its schedule, and what scales it for five replicas."""
     schedule = WrappedSchedule(optimizer, scheduler)
-    exploration = Exploration(collect([hdet.lr(2.0)], optimizer), 5, 0, True, True)
+    dimensions = collect([hdet.lr(2.0)], optimizer)
+    exploration = Exploration(dimensions, 5, 0, permutation, search=True, paired=True)
     values = ReplicaValues(optimizer, exploration, schedule.groups)
     values.apply(0)
     return optimizer, schedule, values
@@ -191,7 +193,7 @@ def test_without_a_scheduler_the_rates_are_constant():
     for step in range(1, 5):
         follow(optimizer, schedule, values, [step])
         assert [held.value for held in schedule.groups] == [0.1, 0.07]
-        assert [held.trust for held in schedule.groups] == [1.0, 1.0]
+        assert [held.share for held in schedule.groups] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["cosine", "exponential", "warm-up, then cosine"])

@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hdet
-from hdet.replica.ensemble.spread import permutation
 
 
 def test_eight_replicas_at_the_papers_spread():
@@ -46,16 +45,3 @@ def test_a_spread_out_of_range_is_refused_with_value_and_remedy(spread):
 def test_a_wrong_number_of_replicas_is_refused(n):
     with pytest.raises(ValueError, match="at least 1"):
         hdet.multipliers(n, 0.1)
-
-
-@given(st.integers(1, 64), st.integers(0, 2**40), st.integers(0, 10**6))
-def test_a_permutation_is_one_and_repeats_for_its_key(n, seed, sync):
-    order = permutation(n, seed, sync, "lr 0")
-    assert sorted(order) == list(range(n))
-    assert order == permutation(n, seed, sync, "lr 0")
-
-
-def test_groups_syncs_and_seeds_draw_different_permutations():
-    keys = [(0, 1, "lr 0"), (0, 1, "lr 1"), (0, 2, "lr 0"), (1, 1, "lr 0")]
-    orders = {tuple(permutation(32, *key)) for key in keys}
-    assert len(orders) == len(keys)

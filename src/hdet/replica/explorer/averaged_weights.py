@@ -186,10 +186,6 @@ class AveragedWeights:
         """Go on from what `parsed` returned."""
         vars(self).update(vars(parsed))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; one that does not fit is refused, and changes nothing."""
-        self.assign(self.parsed(Entries(state, "Explorer")))
-
     @staticmethod
     def _tensors(
         entries: Entries,

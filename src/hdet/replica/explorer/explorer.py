@@ -263,10 +263,10 @@ class Explorer(ExplorerState):
         Returns:
             `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
             effect now; `values` and `replica_values` by the dimension's name, a learning
-            rate's being the factor on its schedule; `climbing`, `explosions`, `cliffs`,
-            `levels`; and after the first sync `losses`, `probes`, `divergence` per replica,
-            `slope`, `t` and `evidence` by name, `confounded`, `fallen`, `masked`,
-            `masked_total`, `sync_ms`, `probe_ms`.
+            rate's being the factor on its schedule; `phase` ("search" or "track"); how many
+            `rollbacks`, `exclusions`, `new_levels`; and after the first sync `losses`,
+            `probes`, `divergence` per replica, `slope`, `t` and `confidence` by name,
+            `confounded`, `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`.
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]
@@ -335,8 +335,10 @@ class Explorer(ExplorerState):
             self._averaged.restore()
             self._ensemble.weights_changed()
         self._averaged.update()
-        if decision.phase != decision.next_phase:
-            self._schedule.change_phase(decision.next_phase)
+        if (decision.phase, decision.next_phase) == ("search", "track"):
+            self._schedule.end_search()
+        elif (decision.phase, decision.next_phase) == ("track", "search"):
+            self._schedule.resume_search()
         self._report(gathered, decision, milliseconds)
 
     def _score(self) -> tuple[float | Tensor, float]:

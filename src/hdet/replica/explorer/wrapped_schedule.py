@@ -110,23 +110,21 @@ class WrappedSchedule:
             held.advance(rate)
             held.highest = max(held.highest, float(peak))
 
-    def change_phase(self, phase: str) -> None:
-        """Hold the schedule where it is now, or follow it again; see `HeldSchedule`.
-
-        Args:
-            phase: "track" where a search has ended, "search" where it goes on.
-        """
+    def end_search(self) -> None:
+        """Hold the schedule where it is now; see `HeldSchedule`."""
         for held in self.groups:
-            if phase == "track":
-                held.end_search()
-            else:
-                held.resume_search()
+            held.end_search()
 
     def last_lr(self) -> list[float | Tensor]:
         """Return the rates that the wrapped scheduler set last, as it gives them."""
         if isinstance(self._scheduler, LRScheduler):
             return self._scheduler.get_last_lr()
         return _rates(self._optimizer)
+
+    def resume_search(self) -> None:
+        """Follow the schedule as it is again."""
+        for held in self.groups:
+            held.resume_search()
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, and the wrapped scheduler's own state."""
