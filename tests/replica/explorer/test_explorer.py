@@ -3,6 +3,7 @@
 import copy
 import io
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -293,7 +294,7 @@ ILL_FITTING = {
     "nothing": (lambda s: None, "None, which must be a dictionary with names for keys"),
     "other format": (
         lambda s: s | {"format": 4},
-        "`format` = 4, which must be 1 or 2 or 3.*: load it with the version of hdet that saved it",
+        "`format` = 4, which must be 1 or 2 or 3.*: load it with the version of hdet that",
     ),
     "other dimensions": (
         lambda s: explorer(explore=[hdet.lr(), hdet.betas()]).state_dict(),
@@ -357,7 +358,7 @@ def test_a_truncated_state_changes_nothing_and_says_so(key):
 
 def test_a_state_of_an_older_version_loads_under_the_names_of_this_one():
     state = explorer(probe=lambda: 1.0).state_dict()
-    old = copy.deepcopy(state) | {"format": 2}
+    old: Any = copy.deepcopy(state) | {"format": 2}
     rates = old["exploration"]["rates"]
     for names, new, before in (
         (old["exploration"], "coordinates", "places"),
