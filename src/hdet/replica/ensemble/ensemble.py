@@ -71,8 +71,7 @@ class Ensemble:
         self.meter = LossMeter()
         self.history = History(replicas)
         self.size = replicas.size
-        # Weakly: a process group that was destroyed goes.
-        self._world = None if replicas.world is None else weakref.ref(replicas.world)
+        self._note_world()
         self._optimizer = optimizer
         self._model = model
         self._name = name
@@ -125,6 +124,13 @@ class Ensemble:
                 f"average over: call torch.distributed.init_process_group first, and start "
                 f"the script with torchrun."
             )
+        self._note_world()
+
+    def _note_world(self) -> None:
+        world = self.replicas.world
+        # Weakly: a process group that was destroyed goes.
+        self._world = None if world is None else weakref.ref(world)
+        self.rank = self.replicas.rank
 
     def appear(self, takes_part: bool) -> None:
         """Let the others see whether this process has ended, or takes no part. Local.

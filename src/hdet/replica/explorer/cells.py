@@ -30,9 +30,10 @@ class DimensionCell:
         self.own = self.written = dimension.value
 
     def others_wrote(self) -> float | None:
-        """Return what somebody else has put into place; None if nobody did."""
-        found = self._dimension.read()
-        return None if found == self.written else found
+        """Return what somebody else has put into place, once; None if nobody did."""
+        found, written = self._dimension.read(), self.written
+        self.written = found
+        return None if found == written else found
 
     def write(self, value: float) -> None:
         """Put a value into place."""
@@ -70,14 +71,19 @@ class RateCell:
         self._version = -1
 
     def others_wrote(self, group: dict[str, Any]) -> float | None:
-        """Return what somebody else has put into place; None if nobody did."""
-        rate = group["lr"]
+        """Return what somebody else has put into place, once; None if nobody did."""
+        rate, written = group["lr"], self.written
         if not isinstance(rate, Tensor):
-            return None if rate == self.written else float(rate)
+            self.written = float(rate)
+            return None if rate == written else self.written
         if rate is self.tensor and rate._version == self._version:
             return None
+        self.tensor, self._version = rate, rate._version
         found = float(rate)
-        return None if found == torch.tensor(self.written, dtype=rate.dtype).item() else found
+        if found == torch.tensor(written, dtype=rate.dtype).item():
+            return None
+        self.written = found
+        return found
 
     def write(self, group: dict[str, Any], value: float) -> None:
         """Put a rate into place."""

@@ -220,22 +220,9 @@ class Explorer(ExplorerState):
                 neither loss nor probe at a sync, or nothing finite and nothing to return to.
         """
         refuse_epoch(NAME, epoch)
-        self._refuse_superseded()
-        ensemble, exploring, values = self._ensemble, self._exploring, self._values
-        if exploring:
-            if not ensemble.counts(skipped):
-                return
-        elif self._apart:
-            ensemble.require_connection()
-        if loss is not None:
-            ensemble.meter.observe(loss)
-        ensemble.meter.keep()
-        scaled = self._scaled
-        if scaled:
-            refuse_other_groups(len(self._schedule.groups), self.optimizer)
-        if exploring and not self._introduced:
-            ensemble.introduce(self._step + 1)
-            self._introduced = True
+        if not self._counts(loss, skipped):
+            return
+        exploring, scaled, values = self._exploring, self._scaled, self._values
         self._step += 1
         since = self._step - self._warmup
         self._synced = exploring and since > 0 and since % self._interval == 0
@@ -253,8 +240,8 @@ class Explorer(ExplorerState):
             self._schedule.track()
         if since == 0:
             self._schedule.read()
-            ensemble.meter.reset()
-        if self._synced or not scaled:
+            self._ensemble.meter.reset()
+        if self._synced or not scaled or values.replica != self._ensemble.rank:
             self._apply()
 
     def metrics(self) -> dict[str, Any]:
@@ -299,6 +286,26 @@ class Explorer(ExplorerState):
         return list(self._values.own_rates())
 
     # --- internals
+
+    def _counts(self, loss: Tensor | float | None, skipped: bool | None) -> bool:
+        """Take in a step's loss; return whether the step counts, or was skipped."""
+        if self._superseded is not None:
+            self._refuse_superseded()
+        ensemble, exploring = self._ensemble, self._exploring
+        if exploring:
+            if not ensemble.counts(skipped):
+                return False
+        elif self._apart:
+            ensemble.require_connection()
+        if loss is not None:
+            ensemble.meter.observe(loss)
+        ensemble.meter.keep()
+        if self._scaled:
+            refuse_other_groups(len(self._schedule.groups), self.optimizer)
+        if exploring and not self._introduced:
+            ensemble.introduce(self._step + 1)
+            self._introduced = True
+        return True
 
     def _agree(self) -> None:
         """Make what others have changed the same on every replica. Collective if they have."""

@@ -43,6 +43,7 @@ class ReplicaValues:
 
     Attributes:
         dimensions: what is explored.
+        replica: whose values are in place; None for the base values.
         taken_over: whether others have changed anything yet.
     """
 
@@ -61,7 +62,7 @@ class ReplicaValues:
                 self._cells[j] = DimensionCell(dimension)
             else:
                 self._rates[j] = RateCell(dimension.group, groups[dimension.group])
-        self._replica: int | None = None  # whose values are in place; None for the base values
+        self.replica: int | None = None
         self.taken_over = False
         self._touched: set[int] = set()  # what others have changed since `agree`
         # For each dimension, how often in a row the replicas have not agreed.
@@ -116,7 +117,7 @@ class ReplicaValues:
         column = (
             self.base_values() if replica is None else [row[replica] for row in self.values()]
         )
-        self._replica = replica
+        self.replica = replica
         for j, cell in self._cells.items():
             cell.own = column[j]
             cell.write(column[j])
@@ -131,16 +132,15 @@ class ReplicaValues:
     def take_over(self) -> None:
         """Take over what others have changed since the values were set."""
         for j, cell in self._cells.items():
-            self._found(j, cell.others_wrote(), cell.written)
+            self._found(j, cell.written, cell.others_wrote())
         for j, cell in self._rates.items():
             group = self._optimizer.param_groups[cell.index]
-            if group["lr"] is not cell.written:
-                self._found(j, cell.others_wrote(group), cell.written)
+            self._found(j, cell.written, cell.others_wrote(group))
 
     def lend(self) -> None:
         """Take over what others have changed, and put the unscaled values in place for them."""
         for j, cell in self._cells.items():
-            self._found(j, cell.others_wrote(), cell.written)
+            self._found(j, cell.written, cell.others_wrote())
             cell.write(self._others[j])
         groups = self._optimizer.param_groups
         for j, cell in self._rates.items():
@@ -148,7 +148,7 @@ class ReplicaValues:
             if group["lr"] is cell.written:  # a number that nobody has changed
                 group["lr"] = cell.held.now
             else:
-                self._found(j, cell.others_wrote(group), cell.written)
+                self._found(j, cell.written, cell.others_wrote(group))
                 cell.lend(group)
 
     def follow(self) -> None:
@@ -159,24 +159,24 @@ class ReplicaValues:
             now = group["lr"]
             if cell.tensor is not None or type(now) is not float:
                 cell.take_back(group)
-            elif now is held.now:
-                group["lr"] = cell.written
             else:
-                held.advance(now)
+                held.now = now
+                if now > held.highest:
+                    held.highest = now
                 group["lr"] = cell.written = cell.factor * held.value
         moved = False
         for j, cell in self._cells.items():
             found = cell.read()
             moved |= found != self._others[j]
             self._others[j] = found
-        if moved and self._replica is not None:
+        if moved and self.replica is not None:
             values = self.values()
             for j, cell in self._cells.items():
-                cell.own = values[j][self._replica]
+                cell.own = values[j][self.replica]
         for cell in self._cells.values():
             cell.write(cell.own)
 
-    def _found(self, j: int, found: float | None, written: float) -> None:
+    def _found(self, j: int, written: float, found: float | None) -> None:
         """Take over what others have put in place of what was written; None for nothing."""
         if found is not None:
             self.taken_over = True
