@@ -98,8 +98,6 @@ def measure_primitives(device: torch.device, scale: float) -> dict:
     flat = torch.ones(count * numel, device=device)
     other = torch.ones_like(flat)
     slots = list(other.split(numel))
-    rows = [t[: numel // 4096 * 4096].view(-1, 1, 4096) for t in tensors]
-    pairs = [t[: numel // 4096 * 4096].view(-1, 1, 4096) for t in slots]
     mode = "donot_use_mm_for_euclid_dist"
     calls = {
         "foreach_copy_": lambda: torch._foreach_copy_(slots, tensors),
@@ -116,14 +114,46 @@ def measure_primitives(device: torch.device, scale: float) -> dict:
         "foreach_norm, inf": lambda: torch._foreach_norm(tensors, math.inf),
         "vector_norm": lambda: torch.linalg.vector_norm(flat),
         "sum": lambda: flat.sum(),
-        "cdist": lambda: [
-            torch.cdist(a, b, compute_mode=mode) for a, b in zip(rows, pairs, strict=True)
-        ],
+        "copy_ each": lambda: [a.copy_(b) for a, b in zip(slots, tensors, strict=True)],
+        "div_ each": lambda: [t.div_(1.5) for t in tensors],
+        "sum each": lambda: [t.sum() for t in tensors],
         "foreach_sub_": lambda: torch._foreach_sub_(slots, tensors),
         "200 collectives": lambda: [dist.all_reduce(t, async_op=True).wait() for t in tensors],
     }
+    for width in (250, 500, 1000, 2000, 4000, 10_000, 32_500):
+        rows = [
+            (a.view(-1, 1, width), b.view(-1, 1, width))
+            for a, b in zip(slots, tensors, strict=True)
+        ]
+        calls[f"cdist, rows of {width}"] = lambda rows=rows: [
+            torch.cdist(a, b, compute_mode=mode) for a, b in rows
+        ]
     copy = seconds(lambda: other.copy_(flat), 15)
     return {key: seconds(call, 7) / copy for key, call in calls.items()}
+
+
+def measure_host(device: torch.device) -> dict:
+    """Return milliseconds of calls over 10,000 small tensors, which the host is busy with."""
+    with torch.no_grad():
+        tensors = [nn.Parameter(torch.ones(100, 100, device=device)) for _ in range(10_000)]
+        buffer = torch.ones(10_000 * 10_000, device=device)
+        slots = list(buffer.view(10_000, 100, 100).unbind())
+        flats = [t.detach().view(-1) for t in tensors]
+        sizes = [10_000] * 10_000
+        calls = {
+            "ids": lambda: list(map(id, tensors)),
+            "data_ptr": lambda: list(map(torch.Tensor.data_ptr, tensors)),
+            "numel": lambda: list(map(torch.Tensor.numel, tensors)),
+            "stride": lambda: list(map(torch.Tensor.stride, tensors)),
+            "foreach_copy_, in": lambda: torch._foreach_copy_(slots, tensors),
+            "foreach_copy_, out": lambda: torch._foreach_copy_(tensors, slots),
+            "cat of views": lambda: torch.cat(flats, out=buffer),
+            "split_with_sizes_copy": lambda: torch.split_with_sizes_copy(
+                buffer, sizes, out=flats
+            ),
+            "10,000 empty calls": lambda: [slots[0].numel() for _ in range(10_000)],
+        }
+        return {key: seconds(call, 7) * 1e3 for key, call in calls.items()}
 
 
 def check_averaging(device: torch.device) -> dict:
@@ -137,15 +167,17 @@ def check_averaging(device: torch.device) -> dict:
         def wait(self) -> None:
             pass
 
-    def sum_of_all(tensor: torch.Tensor, *_: object, **__: object) -> Done:
+    def of_all(tensor: torch.Tensor, op=dist.ReduceOp.SUM, *_: object, **__: object) -> Done:
         tensor.mul_(RANKS).add_((RANKS - 1) * 0.5)
+        if op == dist.ReduceOp.AVG:
+            tensor.div_(RANKS)
         return Done()
 
     found = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        sizes = [3, 4096, 70_001, 9_000_000, 30_000_000]
+        sizes = [3, 4096, 70_001, 9_000_000, 15_485_863, 30_000_000]
         tensors = [torch.ones(n, dtype=dtype, device=device) for n in sizes]
-        dist.all_reduce = sum_of_all
+        dist.all_reduce = of_all
         try:
             one = averaging.Averaging(tensors, Replicas())
             broken = float(one.health()[0])
@@ -241,6 +273,8 @@ def main() -> None:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     from hdet.replica.ensemble.groups import Replicas
 
+    # The fake group stands for NCCL's.
+    dist.get_backend_config = lambda *_: "cpu:gloo,cuda:nccl"
     Replicas.gather = lambda self, row: [row.tolist()] * self.size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
@@ -251,6 +285,7 @@ def main() -> None:
     }
     if options.primitives:
         parts["passes / copy"] = lambda: measure_primitives(device, options.scale)
+        parts["host, ms"] = lambda: measure_host(device)
     name = torch.cuda.get_device_name() if on_gpu else "cpu"
     content = {"source": options.source, "device": name, "torch": torch.__version__}
     for part, measure in parts.items():

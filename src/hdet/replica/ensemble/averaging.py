@@ -14,11 +14,7 @@ out of the mean as a whole and healed by it.
 Source: HDET (arXiv 2604.24708), equation (3): theta_r <- mean over the replicas of theta.
 """
 
-# torch's multi-tensor operations have names with an underscore, and no other.
-# pyright: reportPrivateImportUsage=false
-
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -26,13 +22,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ...errors import require, where
-from .buckets import Bucket, Piece, flat, planned
+from .buckets import planned
 from .contents import layout_of
 from .groups import Replicas, is_member
 from .meshes import find_replicas, reshard
 from .outsiders import Outsiders, View
-
-_WIDTH = 4096  # elements of a row whose distance one block of a GPU takes
+from .transfers import new_transfer
 
 
 @torch.no_grad()
@@ -168,7 +163,7 @@ class Averaging:
         self.device = device or own
         self._replicas = replicas
         self._plan.take_memory()
-        self._transfers = [_Transfer(bucket, floats, replicas) for bucket in self._plan.buckets]
+        self._transfers = [new_transfer(b, floats, replicas) for b in self._plan.buckets]
 
     @torch.no_grad()
     def health(self, beside: View | None = None) -> Tensor:
@@ -181,12 +176,13 @@ class Averaging:
             The row, float64 on `device`.
         """
         # The first two buckets come last: their buffers stay filled, to be sent.
-        norms = [t.norm(fill=k < 2) for k, t in reversed(list(enumerate(self._transfers)))]
+        count = len(self._transfers)
+        sums = [t.sums(fill=count - k < 2) for k, t in enumerate(self._transfers[::-1], 1)]
         finite = beside is None or not beside.turned
-        if norms:
-            # NaN and infinity come through a norm. So does the overflow of finite numbers;
-            # then every value is looked at.
-            total = torch.stack([norm.to(self.device).double() for norm in norms])
+        if sums:
+            # A sum is the quickest pass there is, and NaN and infinity come through it. So
+            # does the overflow of finite numbers; then every value is looked at.
+            total = torch.stack([_total(part, self.device) for part in sums])
             if not bool(total.isfinite().all()):
                 finite &= all(transfer.finite() for transfer in self._transfers)
         others = [] if beside is None else beside.tensors
@@ -211,13 +207,17 @@ class Averaging:
         silent = self._replicas.rank in masked
         live = self._replicas.size - len(masked)
         squares = torch.zeros(2, dtype=torch.float64, device=self.device)
+        sent = 0
         try:
-            for index, transfer in enumerate(self._transfers):
-                for following in self._transfers[index : index + 2]:
+            for k, transfer in enumerate(self._transfers):
+                for following in self._transfers[sent : k + 2]:
+                    sent += 1
                     following.send(silent, measure)
-                squares += transfer.receive(live, measure).to(self.device)
+                norms = transfer.receive(live, measure)
+                if measure:
+                    squares += torch.stack([_squares(part, self.device) for part in norms])
         except BaseException:
-            for transfer in self._transfers:
+            for transfer in self._transfers[:sent]:
                 transfer.put_back()
             raise
         finally:
@@ -225,154 +225,15 @@ class Averaging:
         return squares
 
 
+def _total(numbers: Sequence[Tensor], device: torch.device) -> Tensor:
+    return torch.stack(tuple(numbers)).sum().to(device, torch.float64)
+
+
+def _squares(norms: Sequence[Tensor], device: torch.device) -> Tensor:
+    return torch.stack(tuple(norms)).double().square().sum().to(device)
+
+
 def divergences(rows: Sequence[Sequence[float]]) -> list[float]:
     """Return ||theta_r - mean|| / ||mean|| from what `Averaging.run` gave on every replica."""
     mean = sum(row[1] for row in rows) or 1.0
     return [(row[0] / mean) ** 0.5 for row in rows]
-
-
-class _Transfer:
-    """One bucket on its way: filled, sent, received.
-
-    Args:
-        bucket: its plan.
-        tensors: those that the plan is for.
-        replicas: between whom.
-    """
-
-    def __init__(self, bucket: Bucket, tensors: Sequence[Tensor], replicas: Replicas) -> None:
-        self._replicas = replicas
-        self._bucket = bucket
-        flats: dict[int, Tensor] = {}
-
-        def bound(piece: Piece) -> Tensor:
-            if piece.span is None:
-                return tensors[piece.tensor]
-            if piece.tensor not in flats:
-                flats[piece.tensor] = flat(tensors[piece.tensor])
-            return flats[piece.tensor][piece.span]
-
-        self._pieces = [[bound(piece) for piece in run.pieces] for run in bucket.runs]
-        self._in_place = bucket.wires is not None
-        self._wires = [bucket.buffer] if bucket.wires is None else [*map(bound, bucket.wires)]
-        self._filled = self._sent = self._arrived = False
-        self._works: list[dist.Work | None] = []
-        self._own = bucket.buffer
-
-    def _fill(self) -> list[Tensor]:
-        """Copy the pieces into the buffer; return the norm of each run."""
-        norms = []
-        for pieces, run in zip(self._pieces, self._bucket.runs, strict=True):
-            torch._foreach_copy_(run.slots, pieces)
-            norms.append(torch.linalg.vector_norm(run.part))
-        self._filled = True
-        return norms
-
-    def norm(self, fill: bool) -> Tensor:
-        """Return the norm of all values.
-
-        Args:
-            fill: whether the buffer is to be filled for `send`.
-        """
-        count = sum(map(len, self._pieces))
-        # To pack many small tensors is quicker than to look at each.
-        if fill or self._bucket.buffer.numel() < count * 2**16:
-            norms = self._fill()
-            self._filled = fill
-        else:
-            wire = self._bucket.buffer.dtype
-            pieces = [piece for run in self._pieces for piece in run]
-            norms = torch._foreach_norm(pieces, 2, wire)
-        return torch.stack(tuple(norms)).sum()
-
-    def finite(self) -> bool:
-        """Return whether each value is finite."""
-        return all(bool(piece.isfinite().all()) for run in self._pieces for piece in run)
-
-    def send(self, silent: bool, measure: bool) -> None:
-        """Begin the all-reduce, once.
-
-        Args:
-            silent: whether this replica gives nothing.
-            measure: whether its own values are needed until `receive`.
-        """
-        if self._sent:
-            return
-        if not self._filled:
-            self._fill()
-        if measure and not self._in_place:
-            self._own = self._bucket.buffer.clone()
-        self._sent = True
-        if silent:
-            torch._foreach_zero_(self._wires)
-        for wire in self._wires:
-            group = self._replicas.group
-            self._works.append(dist.all_reduce(wire, group=group, async_op=True))
-
-    def receive(self, live: int, measure: bool) -> Tensor:
-        """Write the mean into the tensors, once it is here.
-
-        Args:
-            live: how many replicas have given their values.
-            measure: whether to return squares of norms, or zeros; see `Averaging.run`.
-        """
-        for work in self._works:
-            if work is not None:
-                work.wait()
-        self._arrived = True
-        norms: list[list[Tensor]] = [[], []]
-        start = 0
-        for pieces, run in zip(self._pieces, self._bucket.runs, strict=True):
-            mean = pieces if self._in_place else [run.part]
-            torch._foreach_div_(mean, live)
-            if measure:
-                own = self._own[start : start + run.part.numel()]
-                norms[0] += _distances(run.slots if self._in_place else [own], mean, own)
-                norms[1] += torch._foreach_norm([self._share(t) for t in mean])
-                start += own.numel()
-            if not self._in_place:
-                torch._foreach_copy_(pieces, run.slots)
-        self._own = self._bucket.buffer
-        if not measure:
-            return torch.zeros(2, dtype=torch.float64, device=self._own.device)
-        return torch.stack([torch.stack(n).double().square().sum() for n in norms])
-
-    def put_back(self) -> None:
-        """Undo what a failed collective has left in the tensors."""
-        if not self._sent or self._arrived or not self._in_place:
-            return
-        for work in self._works:
-            with suppress(Exception):
-                if work is not None:
-                    work.wait()
-        for pieces, run in zip(self._pieces, self._bucket.runs, strict=True):
-            torch._foreach_copy_(pieces, run.slots)
-
-    def _share(self, tensor: Tensor) -> Tensor:
-        """Return the part of the mean whose norm this replica takes: all have the same mean."""
-        rank, size = self._replicas.rank, self._replicas.size
-        count = tensor.numel()
-        return tensor[count * rank // size : count * (rank + 1) // size]
-
-
-def _distances(old: list[Tensor], new: list[Tensor], joined: Tensor) -> list[Tensor]:
-    """Return norms whose squares add up to those of `old - new`. What is in `old` is lost.
-
-    Args:
-        old: neighbours in memory.
-        new: of the same shapes.
-        joined: all of `old` as one tensor.
-    """
-    if joined.device.type != "cuda":
-        torch._foreach_sub_(old, new)
-        return [torch.linalg.vector_norm(joined)]
-    # On CUDA `cdist` takes differences and their norm in one kernel, and writes nothing.
-    norms = []
-    for a, b in zip(old, new, strict=True):
-        whole = a.numel() // _WIDTH * _WIDTH
-        x, y = (t[:whole].view(-1, 1, _WIDTH) for t in (a, b))
-        rows = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        norms.append(torch.linalg.vector_norm(rows))
-        if whole < a.numel():
-            norms.append(torch.linalg.vector_norm(a[whole:] - b[whole:]))
-    return norms

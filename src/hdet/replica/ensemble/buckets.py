@@ -1,8 +1,8 @@
 """How tensors travel to be averaged: which of them together, and through what memory.
 
-A tensor of at least an eighth of a bucket is reduced in its own memory, and the buffer keeps
-its old values. Smaller ones are packed into the buffer, and so is half precision, which is
-summed in float32. A plan depends on the tensors' layout alone and holds none of them: it is
+A tensor of at least an eighth of a bucket is reduced in its own memory, and a buffer keeps its
+old values. Smaller ones are packed into a buffer, and so is half precision, which is summed in
+float32. A plan depends on the tensors' layout alone and holds none of them: it is
 kept for the next time, for as long as the first tensor lives.
 """
 
@@ -47,13 +47,14 @@ class Bucket(NamedTuple):
     """What is on the wire together, of one device and dtype.
 
     Attributes:
-        buffer: where the pieces are packed; or, in place, where their old values are kept.
-        wires: in place, what the collectives reduce; None where that is the buffer.
+        in_place: whether each piece is reduced in its own memory, and is a run of its own;
+            the buffer is for its old values. Else the pieces are packed into the buffer.
+        buffer: as large as the pieces.
         runs: all pieces, in order.
     """
 
+    in_place: bool
     buffer: Tensor
-    wires: list[Piece] | None
     runs: list[Run]
 
 
@@ -109,18 +110,15 @@ class Plan:
 
 
 class _Kept(NamedTuple):
-    """A plan, and the list that it was made for: `layout` is that of all its tensors."""
+    """A plan, and what it was made for."""
 
-    ids: list[int]
-    layout: list[tuple]
-    bucket_bytes: int | None
+    mark: list
     floats: list[int] | None
     plan: Plan
 
 
 # By the first tensor of the list. Nothing in a plan keeps a tensor alive.
 _kept: "WeakIdKeyDictionary" = WeakIdKeyDictionary()
-_dtype, _device = attrgetter("dtype"), attrgetter("device")
 
 
 def planned(
@@ -128,25 +126,25 @@ def planned(
 ) -> tuple[list[Tensor], Plan]:
     """Return what of the tensors is averaged (`local_floats`), and the plan for it.
 
-    The last plan serves again while the tensors and their layout are the same. This runs at
-    every averaging, and takes less than half a microsecond for each tensor then.
+    The last plan serves again while the tensors, their memory and its layout are the same.
     """
     given = list(tensors)
-    ids = list(map(id, given))
-    columns = (map(f, given) for f in (Tensor.stride, Tensor.numel, _dtype, _device))
-    layout = list(zip(*columns, strict=True))
+    # This runs at every averaging. Lists of numbers are quick; a tuple for each tensor, such as
+    # its shape, is not.
+    columns = (id, Tensor.data_ptr, Tensor.numel, Tensor.is_contiguous, attrgetter("dtype"))
+    mark = [bucket_bytes, *(list(map(column, given)) for column in columns)]
     kept = _kept.get(given[0]) if given else None
-    if kept is not None and kept[:3] == (ids, layout, bucket_bytes):
+    if kept is not None and kept.mark == mark:
         floats = local_floats(given) if kept.floats is None else [given[k] for k in kept.floats]
         return floats, kept.plan
     floats = local_floats(given)
     plan = Plan(floats, bucket_bytes)
     if given:
-        index_of = {key: k for k, key in enumerate(ids)}
+        index_of = {id(t): k for k, t in enumerate(given)}
         chosen = [index_of[id(t)] for t in floats if id(t) in index_of]
         # Shards, and real views of complex tensors, are made anew each time.
         found = chosen if len(chosen) == len(floats) else None
-        _kept[given[0]] = _Kept(ids, layout, bucket_bytes, found, plan)
+        _kept[given[0]] = _Kept(mark, found, plan)
     return floats, plan
 
 
@@ -234,7 +232,7 @@ def _bucket(
 ) -> Bucket:
     """Lay the pieces out in a buffer, one after the other."""
     first = tensors[pieces[0].tensor]
-    wire, longest = wire_dtype(first.dtype), _run(first)
+    wire, longest = wire_dtype(first.dtype), 0 if in_place else _run(first)
     nbytes = wire.itemsize * sum(_numel(p, tensors) for p in pieces)
     buffer = storage[:nbytes].view(wire)
     runs: list[Run] = []
@@ -242,21 +240,16 @@ def _bucket(
     held: list[Piece] = []
     slots: list[Tensor] = []
     for piece in pieces:
-        cut = [piece]
-        if in_place and piece.span is not None:
-            cut = _cut(piece.tensor, piece.span.start, piece.span.stop, longest)
-        for part in cut:
-            size = _numel(part, tensors)
-            if held and stop - start + size > longest:
-                runs.append(Run(held, slots, buffer[start:stop]))
-                start, held, slots = stop, [], []
-            tensor = tensors[part.tensor]
-            held.append(part)
-            slots.append(
-                buffer[stop : stop + size]
-                if part.span is not None
-                else buffer.as_strided(tensor.shape, tensor.stride(), stop)
-            )
-            stop += size
+        size, tensor = _numel(piece, tensors), tensors[piece.tensor]
+        if held and stop - start + size > longest:
+            runs.append(Run(held, slots, buffer[start:stop]))
+            start, held, slots = stop, [], []
+        held.append(piece)
+        slots.append(
+            buffer[stop : stop + size]
+            if piece.span is not None
+            else buffer.as_strided(tensor.shape, tensor.stride(), stop)
+        )
+        stop += size
     runs.append(Run(held, slots, buffer[start:stop]))
-    return Bucket(buffer, pieces if in_place else None, runs)
+    return Bucket(in_place, buffer, runs)

@@ -1,7 +1,7 @@
 """What is in a tensor, as far as averaging is concerned: its floats, and a digest of them."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
@@ -19,6 +19,12 @@ def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
     """
     kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     return kind is not None and isinstance(tensor, kind)
+
+
+def dtensors(tensors: Sequence[Tensor]) -> "list[DTensor]":
+    """Return those that are sharded."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return [] if kind is None else [t for t in tensors if isinstance(t, kind)]
 
 
 def local_part(tensor: Tensor) -> Tensor:

@@ -73,6 +73,13 @@ class Replicas:
         """The number of replicas N."""
         return dist.get_world_size(self.group) if self.connected else self.fallback_size
 
+    def backend(self, device: torch.device) -> str:
+        """Return the name of what moves data between a kind of device; "" for nothing."""
+        if not self.connected:
+            return ""
+        pairs = dist.get_backend_config(self.group).split(",")
+        return dict(pair.split(":") for pair in pairs).get(device.type, "")
+
     @property
     def rosters(self) -> list[tuple[int, ...]]:
         """The sets of global ranks that have to come to a sync; this one is in each."""

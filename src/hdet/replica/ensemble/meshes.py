@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ...errors import where
-from .contents import is_dtensor
+from .contents import dtensors
 from .groups import Replicas, require_membership
 from .setup_checks import SHARDED
 
@@ -58,7 +58,7 @@ def find_replicas(
         raise ValueError(
             f"{where()}`{call}` does not work with FullyShardedDataParallel (FSDP1). {SHARDED}"
         )
-    split = [t for t in tensors if is_dtensor(t)]
+    split = dtensors(tensors)
     if isinstance(process_group, DeviceMesh):
         first, *others = (process_group.get_group(a) for a in range(process_group.ndim))
         _refuse_shard_group(call, first, split)
