@@ -85,11 +85,11 @@ class WrappedSchedule:
             plateau: the loss for ReduceLROnPlateau; None where it is not to be stepped.
         """
         scheduler = self._scheduler
-        if isinstance(scheduler, LRScheduler) and not self.needs_a_loss:
-            scheduler.step()
-        elif isinstance(scheduler, ReduceLROnPlateau):
+        if isinstance(scheduler, ReduceLROnPlateau):
             if plateau is not None:
                 scheduler.step(plateau)
+        elif isinstance(scheduler, LRScheduler):
+            scheduler.step()
         elif scheduler is not None:
             self._set_factor(step)
 
