@@ -5,13 +5,16 @@ from typing import Annotated
 import typer
 
 from .bilevel.command import bilevel
+from .bilevel_speed.study import command as bilevel_speed
 from .compare.command import compare
 from .core.page import PAGES, write
 from .cost.study import command as cost
 from .federated.command import federated
+from .penalties.study import command as penalties
 from .remedies.study import command as remedies
 from .robustness.command import robustness
 from .scale.study import command as scale
+from .selection_scale.study import command as selection_scale
 from .soak.study import command as soak
 
 app = typer.Typer(
@@ -23,9 +26,12 @@ app = typer.Typer(
 for study in (compare, robustness, federated, bilevel):
     app.command()(study)
 for name, study in {
+    "bilevel-speed": bilevel_speed,
     "cost": cost,
+    "penalties": penalties,
     "remedies": remedies,
     "scale": scale,
+    "selection-scale": selection_scale,
     "soak": soak,
 }.items():
     app.command(name)(study)

@@ -1,13 +1,13 @@
-"""The last layer of a trained network gets a decay per class or per weight, by hdet.bilevel.
+"""Learn a decay per class or per weight for the last layer of a trained network.
 
     python examples/head_decay.py
 
-A small network learns digits as in any loop with `hdet.Explorer`; in one process the rate is
-the schedule's own. Then its features are frozen. The layer on top is a convex problem: `maid`
-learns its decay on images that the network has not seen, and the layer that comes with it goes
-back into the network. Prints loss and accuracy on further images; needs scikit-learn, which
-has the data. About 15 seconds on one core. docs/penalties.md tells what part of the gain is the
-decay's, and what part comes from having seen the judging images.
+A small network learns digits in a usual loop with `hdet.Explorer`; in one process the rate is
+that of the schedule. Then its features are frozen. The layer on top is a convex problem: `maid`
+learns its decay on validation images, and the layer that it finds with the decay goes back into
+the network. Prints loss and accuracy on further images; needs scikit-learn, which has the data.
+About 15 seconds on one core. docs/penalties.md says how much of the gain comes from the decay,
+and how much from having seen the validation images.
 """
 
 import argparse
@@ -27,7 +27,7 @@ DECAYS = {"in all": (1, 1), "per class": (10, 1), "per weight": (10, 32)}
 
 
 def parts(seed: int) -> list[Part]:
-    """Return 600 images to train on, 600 to judge the decay, and 597 to test."""
+    """Return 600 images to train on, 600 to validate the decay, and 597 to test."""
     images, classes = load_digits(return_X_y=True)
     x, y = torch.tensor(images).float() / 16, torch.tensor(classes)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
@@ -60,11 +60,11 @@ def features(model: nn.Sequential, x: Tensor) -> Tensor:
 
 
 def learn_decay(
-    model: nn.Sequential, fit: Part, judge: Part, shape: tuple[int, int], steps: int
+    model: nn.Sequential, fit: Part, validation: Part, shape: tuple[int, int], steps: int
 ) -> Result:
-    """Return the decay, and the layer with it, that `judge` likes best."""
+    """Return the decay, and the layer with it, that does best on `validation`."""
     seen, y = features(model, fit[0]), fit[1]
-    other, other_y = features(model, judge[0]), judge[1]
+    other, other_y = features(model, validation[0]), validation[1]
     problem = Problem(
         upper=lambda w: F.cross_entropy(other @ w["weight"].T + w["bias"], other_y),
         lower=lambda w, theta: (
@@ -76,7 +76,7 @@ def learn_decay(
     )
     start = torch.full(shape, -5.0, dtype=torch.float64)
     layer = {name: p.detach().double() for name, p in model[-1].named_parameters()}
-    # Few steps: with a decay per weight, more of them learn the judging images by heart.
+    # Few steps: with a decay per weight, more of them overfit the validation images.
     return maid(
         problem,
         start,
@@ -90,7 +90,7 @@ def learn_decay(
 
 @torch.no_grad()
 def report(name: str, model: nn.Sequential, x: Tensor, y: Tensor) -> None:
-    """Print how a network does on images that it has not seen."""
+    """Print the loss and accuracy of a network on images that it has not seen."""
     scores = model(x)
     right = (scores.argmax(1) == y).double().mean()
     print(f"{name}: test loss {F.cross_entropy(scores, y):.4f}, accuracy {right:.1%}")
@@ -98,13 +98,13 @@ def report(name: str, model: nn.Sequential, x: Tensor, y: Tensor) -> None:
 
 def main(train_steps: int, decay_steps: int, seed: int) -> None:
     """Train, then learn decays of the last layer, each from the layer as trained."""
-    fit, judge, test = parts(seed)
+    fit, validation, test = parts(seed)
     model = train(*fit, train_steps, seed)
     report("as trained", model, *test)
     trained = {name: p.clone() for name, p in model[-1].state_dict().items()}
     for name, shape in DECAYS.items():
         model[-1].load_state_dict(trained)
-        result = learn_decay(model, fit, judge, shape, decay_steps)
+        result = learn_decay(model, fit, validation, shape, decay_steps)
         model[-1].load_state_dict(result.x)
         report(f"decay {name}", model, *test)
         low, high = result.theta.exp().min(), result.theta.exp().max()

@@ -1,7 +1,8 @@
 """Run a function on several gloo ranks of this machine.
 
-Ranks are forked from one server that has imported what is slow to import, so that four of
-them start in a fraction of a second. The error that came first is the one that is raised: a
+Ranks are forked from one server that has imported what is slow to import: what the modules of
+the tests import counts too, since each rank imports the one that its function is from. So four
+of them start in a fraction of a second. The error that came first is the one that is raised: a
 rank that loses a peer fails a moment later, and knows nothing of the cause.
 """
 
@@ -18,7 +19,17 @@ import torch.multiprocessing as mp
 
 context = mp.get_context("forkserver")
 context.set_forkserver_preload(
-    ["torch._dynamo", "torch.distributed.fsdp", "torch.testing", "hdet"]
+    [
+        "torch._dynamo.testing",
+        "torch.distributed.checkpoint.state_dict",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor.parallel",
+        # `import hdet` loads nothing yet.
+        "hdet.replica.explorer.reference",
+        "hdet.replica.paper.reference",
+        "pytest",
+        "tests.ranks.common",
+    ]
 )
 
 

@@ -1,1 +1,1 @@
-"""`python -m benchmarks bilevel`: MAID from every first accuracy, beside its rivals at equal cost."""
+"""`python -m benchmarks bilevel`: MAID and its baselines at equal cost, from all starts."""

@@ -6,16 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.failures import FolderError
+from ..core.report import print_table, write_report
 from ..core.units import do_runs
-from .execution import load, outcome
-from .findings import findings
-from .report import tables, write_report
-from .units import BUDGETS, EXPERIMENTS, FIRST_SEED, Folder, Plan, unfinished, units
+from .study import BUDGETS, COMMAND, EXPERIMENTS, Folder, Plan, load, outcome, unfinished, units
 
-COMMAND = "python -m benchmarks bilevel"
+TITLE = "Bilevel: MAID and its baselines from every first accuracy, at equal cost"
+INTRODUCTION = (
+    "Every method has the same cost: lower gradients, Hessian-vector and mixed products "
+    "together. Losses are the upper level's, at the exact lower-level solution where a run "
+    "stands when that is spent or it stops by itself. Means over seeds, ± the standard error; "
+    "ratios are geometric means. The spread says how much larger the largest loss of the "
+    "starts is than the smallest; stopped are runs that ended before their cost was spent."
+)
 
 
 def bilevel(
@@ -42,8 +47,8 @@ def bilevel(
 ) -> None:
     """Compare MAID with fixed accuracies and HOAG, at equal cost from every first accuracy.
 
-    Hundreds of runs of seconds each; --scale 0.1 --seeds 1 tells the most of it in minutes.
-    The folder that is printed has every number, plots and report.html.
+    Hundreds of runs of seconds each; --scale 0.1 --seeds 1 gives a first impression in
+    minutes. The folder that is printed has every number, plots and report.html.
     """
     path = resume or out or Path("runs") / f"bilevel-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Folder(path)
@@ -62,22 +67,47 @@ def bilevel(
             )
         every = units(plan)
         for task in dict.fromkeys(unit.task for unit in every if unit.task in BUDGETS):
-            # Missing data are an error of the user's: say so before anything is written.
-            load(task, FIRST_SEED)
+            # Missing data are for the user to fetch: say so before anything is written.
+            load(task, 0)
         with ready(folder, plan, resume is not None):
             print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
             print(f"Folder: {path}", flush=True)
             if "comparison" in plan.experiments and "dfo-ls" not in plan.methods:
-                print("Without DFO-LS, which is not installed: pip install hdet[peers].")
+                print("Without DFO-LS, which is not installed: pip install DFO-LS.")
             do_runs(folder, unfinished(folder), outcome, processes)
-            report = write_report(folder)
-            found = findings(folder)
-            for table in tables(found):
-                Console().print(table)
-            for verdict in found.verdicts:
-                said = "yes" if verdict.clear else "by the means" if verdict.reached else "no"
-                print(f"{verdict.task}: {verdict.wanted}: {said}")
-            print(f"Report: {report}")
+            print(f"Report: {report(folder)}")
+
+
+def report(folder: Folder) -> Path:
+    """Show the losses on the terminal, write plots and report.html, and return that file.
+
+    Raises:
+        FolderError: if nothing in the folder can be compared yet.
+    """
+    # pandas and Matplotlib are slow to import, and the hours of a run need none of them.
+    from .analysis import command, tables
+    from .plots import draw_all
+
+    found = tables(folder)
+    if not found:
+        raise FolderError(
+            f"{folder.path} has no method with all of its starts yet: go on with it by "
+            f"`{COMMAND} --resume`."
+        )
+    for title, table in found.items():
+        if title.endswith(": loss"):
+            # Errors have no room in 80 columns.
+            print_table(table.map(lambda text: text.partition(" ±")[0]), title)
+    return write_report(
+        folder.path,
+        TITLE,
+        command(folder.plan()),
+        found,
+        draw_all(folder, folder.path / "plots"),
+        folder.environment(),
+        len(unfinished(folder)),
+        INTRODUCTION,
+    )
 
 
 def _names(option: str, text: str, known: Collection[str]) -> list[str]:

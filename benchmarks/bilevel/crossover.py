@@ -175,7 +175,7 @@ class _GradientDescent:
     """A lower-level solver of steps 1/L, which counts them."""
 
     def __init__(self, curvature: float) -> None:
-        self._length, self.iterations = 1 / curvature, 0
+        self._step_size, self.iterations = 1 / curvature, 0
 
     def __call__(
         self, oracle: Oracle, theta: Tensor, x: Tensor, accuracy: float, mu: float, limit: int
@@ -183,7 +183,7 @@ class _GradientDescent:
         progress = Progress(accuracy * mu, limit, patience=50)
         gradient = oracle.lower(x, theta)[1]
         while (ending := progress.ending(gradient)) is None:
-            x = x - self._length * gradient
+            x = x - self._step_size * gradient
             gradient = oracle.lower(x, theta)[1]
         self.iterations += progress.iterations
         return Solution(x, norms(gradient) / mu, ending, progress.iterations)

@@ -56,7 +56,7 @@ class Lower:
     accuracy: Array
     value: Array
     gradient: Array
-    slope: Array
+    upper_grad_norm: Array
     met: bool
 
 
@@ -88,7 +88,7 @@ class Maid:
     ) -> None:
         self.levels, self.noise, self.budget = levels, noise, budget
         self.max_steps, self.solve_linear = max_steps, self._all if batched else self._each
-        self.theta, self.x, self.length = theta, x, step
+        self.theta, self.x, self.step_size = theta, x, step
         self.smoothness = levels.smoothness or 0.0
         self.q: Array | None = None
         self.last: tuple[Array, Array] | None = None
@@ -132,50 +132,52 @@ class Maid:
 
     def hypergradient(self, here: Lower) -> Array:
         """Return z = -J^T q, the mean over samples."""
-        delta = np.minimum(LARGEST_RESIDUAL * here.slope, self.smoothness * self.accuracy)
+        delta = np.minimum(
+            LARGEST_RESIDUAL * here.upper_grad_norm, self.smoothness * self.accuracy
+        )
         self.q = self.solve_linear(here.point, here.gradient, delta, self.q)
         self.spend(1)
         return -here.point.mixed(self.q) / len(here.x)
 
     def search(self, here: Lower, z: Array, norm: float, trials: int) -> float | None:
         """Step, and return None; or the eps that the last trial needed."""
-        length = self.first_trial(z, norm)
+        step_size = self.first_trial(z, norm)
         for _ in range(trials):
-            theta = self.theta - length * z
+            theta = self.theta - step_size * z
             try:
                 there = self.solve(theta, here.x)
             except OverflowedError:
-                length *= SHRINK
+                step_size *= SHRINK
                 continue
-            before = float((here.value - here.slope * here.accuracy).mean())
+            before = float((here.value - here.upper_grad_norm * here.accuracy).mean())
             bend = self.smoothness / 2 * there.accuracy**2
-            after = float((there.value + there.slope * there.accuracy + bend).mean())
-            mean, expected = float(there.value.mean()), length * norm**2
+            after = float((there.value + there.upper_grad_norm * there.accuracy + bend).mean())
+            mean, expected = float(there.value.mean()), step_size * norm**2
             if after - max([before, *self.recent]) + DECREASE * expected <= 0:
-                self.take(theta, there, z, before, length, expected)
+                self.take(theta, there, z, before, step_size, expected)
                 return None
             gap = after - mean + float(here.value.mean()) - before
             if gap > (1 - DECREASE) * expected:
-                return SHARE * expected / float(here.slope.mean())
-            length *= SHRINK
+                return SHARE * expected / float(here.upper_grad_norm.mean())
+            step_size *= SHRINK
         return math.inf
 
     def first_trial(self, z: Array, norm: float) -> float:
         """Return a Barzilai-Borwein step, long and short in turns."""
         size = max(float(np.linalg.norm(self.theta)), 1.0)
-        if self.length is None:
-            self.length = FIRST_MOVE * size / norm
+        if self.step_size is None:
+            self.step_size = FIRST_MOVE * size / norm
         if self.last is None:
-            return self.length
+            return self.step_size
         s, y = self.theta - self.last[0], z - self.last[1]
         curvature = float(s @ y)
         if curvature <= 0:
-            length = JUMP * self.length
+            step_size = JUMP * self.step_size
         elif len(self.out.values) % 2:
-            length = float(s @ s) / curvature
+            step_size = float(s @ s) / curvature
         else:
-            length = curvature / float(y @ y)
-        return min(length, LARGEST_MOVE * size / norm)
+            step_size = curvature / float(y @ y)
+        return min(step_size, LARGEST_MOVE * size / norm)
 
     def take(
         self,
@@ -183,7 +185,7 @@ class Maid:
         there: Lower,
         z: Array,
         before: float,
-        length: float,
+        step_size: float,
         expected: float,
     ) -> None:
         """Move, and let eps follow the step."""
@@ -193,9 +195,9 @@ class Maid:
         self.out.theta = theta
         self.out.values.append(float(there.value.mean()))
         self.out.costs.append(self.out.cost)
-        slope = float(there.slope.mean())
-        self.accuracy *= self.factor(SHARE * expected / slope if slope else math.inf)
-        self.length = GROW * length
+        norm = float(there.upper_grad_norm.mean())
+        self.accuracy *= self.factor(SHARE * expected / norm if norm else math.inf)
+        self.step_size = GROW * step_size
 
     def factor(self, needed: float) -> float:
         """Return what brings eps to `needed`, or as near as ten times."""
@@ -241,9 +243,9 @@ class Maid:
             there = x + step[:, None] * direction
             new = self.at(there, theta)
             new_slope = (new.gradient * direction).sum(1)
-            fallen = new.values <= point.values + ENOUGH * step * slope
+            lower = new.values <= point.values + ENOUGH * step * slope
             flat = np.abs(new_slope) <= -slope / 2
-            refused = open_ & ~(fallen | (flat & (new.values <= point.values + noise)))
+            refused = open_ & ~(lower | (flat & (new.values <= point.values + noise)))
             if not refused.any():
                 return there, new
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -287,9 +289,11 @@ class Maid:
             self.spend(1)
             image = point.product(direction, rows)
             along = (direction * image).sum(1)
-            length = np.divide(square, along, out=np.zeros_like(square), where=active)[:, None]
-            q += length * direction
-            residual -= length * image
+            step_size = np.divide(square, along, out=np.zeros_like(square), where=active)[
+                :, None
+            ]
+            q += step_size * direction
+            residual -= step_size * image
             last, square = square, (residual**2).sum(1)
             turn = np.divide(square, last, out=np.zeros_like(square), where=active)[:, None]
             direction = np.where(active[:, None], residual + turn * direction, direction)

@@ -1,8 +1,15 @@
-"""The bilevel benchmark's four problems in NumPy, all derivatives by hand.
+"""The four problems of the bilevel study in NumPy, all derivatives by hand.
 
-Data is that of `benchmarks.bilevel.runs.tasks`, so that both sides solve the same problem. A `Point`
+Data is that of `benchmarks.bilevel.tasks`, so that both sides solve the same problem. A `Point`
 is h linearised at (x, theta): value, gradient, and the products with its second derivatives,
-with all that they share computed once. As in hdet, x is [m, n] and theta is [p].
+with all that they share computed once. As in hdet, x is [m, n] and theta is [p]. Every problem
+has
+
+    smoothness              L_g; None where it is found along the way
+    mu(theta)               the strong convexity of h
+    at(x, theta)            h linearised there: a `Point`
+    upper(x)                g, [m], and its gradient, [m, n]
+    upper_hessian(x)        v -> (second derivative of g at x) v
 
 Images come in two versions. "plain" takes one image and one filter at a time through
 `scipy.signal`, as one would write it down; "batched" takes all at once, through matrix products
@@ -12,7 +19,7 @@ of all patches with all filters, as one would after a look at a profile.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +29,7 @@ from scipy.signal import convolve2d, correlate2d
 
 from hdet.bilevel.oracle import Oracle
 
-from ..bilevel.runs.tasks import Task
+from ..bilevel.tasks import Task
 
 Array = NDArray[np.float64]
 Product = Callable[[Array, slice], Array]
@@ -43,31 +50,6 @@ class Point:
     gradient: Array
     product: Product
     mixed: Callable[[Array], Array]
-
-
-class Levels(Protocol):
-    """Both levels of a problem; `smoothness` is L_g, None where it is found as one goes."""
-
-    @property
-    def smoothness(self) -> float | None:
-        """L_g."""
-        ...
-
-    def mu(self, theta: Array) -> float:
-        """Return h's strong convexity."""
-        ...
-
-    def at(self, x: Array, theta: Array) -> Point:
-        """Return h linearised."""
-        ...
-
-    def upper(self, x: Array) -> tuple[Array, Array]:
-        """Return g, [m], and its gradient, [m, n]."""
-        ...
-
-    def upper_hessian(self, x: Array) -> Callable[[Array], Array]:
-        """Return v -> (second derivative of g at x) v."""
-        ...
 
 
 class Quadratic:
@@ -109,9 +91,9 @@ class Logistic:
     def __init__(self, task: Task) -> None:
         data = _arrays(task.problem.lower) | _arrays(task.problem.upper)
         self.ridge = task.problem.ridge
-        self.train, self.judge = (
+        self.train, self.validation = (
             (data["x"][rows], np.eye(10)[data["y"][rows]])
-            for rows in (data["train"], data["judge"])
+            for rows in (data["train"], data["validation"])
         )
 
     def mu(self, theta: Array) -> float:
@@ -135,11 +117,11 @@ class Logistic:
         )
 
     def upper(self, x: Array) -> tuple[Array, Array]:
-        value, gradient, _ = _cross_entropy(*self.judge, x[0].reshape(64, 10))
+        value, gradient, _ = _cross_entropy(*self.validation, x[0].reshape(64, 10))
         return np.array([value]), gradient.reshape(1, -1)
 
     def upper_hessian(self, x: Array) -> Callable[[Array], Array]:
-        product = _cross_entropy(*self.judge, x[0].reshape(64, 10))[2]
+        product = _cross_entropy(*self.validation, x[0].reshape(64, 10))[2]
         return lambda v: product(v.reshape(64, 10)).reshape(1, -1)
 
 
@@ -153,7 +135,7 @@ class _Denoising:
         self.clean = _arrays(task.problem.upper)["clean"]
         self.noisy: Array = task.x0.numpy()
         self.shape = self.noisy.shape[1:]
-        # Where each part of theta is in its flat form.
+        # The columns of each part of theta in its flat form.
         names = list(task.theta0)
         oracle = Oracle(task.problem, task.theta0, task.x0, "levels")
         marks = {
@@ -161,7 +143,7 @@ class _Denoising:
             for name, value in task.theta0.items()
         }
         flat = oracle.flat_theta(marks).numpy()
-        self.places = {name: np.flatnonzero(flat == k) for k, name in enumerate(names)}
+        self.columns = {name: np.flatnonzero(flat == k) for k, name in enumerate(names)}
 
     def mu(self, theta: Array) -> float:
         return 1.0
@@ -181,7 +163,7 @@ class TotalVariation(_Denoising):
     """C: |u - y|^2 / 2 + w sum of sqrt(|Du|^2 + e^(2 smoothing)), w = e^weight."""
 
     def at(self, x: Array, theta: Array) -> Point:
-        weight, smoothing = (theta[self.places[k]][0] for k in ("weight", "smoothing"))
+        weight, smoothing = (theta[self.columns[k]][0] for k in ("weight", "smoothing"))
         w, square = np.exp(weight), np.exp(2 * smoothing)
         u = self.images(x)
         right, down = _differences(u)
@@ -203,8 +185,8 @@ class TotalVariation(_Denoising):
             dx, dy = _differences(self.images(q))
             part = along * dx + across * dy
             made = np.empty_like(theta)
-            made[self.places["weight"]] = w * part.sum()
-            made[self.places["smoothing"]] = -w * square * (part / root**2).sum()
+            made[self.columns["weight"]] = w * part.sum()
+            made[self.columns["smoothing"]] = -w * square * (part / root**2).sum()
             return made
 
         values = (left**2).sum((1, 2)) / 2 + w * root.sum((1, 2))
@@ -220,7 +202,7 @@ class Experts(_Denoising):
         self._batched = batched
 
     def at(self, x: Array, theta: Array) -> Point:
-        part = {name: theta[place] for name, place in self.places.items()}
+        part = {name: theta[columns] for name, columns in self.columns.items()}
         filters = part["filters"].reshape(-1, self.size, self.size)
         w = np.exp(part["scale"] + part["weights"])
         square = np.exp(2 * part["smoothing"])[:, None, None]
@@ -244,25 +226,24 @@ class Experts(_Denoising):
             of_smoothing = -(first * answer * square / root**2).sum((0, 2, 3))
             of_filters = onto(image, first) + onto(u, second * answer)
             made = np.empty_like(theta)
-            made[self.places["scale"]] = of_weights.sum()
-            made[self.places["weights"]] = of_weights
-            made[self.places["smoothing"]] = of_smoothing
-            made[self.places["filters"]] = of_filters.ravel()
+            made[self.columns["scale"]] = of_weights.sum()
+            made[self.columns["weights"]] = of_weights
+            made[self.columns["smoothing"]] = of_smoothing
+            made[self.columns["filters"]] = of_filters.ravel()
             return made
 
         values = (left**2).sum((1, 2)) / 2 + (root.sum((2, 3)) * w).sum(1)
         return Point(values, (left + back(first)).reshape(x.shape), product, mixed)
 
 
+Levels = Quadratic | Logistic | TotalVariation | Experts
+
+
 def levels_of(task: Task, *, batched: bool = False) -> Levels:
     """Return a task's levels; `batched` matters where there are filters."""
     if task.name == "foe":
         return Experts(task, batched)
-    plain: dict[str, Callable[[Task], Levels]] = {
-        "quadratic": Quadratic,
-        "logistic": Logistic,
-        "tv": TotalVariation,
-    }
+    plain = {"quadratic": Quadratic, "logistic": Logistic, "tv": TotalVariation}
     return plain[task.name](task)
 
 

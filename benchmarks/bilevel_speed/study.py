@@ -1,6 +1,4 @@
-"""CPU time of an outer step of `hdet.bilevel.maid`, against the same algorithm in plain NumPy.
-
-    python benchmarks/bilevel_speed.py [--rounds 7] [--budget 1000]
+"""CPU time of an outer step of `hdet.bilevel.maid`, beside the same algorithm in plain NumPy.
 
 Both sides run MAID with `Rules()`, Newton-CG and no test on omega, on the same data from the
 same start, one thread, in one process, in turns. They make as many outer steps as the budget
@@ -14,30 +12,30 @@ after which only rounding is left to gain. Each run is checked to come to the sa
 hdet has no derivatives by hand: what autograd costs beside them is part of what is measured.
 """
 
-import argparse
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import numpy as np
 import scipy
 import torch
-from rich.console import Console
-from rich.table import Table
+import typer
 from threadpoolctl import threadpool_limits
 
 from hdet.bilevel import maid
 from hdet.bilevel.oracle import Oracle
 
-from ..bilevel.runs.tasks import TASKS, Task
+from ..bilevel.tasks import TASKS, Task
 from ..core.records import write_record
+from ..core.report import print_table
 from ..core.timing import ratios
+from .analysis import table
 from .numpy_maid import Maid, Outcome
 from .problems import levels_of
 
-LETTERS = {"quadratic": "A", "logistic": "B", "tv": "C", "foe": "D"}
 MOST_STEPS = {"quadratic": 15}
 # A run this short is made several times over, so that the clock's grain is none of it.
 SHORTEST = 0.3
@@ -100,11 +98,10 @@ def check(task: str, peer: str, ours: Outcome, theirs: Outcome) -> float:
     return max(apart[:10])
 
 
-def measure(name: str, rounds: int, budget: int) -> dict:
+def measure(name: str, rounds: int, budget: int) -> dict[str, Any]:
     """Time both sides of one problem in turns."""
     task = TASKS[name](0)
-    most = MOST_STEPS.get(name, 10_000)
-    steps = len(of_hdet(task, most, budget).values)
+    steps = len(of_hdet(task, MOST_STEPS.get(name, 10_000), budget).values)
     runs: dict[str, Callable[[int], Outcome]] = {
         "hdet": lambda steps: of_hdet(task, steps),
         "scipy": of_numpy(task, batched=False),
@@ -126,7 +123,8 @@ def measure(name: str, rounds: int, budget: int) -> dict:
                 runs[side](steps)
             seconds[side].append((time.process_time() - began) / repeats[side])
     median = {side: statistics.median(taken) for side, taken in seconds.items()}
-    made = {
+    product = {side: median[side] / outcomes[side].cost for side in runs}
+    return {
         "title": task.title,
         "steps": steps,
         "sides": {
@@ -134,78 +132,47 @@ def measure(name: str, rounds: int, budget: int) -> dict:
                 "cost": outcomes[side].cost,
                 "last value": outcomes[side].values[-1],
                 "ms per outer step": 1e3 * median[side] / steps,
-                "us per product": 1e6 * median[side] / outcomes[side].cost,
+                "us per product": 1e6 * product[side],
                 "seconds of each run": seconds[side],
             }
             for side in runs
         },
+        "hdet against": {
+            peer: {
+                "outer step, ratio of medians": median["hdet"] / median[peer],
+                "product, ratio of medians": product["hdet"] / product[peer],
+                "round by round": ratios(seconds, "hdet", peer),
+                "first ten values apart": check(name, peer, outcomes["hdet"], outcomes[peer]),
+            }
+            for peer in list(runs)[1:]
+        },
     }
-    made["hdet against"] = {
-        peer: {
-            "outer step, ratio of medians": median["hdet"] / median[peer],
-            "product, ratio of medians": median["hdet"]
-            / median[peer]
-            * (outcomes[peer].cost / outcomes["hdet"].cost),
-            "round by round": ratios(seconds, "hdet", peer),
-            "first ten values apart": check(name, peer, outcomes["hdet"], outcomes[peer]),
-        }
-        for peer in list(runs)[1:]
-    }
-    return made
 
 
-def table(problems: dict[str, dict]) -> Table:
-    """Return the record as a table."""
-    made = Table(title="CPU time: hdet against the same algorithm in NumPy")
-    for column in ("problem", "peer", "steps", "cost", "hdet, ms/step", "peer, ms/step"):
-        made.add_column(column, justify="left" if column in ("problem", "peer") else "right")
-    made.add_column("step, ratio (quartiles)", justify="right")
-    made.add_column("product, ratio", justify="right")
-    for name, measured in problems.items():
-        sides = measured["sides"]
-        for peer, against in measured["hdet against"].items():
-            spread = against["round by round"]
-            made.add_row(
-                f"{LETTERS[name]} {name}",
-                peer,
-                str(measured["steps"]),
-                f"{sides['hdet']['cost']} / {sides[peer]['cost']}",
-                f"{sides['hdet']['ms per outer step']:.2f}",
-                f"{sides[peer]['ms per outer step']:.2f}",
-                f"{against['outer step, ratio of medians']:.2f} "
-                f"({spread['lower']:.2f} to {spread['upper']:.2f})",
-                f"{against['product, ratio of medians']:.2f}",
-            )
-    return made
+def command(
+    # Fewer rounds would say nothing of their spread.
+    rounds: Annotated[int, typer.Option(min=5, max=1000, help="Alternating rounds.")] = 7,
+    budget: Annotated[
+        int, typer.Option(min=500, max=10**6, help="Cost of a run, which sets its steps.")
+    ] = 1000,
+) -> None:
+    """Time an outer step of MAID, beside the same algorithm in plain NumPy and SciPy.
 
-
-def main() -> None:
-    """Measure everything, write the record and print it."""
-    parser = argparse.ArgumentParser(description="CPU time of MAID in hdet, and in NumPy.")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--budget", type=int, default=1000)
-    options = parser.parse_args()
-    if options.rounds < 5:
-        parser.error(f"--rounds {options.rounds}: at least 5, or the spread says nothing")
+    Minutes on one core; writes benchmarks/records/bilevel_speed.json.
+    """
     torch.set_num_threads(1)
-    problems = {}
     with threadpool_limits(1):
-        for name in TASKS:
-            problems[name] = measure(name, options.rounds, options.budget)
+        problems = {name: measure(name, rounds, budget) for name in TASKS}
     content = {
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "threads": 1,
-        "rounds": options.rounds,
-        "budget": options.budget,
+        "rounds": rounds,
+        "budget": budget,
         "load_average": os.getloadavg()[0],
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "problems": problems,
     }
-    command = f"python benchmarks/bilevel_speed.py --rounds {options.rounds}"
-    write_record("bilevel_speed", f"{command} --budget {options.budget}", content)
-    Console(width=120).print(table(problems))
-
-
-if __name__ == "__main__":
-    main()
+    again = f"python -m benchmarks bilevel-speed --rounds {rounds} --budget {budget}"
+    write_record("bilevel_speed", again, content)
+    print_table(table(problems))

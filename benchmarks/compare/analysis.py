@@ -157,7 +157,7 @@ def values() -> dict[str, Any]:
 
 def readme() -> str:
     """Return the line of losses that README.md shows."""
-    rows = {row.name: row for row in _recorded(RunFolder(RECORDS / "compare-text"))}
+    rows = {row.name: row for row in _recorded()}
     losses = [
         Estimate(r.train_loss, r.train_error, r.seeds) for r in map(rows.get, _README) if r
     ]

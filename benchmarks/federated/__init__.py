@@ -1,1 +1,1 @@
-"""`python -m benchmarks federated`: rates from every start, and client selection, beside their rivals."""
+"""`python -m benchmarks federated`: rates from every start, and client selectors."""

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.report import print_table, write_report
 from ..core.units import do_runs
-from .execution import outcome
-from .findings import findings
-from .report import tables, write_report
-from .runs.data import load
-from .units import EXPERIMENTS, Folder, Plan, unfinished, units
+from .analysis import command, found_in, tables
+from .selections import compared
+from .study import COMMAND, EXPERIMENTS, Folder, Plan, outcome, unfinished, units
+from .tasks import load
 
-COMMAND = "python -m benchmarks federated"
+# What the terminal has room for.
+_SHOWN = ("mean accuracy", "lowest gain", "worst start", "last accuracy", "late deviation")
 
 
 def federated(
@@ -52,37 +52,37 @@ def federated(
             nothing_else_given(context, {"resume", "processes"})
             plan = folder.plan()
         else:
-            plan = Plan(_experiments(experiments), seeds, selection_seeds, rounds)
+            names = [name.strip() for name in experiments.split(",") if name.strip()]
+            plan = Plan(names, seeds, selection_seeds, rounds)
         every = [unit.settings for unit in units(plan)]
-        for source in dict.fromkeys((s.task, s.data, s.pool) for s in every):
+        for source in dict.fromkeys((s.task, s.pool) for s in every):
             # Missing data are an error of the user's: say so before anything is written.
             load(*source)
         with ready(folder, plan, resume is not None):
             print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
             print(f"Folder: {path}", flush=True)
             do_runs(folder, unfinished(folder), outcome, processes)
-            report = write_report(folder)
-            found = findings(folder)
-            for table in tables(found):
-                Console().print(table)
-            for verdict in found.verdicts:
-                said = "yes" if verdict.clear else "by the means" if verdict.reached else "no"
-                print(f"{verdict.task}: {verdict.wanted}: {said}")
-            print(f"Report: {report}")
+            print(f"Report: {report(folder)}")
 
 
-def _experiments(text: str) -> list[str]:
-    """Return the names in their own order, each once.
+def report(folder: Folder) -> Path:
+    """Draw what a folder has so far, show its tables, and write its `report.html`."""
+    # Matplotlib is slow to import, and the hours of a run need none of it.
+    from .plots import draw_all
 
-    Raises:
-        ValueError: if there is none, or one is not known.
-    """
-    given = {name.strip() for name in text.split(",") if name.strip()}
-    known = ", ".join(EXPERIMENTS)
-    if unknown := sorted(given - set(EXPERIMENTS)):
-        raise ValueError(
-            f"--experiments: there is no {', '.join(unknown)}: choose from {known}."
-        )
-    if not given:
-        raise ValueError(f"--experiments names none: choose from {known}.")
-    return [name for name in EXPERIMENTS if name in given]
+    grid, chosen = found_in(folder)
+    made = tables(grid, chosen)
+    for title, rows in made.items():
+        if shown := [name for name in rows.columns if name in _SHOWN]:
+            print_table(rows.filter([rows.columns[0], *shown]), title)
+    return write_report(
+        folder.path,
+        "Federated: rates from every start, and who is asked to train",
+        command(folder.plan()),
+        made,
+        draw_all(grid, compared(chosen), folder.path / "plots"),
+        folder.environment(),
+        len(unfinished(folder)),
+        "Accuracy is of held-out images, in percent, mean of the last rounds; ± is the "
+        "standard error over seeds, brackets the 95 % interval of differences paired by seed.",
+    )

@@ -24,7 +24,7 @@ from statistics import fmean, median
 from scipy.special import stdtrit
 
 from ..core.statistics import estimate
-from .execution import LAST
+from .study import LAST
 
 MISS = 0.05
 # Percent; ten classes guessed give ten. Below, reaching a target says nothing.

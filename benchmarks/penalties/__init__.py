@@ -1,1 +1,1 @@
-"""Penalties by MAID, where scikit-learn's users search a grid."""
+"""`python -m benchmarks penalties`: learned penalties beside a grid search of scikit-learn."""

@@ -1,26 +1,23 @@
 """Learned penalties against a single one: logistic regression, and a network's last layer.
 
-    OMP_NUM_THREADS=1 python benchmarks/penalties.py
-
 Logistic regression on splits of digits, breast cancer and noise with few features that matter:
 test loss, accuracy and CPU seconds of `RegularizedLogisticRegression` and scikit-learn's
 `LogisticRegressionCV`. Then examples/head_decay.py, and its layers refitted to all images,
-those that judged included, which is what the judged decays have to beat. About four minutes on
-one core. Writes records/penalties.json; penalties_page.py makes docs/penalties.md of it.
+the validation images included, which is what the learned decays have to beat.
 """
 
-import argparse
 import math
 import os
 import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import sklearn
 import torch
+import typer
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import accuracy_score, log_loss
@@ -30,17 +27,20 @@ from torch.nn import functional as F
 
 from hdet.bilevel import Problem, RegularizedLogisticRegression, hypergradient
 
+from ..core.page import table
 from ..core.records import write_record
-from .page import layer_tables, logistic_tables
+from .analysis import BASELINE, layer_table, logistic_tables
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-import head_decay
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import head_decay  # pyright: ignore[reportMissingImports]
 
+Part = tuple[torch.Tensor, torch.Tensor]
 FEATURES, MATTER, FIT, TEST = 100, 8, 300, 2000
-LOADERS = {"digits": load_digits, "breast cancer": load_breast_cancer, "noise": None}
-# The rival chooses by what is measured here, as ours does, and is let converge.
-RIVAL = {"Cs": 10, "cv": 5, "scoring": "neg_log_loss", "max_iter": 1000}
-NEW_DEFAULTS = {"l1_ratios": (0.0,), "use_legacy_attributes": False}  # of scikit-learn 1.10
+DATA = ("digits", "breast cancer", "noise")
+# The baseline chooses by what is measured here, as ours does, and is let converge.
+GRID: dict[str, Any] = {"Cs": 10, "cv": 5, "scoring": "neg_log_loss", "max_iter": 1000}
+# The defaults from scikit-learn 1.10 on.
+NEW_DEFAULTS: dict[str, Any] = {"l1_ratios": (0.0,), "use_legacy_attributes": False}
 METHODS: dict[str, dict[str, Any]] = {
     '`"one"`': {"penalty": "one"},
     '`"class"`': {"penalty": "class"},
@@ -58,30 +58,31 @@ MANY_CLASSES = {'`"class"`', '`"feature"`'}
 START = -5.0  # of head_decay's theta
 
 
-def data(name: str, split: int) -> tuple[np.ndarray, ...]:
+def data(name: str, split: int) -> Any:
     """Return standardised examples to fit and to test on, and their classes."""
     if name == "noise":
         draw = np.random.default_rng(split)
         x = draw.standard_normal((FIT + TEST, FEATURES))
         pull = draw.choice([-1.0, 1.0], MATTER)
         y = (draw.random(len(x)) < 1 / (1 + np.exp(-x[:, :MATTER] @ pull))).astype(int)
-        parts = x[:FIT], x[FIT:], y[:FIT], y[FIT:]
+        parts: Any = x[:FIT], x[FIT:], y[:FIT], y[FIT:]
     else:
-        x, y = LOADERS[name](return_X_y=True)
+        load: Any = load_digits if name == "digits" else load_breast_cancer
+        x, y = load(return_X_y=True)
         parts = train_test_split(x, y, test_size=0.3, random_state=split, stratify=y)
     fit, test, fit_y, test_y = parts
     scaler = StandardScaler().fit(fit)
     return scaler.transform(fit), scaler.transform(test), fit_y, test_y
 
 
-def logistic(name: str, splits: int) -> dict:
+def logistic(name: str, splits: int) -> dict[str, Any]:
     """Return what each method comes to, split by split."""
-    rows: dict[str, dict[str, list]] = {}
-    made = {}
+    rows: dict[str, dict[str, list[float]]] = {}
+    made: dict[str, Any] = {}
     for split in range(splits):
         fit, test, fit_y, test_y = data(name, split)
         classes = len(np.unique(fit_y))
-        models = {"`LogisticRegressionCV`": LogisticRegressionCV(**RIVAL, **NEW_DEFAULTS)}
+        models: dict[str, Any] = {BASELINE: LogisticRegressionCV(**GRID, **NEW_DEFAULTS)}
         for method, given in METHODS.items():
             if classes > 2 or method not in MANY_CLASSES:
                 models[method] = RegularizedLogisticRegression(**given)
@@ -91,7 +92,7 @@ def logistic(name: str, splits: int) -> dict:
             took = time.process_time() - began
             row = rows.setdefault(method, {k: [] for k in ("loss", "accuracy", "seconds")})
             row["loss"].append(log_loss(test_y, model.predict_proba(test)))
-            row["accuracy"].append(accuracy_score(test_y, model.predict(test)))
+            row["accuracy"].append(float(accuracy_score(test_y, model.predict(test))))
             row["seconds"].append(took)
             history = getattr(model, "history_", [])
             if history and model.width == math.inf:
@@ -103,14 +104,15 @@ def logistic(name: str, splits: int) -> dict:
 
 
 @torch.no_grad()
-def judged(model: torch.nn.Module, part: head_decay.Part) -> tuple[float, float]:
+def judged(model: torch.nn.Module, part: Part) -> tuple[float, float]:
+    """Return loss and accuracy."""
     scores = model(part[0])
     right = (scores.argmax(1) == part[1]).double().mean()
     return float(F.cross_entropy(scores, part[1])), float(right)
 
 
 def refit(
-    model: torch.nn.Sequential, parts: list[head_decay.Part], theta: torch.Tensor
+    model: torch.nn.Sequential, parts: list[Part], theta: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Return the layer fitted to all parts: half of each decay, as twice as many fit."""
     x = torch.cat([head_decay.features(model, images) for images, _ in parts])
@@ -128,7 +130,7 @@ def refit(
     return hypergradient(problem, theta, layer, accuracy=1e-3).x
 
 
-def layer(seed: int) -> dict[str, dict]:
+def layer(seed: int) -> dict[str, dict[str, Any]]:
     """Return test loss and accuracy with each decay, before and after the refit."""
     fit, judge, test = head_decay.parts(seed)
     model = head_decay.train(*fit, steps=300, seed=seed)
@@ -148,24 +150,25 @@ def layer(seed: int) -> dict[str, dict]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--splits", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=5)
-    given = parser.parse_args()
+def command(
+    splits: Annotated[int, typer.Option(min=2, max=1000, help="Splits of each data set.")] = 10,
+    seeds: Annotated[int, typer.Option(min=2, max=1000, help="Networks to train.")] = 5,
+) -> None:
+    """Compare learned penalties with a grid search: logistic regression, and a last layer.
+
+    Four minutes on one core; writes benchmarks/records/penalties.json.
+    """
     torch.set_num_threads(1)
     content = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "scikit-learn": sklearn.__version__,
-        "splits": given.splits,
-        "rival": RIVAL,
+        "splits": splits,
+        "rival": GRID,
         "matter": MATTER,
-        "logistic": {name: logistic(name, given.splits) for name in LOADERS},
-        "layer": [layer(seed) for seed in range(given.seeds)],
+        "logistic": {name: logistic(name, splits) for name in DATA},
+        "layer": [layer(seed) for seed in range(seeds)],
     }
-    write_record("penalties", "python benchmarks/penalties.py", content)
-    print("\n".join(logistic_tables(content) + layer_tables(content)))
-
-
-if __name__ == "__main__":
-    main()
+    write_record("penalties", "python -m benchmarks penalties", content)
+    for rows in (*logistic_tables(content["logistic"]), layer_table(content["layer"])):
+        # Too wide for a terminal's table.
+        print(f"\n{table(rows)}")

@@ -22,10 +22,10 @@ from typing import Annotated
 
 import torch
 import typer
-from hdet.replica.ensemble.permutation import permutation
-from hdet.replica.ensemble.reference import average, share_gradients
 
 from hdet import SearchConfig
+from hdet.replica.ensemble.permutation import permutation
+from hdet.replica.ensemble.reference import average, share_gradients
 from hdet.replica.explorer.attribution import confidence, slopes, without_outliers
 
 from ..core.records import write_record

@@ -256,7 +256,7 @@ def _new(package: str, kind: str, groups: list[dict], **settings: Any) -> Optimi
         module = importlib.import_module(package)
     except ImportError as error:
         raise ImportError(
-            f'this method needs the package `{package}`: pip install --editable benchmarks'
+            f"this method needs the package `{package}`: pip install --editable benchmarks"
         ) from error
     with contextlib.redirect_stdout(io.StringIO()):
         return getattr(module, kind)(groups, **settings)

@@ -1,6 +1,6 @@
 """How long choosing a round's clients takes, and how much memory, for up to a million clients.
 
-    python benchmarks/selection_scale.py [--largest 1000000]
+    python -m benchmarks selection-scale [--largest 1000000]
 
 Each selector and size has a process of its own, forked from one that has only imported the
 library, so that the peak memory is what a server would need: the ids, the selector and, where
@@ -10,7 +10,6 @@ as a list of strings, as a server would have them. `cpu_ms` is the processor's t
 busy machine disturbs less.
 """
 
-import argparse
 import multiprocessing
 import os
 import platform
@@ -18,8 +17,12 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
+import pandas as pd
 import torch
+import typer
 
 from hdet.federated.selection import (
     ClientReport,
@@ -32,10 +35,12 @@ from hdet.federated.selection import (
 )
 from hdet.seeding import generator
 
+from ..core.plotting import figure, legend
 from ..core.records import write_record
 
 COUNT = 100
 CALLS = 5
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
 SELECTORS: dict[str, Callable[[], Selector]] = {
     "Random": Random,
     "PowerOfChoice pow-d, d=100": lambda: PowerOfChoice(COUNT),
@@ -105,14 +110,15 @@ def measure(name: str, size: int, results: "multiprocessing.Queue") -> None:
     )
 
 
-def main() -> None:
-    """Measure everything and write the record."""
-    parser = argparse.ArgumentParser(description="Time and memory of selections.")
-    parser.add_argument("--largest", type=int, default=1_000_000)
-    largest = parser.parse_args().largest
+def command(
+    largest: Annotated[
+        int, typer.Option(min=1000, help="The most clients, of 1,000 to 1,000,000.")
+    ] = SIZES[-1],
+) -> None:
+    """Time every selector on up to a million clients, and write the record."""
     context = multiprocessing.get_context("fork")
     runs = []
-    for size in [s for s in (1_000, 10_000, 100_000, 1_000_000) if s <= largest]:
+    for size in (size for size in SIZES if size <= largest):
         for name in SELECTORS:
             results = context.Queue()
             process = context.Process(target=measure, args=(name, size, results))
@@ -128,8 +134,39 @@ def main() -> None:
     content = {"count": COUNT, "calls": CALLS, "threads": 1, "runs": runs}
     content["load_average"] = os.getloadavg()[0]
     content["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    write_record("selection_scale", "python benchmarks/selection_scale.py", content)
+    write_record("selection_scale", "python -m benchmarks selection-scale", content)
 
 
-if __name__ == "__main__":
-    main()
+def scale_table(record: dict[str, Any]) -> pd.DataFrame:
+    """Return what a selection costs, a column for each number of clients."""
+    runs = {(run["selector"], run["clients"]): run for run in record["runs"]}
+    names, sizes = (list(dict.fromkeys(key[i] for key in runs)) for i in (0, 1))
+    rows = []
+    for name in names:
+        most = runs[name, sizes[-1]]
+        times = {f"{size:,}": f"{runs[name, size]['cpu_ms']:,.1f}" for size in sizes}
+        rows.append(
+            {
+                "selector": name,
+                **times,
+                "wall, ms": f"{most['median_ms']:,.0f}",
+                "first, ms": f"{most['first_call_ms']:,.0f}",
+                "peak, MB": f"{most['peak_mb']:,.0f}",
+                "probed": f"{most['probes']:,}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def draw(record: dict[str, Any], file: Path) -> None:
+    """Draw the processor's time of every selector over the number of clients."""
+    runs = pd.DataFrame(record["runs"])
+    caption = f"Median of {record['calls']} calls on {record['threads']} thread."
+    with figure(file, 4.0, f"Time to choose {record['count']} clients", caption) as drawn:
+        ax = drawn.subplots()
+        for (name, rows), marker in zip(
+            runs.groupby("selector", sort=False), "ov^sDP*", strict=True
+        ):
+            ax.loglog(rows["clients"], rows["cpu_ms"], marker=marker, ms=5, label=str(name))
+        ax.set(xlabel="clients", ylabel="milliseconds of the processor")
+        legend(ax)

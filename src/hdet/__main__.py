@@ -1,4 +1,4 @@
-"""`python -m hdet`, for `torchrun ... -m python -m benchmarks compare ...`."""
+"""`python -m hdet`, the `hdet` command where its script is not on the path."""
 
 from .cli import main
 

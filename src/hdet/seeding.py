@@ -25,3 +25,16 @@ def generator(
     """
     digest = hashlib.sha256(repr((seed, *key)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def unkeyed(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a new generator for a seed alone, where a seed stands for one draw only. Local.
+
+    Args:
+        seed: any integer that torch takes.
+        device: where the generator draws.
+
+    Returns:
+        A generator seeded with `seed` itself.
+    """
+    return torch.Generator(device).manual_seed(seed)

@@ -125,8 +125,8 @@ def test_a_solver_that_falls_short_is_said(method):
     ("given", "words"),
     [
         ({"accuracy": 0.0}, r"accuracy=0.0\)` must be finite and above 0"),
-        ({"max_steps": 0}, r"max_steps=0\)` must be at least 1"),
-        ({"budget": 0}, r"budget=0\)` must be at least 1"),
+        ({"max_steps": 0}, r"max_steps=0\)` must be a whole number of at least 1"),
+        ({"budget": 0}, r"budget=0\)` must be a whole number of at least 1"),
         ({"solver": "adam"}, r"solver='adam'\)` is not known"),
     ],
 )
@@ -139,7 +139,7 @@ def test_bad_arguments_are_refused(method, given, words):
 def test_dfo_ls_refuses_what_is_no_sum_of_squares():
     made, (theta, x0) = quadratic(), start()
     problem = Problem(lambda x: x.sum() - 1e6, made.problem.lower, mu=made.problem.mu)
-    with pytest.raises(ValueError, match="must not be negative.*or take finite_differences"):
+    with pytest.raises(ValueError, match="must not be negative.*or use finite_differences"):
         dfo_ls(problem, theta, x0, accuracy=1e-3)
 
 

@@ -145,8 +145,11 @@ def test_counts_are_those_of_calls():
         ({"accuracy": 0.0}, r"hypergradient\(accuracy=0.0\)` must be finite and above 0"),
         ({"accuracy": 1.0, "residual": -1.0}, r"residual=-1.0\)` must be finite and above 0"),
         ({"accuracy": "1"}, r"accuracy='1'\)` must be finite and above 0"),
-        ({"accuracy": 1.0, "max_iterations": 0}, r"max_iterations=0\)` must be at least 1"),
-        ({"accuracy": 1.0, "max_iterations": math.inf}, "must be at least 1, and a whole"),
+        (
+            {"accuracy": 1.0, "max_iterations": 0},
+            r"max_iterations=0\)` must be a whole number of at least 1",
+        ),
+        ({"accuracy": 1.0, "max_iterations": math.inf}, "must be a whole number of at least 1"),
         ({"accuracy": 1.0, "solver": ["lbfgs"]}, r"solver=\['lbfgs'\]\)` is not known"),
         ({"accuracy": 1.0, "solver": "sgd"}, "solver='sgd'.*newton-cg, lbfgs, accelerated"),
     ],

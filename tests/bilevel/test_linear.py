@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdet.bilevel import NonFiniteError
-from hdet.bilevel.endings import Ending
 from hdet.bilevel.linear import (
     CurvatureError,
+    Ending,
     conjugate_gradients,
     largest_singular_value,
 )

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hdet.bilevel import RegularizedLogisticRegression, Status
-from hdet.bilevel.logistic.splits import judges
+from hdet.bilevel.logistic.splits import held_out_masks
 
 
 # Fewer steps than the default has, for the sake of time: the contract is the same.
@@ -132,7 +132,9 @@ def test_the_split_is_the_random_states():
 def test_each_fold_has_as_many_of_each_class_as_can_be():
     numbers = np.array([0] * 21 + [1] * 9 + [2])
     for validation, folds in ((5, 5), (0.2, 1)):
-        made = judges("fit", numbers, validation, np.random.default_rng(0).permutation(31))
+        made = held_out_masks(
+            "fit", numbers, validation, np.random.default_rng(0).permutation(31)
+        )
         assert made.shape == (folds, 31)
         for number in range(3):
             held_out = made.numpy()[:, numbers == number].sum(1)
@@ -162,15 +164,15 @@ def test_one_class_is_an_error():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"penalty": "l1"}, r"penalty='l1'\)` is not known: write one of weight, feature"),
+        ({"penalty": "l1"}, r"penalty='l1'\)` must be \"weight\", \"feature\", \"class\" or"),
         ({"validation": 1}, r"validation=1\)` must be a number of folds from 2, or a part"),
         ({"validation": 2.5}, r"validation=2.5\)` must be a number of folds"),
         ({"validation": 151}, r"validation=151\)` must leave examples on either side.* 150"),
         ({"validation": 0.001}, r"validation=0.001\)` must leave examples on either side"),
         ({"width": 0.0}, r"width=0.0\)` must be above 0: try 2"),
-        ({"ridge": 0.0}, r"ridge=0.0\)` must be finite and above 0: None finds one"),
-        ({"start": np.inf}, r"start=inf\)` must be finite: None finds one"),
-        ({"max_steps": 0}, r"max_steps=0\)` must be at least 1"),
+        ({"ridge": 0.0}, r"ridge=0.0\)` must be finite and above 0: None chooses one"),
+        ({"start": np.inf}, r"start=inf\)` must be a finite number: None chooses one"),
+        ({"max_steps": 0}, r"max_steps=0\)` must be a whole number of at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(given, message):

@@ -36,7 +36,7 @@ def test_the_exact_f_falls_at_every_step(accuracy, certify, rules):
     )
     assert len(values) == 21
     for before, after, step in zip(values, values[1:], result.history, strict=False):
-        assert after <= before - 0.1 * step.length * step.norm**2 + 1e-9 * before
+        assert after <= before - 0.1 * step.step_size * step.norm**2 + 1e-9 * before
         assert after <= step.bound * (1 + 1e-9)
 
 
@@ -262,16 +262,19 @@ def test_a_search_that_may_not_refine_ends_the_run():
     [
         ({"accuracy": -1.0}, r"maid\(accuracy=-1.0\)` must be finite and above 0"),
         ({"step": 0.0}, r"maid\(step=0.0\)` must be finite and above 0"),
-        ({"max_steps": 0}, r"max_steps=0\)` must be at least 1"),
-        ({"max_steps": math.inf}, r"max_steps=inf\)` must be at least 1, and a whole number"),
-        ({"max_iterations": 2.5}, r"max_iterations=2.5\)` must be at least 1, and a whole"),
+        ({"max_steps": 0}, r"max_steps=0\)` must be a whole number of at least 1"),
+        ({"max_steps": math.inf}, r"max_steps=inf\)` must be a whole number of at least 1"),
+        (
+            {"max_iterations": 2.5},
+            r"max_iterations=2.5\)` must be a whole number of at least 1",
+        ),
         ({"step": math.nan}, r"step=nan\)` must be finite and above 0"),
         ({"residual": math.inf}, r"residual=inf\)` must be finite and above 0"),
         ({"accuracy": "small"}, r"accuracy='small'\)` must be finite and above 0"),
         ({"tolerance": math.nan}, r"tolerance=nan\)` must be finite and at least 0"),
         ({"rules": {"memory": 1}}, r"rules={'memory': 1}\)` must be None or Rules"),
         ({"callback": 3}, r"callback=3\)` must be None or a function"),
-        ({"budget": 0}, r"budget=0\)` must be at least 1"),
+        ({"budget": 0}, r"budget=0\)` must be a whole number of at least 1"),
         ({"tolerance": -1.0}, r"tolerance=-1.0\)` must be finite and at least 0"),
         ({"solver": "adam"}, r"solver='adam'\)` is not known"),
     ],
@@ -291,21 +294,21 @@ def test_nothing_is_certified_without_constants():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"shrink": 1.0}, r"Rules\(shrink=1.0\)` must lie between 0 and 1: the default is 0.5"),
+        ({"shrink": 1.0}, r"Rules\(shrink=1.0\)` must lie in \(0, 1\): the default is 0.5"),
         ({"grow": 0.9}, "must be finite and at least 1"),
         ({"tighten": 0.0}, r"must lie in \(0, 1\]"),
-        ({"decrease": 0.6}, r"must lie in \(0, eta=0.5\)"),
-        ({"trials": 0}, "must be at least 1"),
-        ({"memory": 0}, "must be at least 1"),
-        ({"memory": 2.5}, "must be at least 1, and a whole number"),
-        ({"refinements": math.inf}, "must be at least 0, and a whole number"),
-        ({"trials": math.nan}, "must be at least 1, and a whole number"),
+        ({"decrease": 0.6}, r"must lie in \(0, 0.5\): lambda lies below eta=0.5"),
+        ({"trials": 0}, "must be a whole number of at least 1"),
+        ({"memory": 0}, "must be a whole number of at least 1"),
+        ({"memory": 2.5}, "must be a whole number of at least 1"),
+        ({"refinements": math.inf}, "must be a whole number of at least 0"),
+        ({"trials": math.nan}, "must be a whole number of at least 1"),
         ({"grow": math.inf}, "must be finite and at least 1"),
         ({"relax": math.nan}, "must be finite and at least 1"),
-        ({"eta": "half"}, "must lie between 0 and 1"),
+        ({"eta": "half"}, r"must lie in \(0, 1\)"),
         (
             {"share": 1.5},
-            r"Rules\(share=1.5\)` must be None or in \(0, 1\): the default is 0.1",
+            r"Rules\(share=1.5\)` must lie in \(0, 1\): the default is 0.1",
         ),
     ],
 )

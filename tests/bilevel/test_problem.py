@@ -14,7 +14,7 @@ def problem(**given):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, r"Problem\(mu=None\)` must be given where there is no ridge: .*ridge=1e-3"),
+        ({}, r"Problem\(mu=None\)` must be given if there is no ridge: .*ridge=1e-3"),
         ({"mu": 0.0}, r"mu=0.0\)` must be finite and above 0"),
         ({"mu": "one"}, r"mu='one'\)` must be finite and above 0"),
         ({"mu": 1.0, "jacobian_lipschitz": float("nan")}, "jacobian_lipschitz=nan"),

@@ -82,11 +82,14 @@ def test_states_are_copied_both_ways():
     assert torch.equal(spoiled.theta, whole)
 
 
-def test_a_state_from_before_there_were_formats_is_loaded():
+@pytest.mark.parametrize("formats", [{}, {"format": 1}])
+def test_a_state_of_an_earlier_version_is_loaded(formats):
     made, (theta, x0) = quadratic(), start()
     state = maid(made.problem, theta, x0, max_steps=3).state
     del state["format"]
-    again = maid(made.problem, theta, x0, max_steps=6, state=state)
+    for entries in (state["point"], *state["history"]):
+        entries["length"] = entries.pop("step_size")
+    again = maid(made.problem, theta, x0, max_steps=6, state=state | formats)
     assert torch.equal(again.theta, maid(made.problem, theta, x0, max_steps=6).theta)
 
 

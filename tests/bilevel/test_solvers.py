@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hdet.bilevel import CurvatureError
-from hdet.bilevel.endings import Ending
+from hdet.bilevel.linear import Ending
 from hdet.bilevel.oracle import Oracle
 from hdet.bilevel.solvers import SOLVERS
 

@@ -7,6 +7,7 @@ import torch
 
 from hdet.federated import ClientLocalRate
 from hdet.federated.client_rate import next_rate
+from hdet.federated.vectors import inner
 
 LITERAL = {"gamma": 1e6, "growth": math.inf}
 
@@ -72,9 +73,10 @@ def test_a_batch_of_clients_is_each_client():
     g, previous = torch.randn(2, 6, 40, generator=draws)
     beta = torch.rand(6, generator=draws, dtype=torch.float64)
     pull = torch.randn(6, generator=draws, dtype=torch.float64)
-    together = next_rate(beta, g, previous, pull, 0.2, 0.9, 1.3)
+    product = inner(g, previous) + pull
+    together = next_rate(beta, product, 0.2, 0.9, 1.3)
     for i in range(6):
-        alone = next_rate(beta[i], g[i], previous[i], pull[i], 0.2, 0.9, 1.3)
+        alone = next_rate(beta[i], inner(g[i], previous[i]) + pull[i], 0.2, 0.9, 1.3)
         assert float(together[i]) == pytest.approx(float(alone), rel=1e-14)
 
 
@@ -107,5 +109,5 @@ def test_bad_arguments_are_refused_in_words(arguments, message):
 
 def test_gradients_must_be_as_long_as_the_update():
     rate = ClientLocalRate(0.1, 3, previous_update=torch.ones(4))
-    with pytest.raises(ValueError, match="as long as before, 4"):
+    with pytest.raises(ValueError, match="must have 4 entries, as before"):
         rate.update(torch.ones(3))

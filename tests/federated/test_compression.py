@@ -12,7 +12,6 @@ from hdet.federated.compression import (
     client_ratios,
     compressed_bytes,
     error_decay,
-    link_ceiling,
     round_budget,
     score_weights,
 )
@@ -48,11 +47,6 @@ def test_ratios_are_proportional_to_scores_below_their_ceilings():
     assert client_ratios({"a": 0.1, "b": 0.9}, 1.0)["b"] == 1.0
     assert client_ratios({"a": 0.0, "b": 0.0}, 0.3) == {"a": 0.3, "b": 0.3}
     assert client_ratios({}, 0.3) == {}
-
-
-def test_the_ceiling_of_a_link():
-    assert link_ceiling(1e6, 21.6, 32 * 2_781_514) == pytest.approx(0.2427, abs=1e-4)
-    assert link_ceiling(1e9, 10, 1e6) == 1.0
 
 
 def test_weights_are_shares_of_the_scores_and_a_floor_leaves_nobody_out():
@@ -184,7 +178,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
     faulty: list[tuple[Any, str]] = [
         (
             (torch.tensor([1.0, math.nan, 0.0]), 0.5, 1.0),
-            r"delta='a'\)` holds entries that are",
+            r"delta='a'\)` has entries that are not",
         ),
         ((torch.tensor([1.0, 2.0]), 0.5, 1.0), r"delta=2\)` must have 3 entries, as before"),
         ((torch.ones(3), 0.0, 1.0), r"ratio=0.0\)` must lie in \(0, 1\]"),
@@ -201,7 +195,7 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: round_budget(0, 5), r"round_budget\(number=0\)` must be at least 1"),
+        (lambda: round_budget(0, 5), r"round_budget\(number=0\)` must be a whole number"),
         (lambda: round_budget(1, 0), r"rounds=0\)`"),
         (lambda: round_budget(1, 5, 0.0), r"average=0.0\)` must lie in \(0, 1\]"),
         (lambda: error_decay(1.2), r"theta=1.2\)`"),
@@ -211,8 +205,6 @@ def test_a_faulty_update_is_refused_and_changes_nothing():
         (lambda: score_weights({"a": 1e308, "b": 1e308}), r"scores=1e\+308\)` of 'a' must be"),
         (lambda: score_weights({"a": 1.0}, -1.0), "'floor' must be finite and at least 0"),
         (lambda: compressed_bytes(5, 4), r"kept=5\)` must lie in \[0, total=4\]"),
-        (lambda: link_ceiling(-1.0, 1.0, 1.0), r"bits_per_second=-1.0\)`"),
-        (lambda: link_ceiling(1.0, 1.0, 0.0), r"model_bits=0.0\)` must be above 0"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

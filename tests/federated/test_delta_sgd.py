@@ -61,10 +61,10 @@ def test_a_batch_of_clients_is_each_client():
 @pytest.mark.parametrize(
     ("moved", "bent", "message"),
     [
-        (X, torch.ones(3), r"update\(bent=.*as long as before, 2"),
-        (X, torch.tensor([math.nan, 1.0]), r"update\(bent=.*not finite"),
-        (torch.tensor([math.inf, 1.0]), X, r"update\(moved=.*not finite"),
-        (X, "no numbers", r"update\(bent=.*floating-point"),
+        (X, torch.ones(3), r"update\(gradient_change=3\)` must have 2 entries"),
+        (X, torch.tensor([math.nan, 1.0]), r"update\(gradient_change=.*not finite"),
+        (torch.tensor([math.inf, 1.0]), X, r"update\(weight_change=.*not finite"),
+        (X, "no numbers", r"update\(gradient_change=.*floating-point"),
     ],
 )
 def test_a_refused_update_changes_nothing(moved, bent, message):

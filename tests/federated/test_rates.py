@@ -196,8 +196,8 @@ def test_a_first_update_that_is_not_finite_is_refused():
     ("make", "message"),
     [
         (lambda: GlobalRate(gamma=0.5), "gamma=0.5.*at least 1"),
-        (lambda: GlobalRate(alpha=4.0), "alpha=4.0.*widen gamma"),
-        (lambda: GlobalRate(step="cos"), "step='cos'.*cosine, absolute, relative"),
+        (lambda: GlobalRate(alpha=4.0), "alpha=4.0.*increase gamma"),
+        (lambda: GlobalRate(step="cos"), 'step=\'cos\'.*"cosine", "absolute" or "relative"'),
         (lambda: ServerLocalRate(0.0), "beta=0.0.*above 0"),
         (lambda: ServerLocalRate(0.1, gamma=float("inf")), "gamma=inf"),
     ],

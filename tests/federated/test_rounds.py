@@ -3,7 +3,7 @@
 import torch
 
 from hdet.federated import Decay, FedExP, GlobalRate, ServerLocalRate
-from hdet.federated.rounds import Reply, Rounds, equally
+from hdet.federated.rounds import Reply, Rounds
 from hdet.federated.selection import ClientReport, PowerOfChoice, Random
 from hdet.federated.server_optimizers import FedAvg, FedAvgM
 
@@ -51,7 +51,7 @@ def test_fedavg_is_the_mean_weighted_by_examples():
 
 
 def test_equal_shares_are_the_plain_mean():
-    run = rounds(Pulling(), count=4, shares=equally)
+    run = rounds(Pulling(), count=4, shares=lambda replies: [1.0] * len(replies))
     run.run_round()
     assert torch.allclose(run.weights, START + 0.5 * (torch.tensor([1.5, 1.0]) - START))
 
@@ -108,10 +108,33 @@ def test_a_round_without_replies_changes_nothing():
     before, state = run.weights, rate.state_dict()
     outcome = run.run_round()
     assert outcome.reports == {}
+    assert (outcome.alpha, outcome.hypergradient) == (0.0, 0.0)
     assert run.weights is before
-    assert torch.equal(rate.state_dict()["previous"], state["previous"])
     run.run_round()
     assert torch.equal(clients.orders[2].previous_update, state["previous"])
+
+
+def test_both_rules_follow_one_hypergradient_and_their_states_are_the_runs():
+    def rules():
+        return {"global_rate": GlobalRate(), "local_rate": ServerLocalRate(0.5)}
+
+    first, second = rules(), rules()
+    whole = rounds(Pulling(), **first)
+    whole.run_round()
+    before = whole.weights
+    for name, rule in second.items():
+        rule.load_state_dict(first[name].state_dict())
+    resumed = Rounds(
+        before, Pulling(), range(4), 4, selector=Random(), server=FedAvg(), **second
+    )
+    rest = rounds(Pulling(), count=4, **first)
+    rest.weights = before
+    for _ in range(3):
+        one, other = resumed.run_round(), rest.run_round()
+        assert (one.alpha, one.beta) == (other.alpha, other.beta)
+        assert torch.equal(resumed.weights, rest.weights)
+    assert first["local_rate"].previous_update is None
+    assert first["global_rate"].previous_update is not None
 
 
 def test_those_who_failed_are_left_out_of_the_mean():
@@ -130,13 +153,13 @@ def test_selection_is_probed_first_and_told_afterwards():
     assert outcome.selected == [2, 3]
 
 
-def test_fedexp_is_judged_by_the_mean_of_the_last_two_iterates():
+def test_fedexp_is_evaluated_at_the_mean_of_the_last_two_iterates():
     run = rounds(Pulling(), global_rate=FedExP())
     run.run_round()
     before = run.weights
     outcome = run.run_round()
     assert outcome.alpha >= 1.0
-    assert torch.equal(run.judged, (before + run.weights) / 2)
+    assert torch.equal(run.eval_weights, (before + run.weights) / 2)
 
 
 def test_decay_of_either_rate_starts_at_its_full_value():

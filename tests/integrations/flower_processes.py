@@ -16,6 +16,13 @@ from pathlib import Path
 
 APP = Path(__file__).parents[2] / "examples" / "fedhyper_flower"
 MARK = "HDET_TEST_RUN"
+# A node that is silent for two of its heartbeats is taken for dead: not after Flower's minute.
+SUPERNODE = """
+from flwr.common import constant
+constant.HEARTBEAT_DEFAULT_INTERVAL = 15
+from flwr.supernode.cli import flower_supernode
+flower_supernode()
+"""
 
 
 class Flower:
@@ -80,7 +87,8 @@ class Flower:
         host, port = "127.0.0.1", str(free_port())
         return self._start(
             f"supernode-{partition}",
-            "flower-supernode",
+            "python",
+            *("-c", SUPERNODE),
             "--insecure",
             *("--superlink", self.address, "--host", host, "--port", port),
             *("--node-config", f"partition-id={partition} num-partitions={of}"),

@@ -69,7 +69,7 @@ def in_one_process(server: server_optimizers.ServerOptimizer, count: int, **rate
     )
     for _ in range(count):
         run.run_round()
-    return run.judged
+    return run.eval_weights
 
 
 def on_flower(strategy: flower.Strategy, count: int) -> Tensor:
@@ -146,7 +146,7 @@ def test_fedexp_extrapolates_by_its_formula_and_ends_between_two_models():
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_fedexps_final_model_is_the_one_judged_within_one_process(count):
+def test_fedexps_final_model_is_the_one_evaluated_within_one_process(count):
     expected = in_one_process(server_optimizers.FedAvg(), count, global_rate=ExtrapolatedRate())
     strategy = FedExP(fedavg())
     on_flower(strategy, count)

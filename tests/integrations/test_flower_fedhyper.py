@@ -254,7 +254,7 @@ def test_an_error_within_passes_through_and_changes_nothing(warned):
     after_one = fedhyper(mode="g+sl")
     run(after_one, rounds=1)
     assert own(strategy) == own(after_one)
-    assert "FedHyper: round 2 failed in the strategy within" in warned()
+    assert "FedHyper: round 2 failed in the wrapped strategy" in warned()
 
 
 class Cautious(FedAvg):

@@ -67,9 +67,7 @@ def test_what_is_trained_and_never_sent_is_said(warned):
     start(
         FedHyper(FedAvg(fraction_evaluate=0.0)), grid(adapter_app(False)), adapters_of(model())
     )
-    assert (
-        "the message brings nothing for ['0.bias', '0.weight'], which are trained" in warned()
-    )
+    assert "the message has no ['0.bias', '0.weight'], which are trained here" in warned()
 
 
 def test_a_client_refuses_entries_that_its_model_does_not_have():
@@ -78,7 +76,7 @@ def test_a_client_refuses_entries_that_its_model_does_not_have():
     result = start(FedHyper(FedAvg(fraction_evaluate=0.0)), nodes, state, rounds=1)
     assert not result.arrays
     said = nodes._reply(nodes.of_type("train")[0]).error.reason
-    assert "the message brings ['3.weight'], which `model` does not have" in (said or "")
+    assert "the message has ['3.weight'], which `model` has not" in (said or "")
 
 
 def whole(state: dict) -> dict:

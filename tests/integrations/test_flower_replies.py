@@ -151,7 +151,7 @@ def test_updates_too_large_to_multiply_leave_the_round_out(warned):
     strategy = fedhyper()
     result = run(strategy, grid(tampered(huge, range(5))), rounds=2)
     assert sorted(result.train_metrics_clientapp) == [1]
-    assert "sent an update of length inf, out of all proportion" in warned()
+    assert "sent an update of norm inf, which is disproportionate" in warned()
     assert strategy.alpha == 1.0
 
 
@@ -271,7 +271,7 @@ class Spy(Random):
         ((1e6, 1.0), {1}),
     ],
 )
-def test_updates_out_of_all_proportion_are_left_out_and_unlike_ones_are_not(norms, used):
+def test_disproportionate_updates_are_left_out_and_unlike_ones_are_not(norms, used):
     assert moved(*norms) == used
 
 

@@ -94,7 +94,7 @@ def test_the_state_of_another_strategy_is_refused(state, message):
 def test_the_update_of_another_model_is_refused():
     strategy = STRATEGIES["cl over Yogi"]()
     state = strategy.state_dict()
-    state["own"]["update"] = torch.zeros(3)
+    state["own"]["previous"] = torch.zeros(3)
     strategy.load_state_dict(state)
     with pytest.raises(ValueError, match="the last update has 3 numbers"):
         run(strategy)
@@ -120,7 +120,7 @@ def test_a_state_is_cloned_when_it_is_loaded():
     second.load_state_dict(state)
     for tensor in state["strategy"]["momentum_vector"]:
         tensor.fill_(7.0)
-    state["own"]["global"]["previous"].fill_(7.0)
+    state["own"]["previous"].fill_(7.0)
     expected = run(first, rounds=1, initial=half.arrays)
     assert bits(run(second, rounds=1, initial=half.arrays).arrays) == bits(expected.arrays)
 
@@ -129,7 +129,8 @@ DAMAGED = {
     "round": [None, "2", -1, 0.5, True, 10**400],
     "own": [None, [], {1: 2}],
     "own.global": [None, "x"],
-    "own.update": [3, torch.zeros(2, 3), torch.full((37,), torch.nan), torch.zeros(3)],
+    "own.previous": [None, 3, torch.zeros(2, 3), torch.full((37,), torch.nan), torch.zeros(3)],
+    "own.hypergradient": [None, "h", torch.nan],
     "own.beta": ["fast", -1.0, torch.nan],
     "strategy": [None, {}, {"momentum_vector": None, "m_t": None}],
     "strategy.momentum_vector": [
@@ -201,6 +202,23 @@ def test_a_state_of_before_these_entries_loads():
     half = run(first, rounds=2)
     state = first.state_dict()
     del state["model"], state["usual"], state["own"]["beta"]
+    second.load_state_dict(state)
+    whole = run(first, rounds=1, initial=half.arrays)
+    assert bits(run(second, rounds=1, initial=half.arrays).arrays) == bits(whole.arrays)
+
+
+@pytest.mark.parametrize("name", ["g+sl+cl over FedAdam", "g over momentum", "cl over Yogi"])
+def test_a_state_with_an_update_in_each_rule_loads(name):
+    """As of a time when G, SL and CL kept a copy each."""
+    first, second = (STRATEGIES[name]() for _ in range(2))
+    half = run(first, rounds=2)
+    state = first.state_dict()
+    own = state["own"]
+    update, value = own.pop("previous"), own.pop("hypergradient")
+    for rule in ("global", "local"):
+        if own[rule] is not None:
+            own[rule] |= {"hypergradient": value, "previous": update.clone()}
+    own["update"] = update if "cl" in name else None
     second.load_state_dict(state)
     whole = run(first, rounds=1, initial=half.arrays)
     assert bits(run(second, rounds=1, initial=half.arrays).arrays) == bits(whole.arrays)

@@ -191,7 +191,7 @@ def test_flowers_names_of_metrics_are_understood(loss, examples, warned, caplog)
     assert loss in result.train_metrics_clientapp[3]
     assert "left out" not in warned()
     messages = [r.getMessage() for r in dict.fromkeys(caplog.records)]
-    taken = [m for m in messages if "is taken for" in m]
+    taken = [m for m in messages if "is used as" in m]
     assert len(taken) == (loss != "train-loss") + (examples != "num-examples")
 
 

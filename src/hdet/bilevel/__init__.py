@@ -6,6 +6,8 @@ the hypergradient, and solves the lower level only as exactly as that needs.
 
 from typing import TYPE_CHECKING
 
+from .baselines import fixed_accuracy as fixed_accuracy
+from .baselines import hoag as hoag
 from .denoising import FieldsOfExperts as FieldsOfExperts
 from .denoising import TVDenoiser as TVDenoiser
 from .denoising import field_start as field_start
@@ -17,7 +19,6 @@ from .derivative_free import finite_differences as finite_differences
 from .hypergradient import Hypergradient as Hypergradient
 from .hypergradient import hypergradient as hypergradient
 from .linear import CurvatureError as CurvatureError
-from .maid import Rules as Rules
 from .maid import maid as maid
 from .oracle import Counts as Counts
 from .oracle import NonFiniteError as NonFiniteError
@@ -25,8 +26,7 @@ from .problem import Problem as Problem
 from .result import Result as Result
 from .result import Status as Status
 from .result import Step as Step
-from .rivals import fixed_accuracy as fixed_accuracy
-from .rivals import hoag as hoag
+from .rules import Rules as Rules
 
 if TYPE_CHECKING:
     from .logistic import RegularizedLogisticRegression as RegularizedLogisticRegression

@@ -14,50 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import require
+from ..errors import require, require_number, require_whole
 from .bounds import Constants
-from .checks import require_positive, require_whole
-from .endings import Ending
-from .linear import conjugate_gradients
+from .linear import Ending, conjugate_gradients
 from .modes import plain
 from .oracle import Counts, Oracle, norms, require_finite
 from .problem import Problem
-from .solvers import SOLVERS, Solver
+from .resuming import State
+from .solvers import SOLVERS, Solution, Solver
 
 # As a part of |grad g|.
 _LARGEST_RESIDUAL = 0.1
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A hypergradient at flat points.
-
-    Attributes:
-        z: [p].
-        x: [m, n].
-        q: [m, n].
-        value: g(x), [m].
-        slope: |grad g(x)|, [m].
-        accuracy: reached, [m].
-        residual: reached, [m].
-        ending: MET, or why a solver fell short: the lower level's, else the linear one.
-        omega: Theorem 2.1's bound; infinite where constants are missing.
-    """
-
-    z: Tensor
-    x: Tensor
-    q: Tensor
-    value: Tensor
-    slope: Tensor
-    accuracy: Tensor
-    residual: Tensor
-    ending: Ending
-    omega: float
-
-    @property
-    def norm(self) -> float:
-        """|z|."""
-        return float(torch.linalg.vector_norm(self.z))
 
 
 @dataclass(frozen=True)
@@ -69,10 +36,10 @@ class Hypergradient:
         x: the lower level's solution, like x0.
         upper: the upper level's value there, the mean over samples.
         error_bound: omega >= |z - grad f| by Theorem 2.1, from what was reached; infinite
-            where a constant is missing.
-        accuracy: |grad h| / mu that was reached, the largest of the samples'.
-        residual: |H q - grad g| that was reached, the largest of the samples'.
-        met: whether both tolerances were.
+            if a constant is missing.
+        accuracy: the |grad h| / mu that was reached, the largest of the samples'.
+        residual: the |H q - grad g| that was reached, the largest of the samples'.
+        met: whether both tolerances were met.
         message: why not, else empty.
         counts: what it took.
     """
@@ -101,44 +68,39 @@ def hypergradient(
     """Return the inexact gradient of f at theta, and how exact it is. Local.
 
     Args:
-        problem: a `Problem`.
+        problem: the two levels.
         theta: a pytree of tensors, where.
-        x0: a pytree of tensors, where the lower level's solver begins.
-        accuracy: eps > 0, allowed distance to the lower level's solution, in units of x.
-        residual: delta > 0, allowed residual of the linear solve, in units of grad g; None is
-            L_g eps, which adds as much to the error as the first term of eps does. A tenth
-            of grad g at most, whatever is given.
+        x0: a pytree of tensors, where the lower level's solver starts.
+        accuracy: eps > 0, the allowed distance to the lower level's solution, in units of x.
+        residual: delta > 0, the allowed residual of the linear solve, in units of grad g. None
+            is L_g eps, which adds as much to the error as the first term of eps does. Never
+            more than a tenth of |grad g|, whatever is given.
         solver: of the lower level: "newton-cg", "lbfgs", "accelerated-gradient", or a
             function of their signature.
-        max_iterations: of the solver.
+        max_iterations: the largest number of iterations of the solver.
+
+    Returns:
+        The hypergradient; `met` says whether it is as exact as was asked for.
 
     Raises:
-        ValueError: if an argument is out of range; if a level is no scalar, or not finite
-            where it is looked at; if the lower level does not depend on a tensor of theta, or
-            its curvature contradicts `mu`.
+        ValueError: if an argument is out of range; if a level does not return a scalar, or is
+            not finite; if the lower level does not depend on a tensor of theta, or its
+            curvature contradicts `mu`.
     """
     call = "hypergradient"
-    require_positive(call, "accuracy", accuracy)
+    require_number(call, "accuracy", accuracy, "try 0.01", above=0)
     if residual is not None:
-        require_positive(call, "residual", residual)
-    require_whole(call, "max_iterations", max_iterations, 1, "try 1000")
-    oracle = Oracle(problem, theta, x0, call, argument="theta")
-    made = estimate(
-        oracle,
-        Constants(oracle),
-        oracle.flat_theta(theta),
-        oracle.flat_x(x0),
-        accuracy,
-        residual,
-        solver=solver_of(call, solver),
-        limit=max_iterations,
-        certify=problem.certified,
-    )
+        require_number(call, "residual", residual, "try 0.01", above=0)
+    f = Evaluator(call, problem, theta, x0, solver, max_iterations, argument="theta")
+    oracle = f.oracle
+    flat = oracle.flat_theta(theta), oracle.flat_x(x0)
+    state = State(*flat, math.inf, accuracy, residual, None)
+    made, _ = f.hypergradient(state, certify=problem.certified)
     met = made.ending is Ending.MET
     return Hypergradient(
         oracle.theta_tree(plain(made.z)),
         oracle.x_tree(plain(made.x)),
-        float(made.value.mean()),
+        made.mean,
         made.omega,
         float(made.accuracy.max()),
         float(made.residual.max()),
@@ -148,75 +110,107 @@ def hypergradient(
     )
 
 
-def estimate(
-    oracle: Oracle,
-    constants: Constants,
-    theta: Tensor,
-    x: Tensor,
-    accuracy: float,
-    residual: float | None,
-    *,
-    solver: Solver,
-    limit: int,
-    certify: bool,
-    q: Tensor | None = None,
-) -> Estimate:
-    """Return the hypergradient at flat points; arguments as `hypergradient`.
+@dataclass(frozen=True)
+class Estimate:
+    """A hypergradient at flat points, and how exact it is."""
 
-    Args:
-        oracle: the problem.
-        constants: L_g and |J|.
-        theta: [p].
-        x: where the solver begins, [m, n].
-        accuracy: eps.
-        residual: delta, or None.
-        solver: of the lower level.
-        limit: of the solver's iterations.
-        certify: whether to compute omega.
-        q: where conjugate gradients begin.
+    z: Tensor  # [p]
+    x: Tensor  # [m, n]
+    value: Tensor  # g(x), [m]
+    upper_grad_norm: Tensor  # |grad g(x)|, [m]
+    accuracy: Tensor  # as reached, [m]
+    residual: Tensor  # as reached, [m]
+    ending: Ending  # MET, or why the lower level's solver fell short, else the linear one
+    omega: float  # Theorem 2.1's bound; infinite where constants are missing
+
+    @property
+    def norm(self) -> float:
+        """|z|."""
+        return float(torch.linalg.vector_norm(self.z))
+
+    @property
+    def mean(self) -> float:
+        """The mean of g over samples."""
+        return float(self.value.mean())
+
+
+class Evaluator:
+    """f at flat points, as exactly as is asked for: lower-level solves and hypergradients.
+
+    theta and x are pytrees with the structure of those to come. `call` is the public function
+    whose arguments these are, and `argument` what theta is called there.
     """
-    mu = oracle.mu(theta)
-    solution = solver(oracle, theta, x, accuracy, mu, limit)
-    value, gradient = oracle.upper(solution.x, theta)
-    constants.see(solution.x, theta)
-    slope = norms(gradient)
-    delta = constants.smoothness * accuracy if residual is None else residual
-    # A residual as large as grad g would take q = 0 for a solution, and any start for a
-    # minimum.
-    delta = torch.clamp(_LARGEST_RESIDUAL * slope, max=delta)
-    linear = conjugate_gradients(
-        oracle.hessian(solution.x, theta), gradient, delta, mu=mu, start=q
-    )
-    z = -oracle.jacobian_transposed(solution.x, theta, linear.solution) / len(x)
-    remedy = "see that its gradient in x can be differentiated there by theta, and by x again"
-    require_finite("a second derivative of `Problem(lower=...)`", theta, remedy, z)
-    omega = math.inf
-    if certify:
-        omega = constants.omega(
-            theta, solution.x, slope, solution.accuracy, linear.residual, mu
+
+    def __init__(
+        self,
+        call: str,
+        problem: Problem,
+        theta: Any,
+        x: Any,
+        solver: str | Solver = "newton-cg",
+        max_iterations: int = 1000,
+        budget: int | None = None,
+        *,
+        argument: str = "theta0",
+    ) -> None:
+        require_whole(call, "max_iterations", max_iterations, "try 1000", low=1)
+        if budget is not None:
+            require_whole(call, "budget", budget, "try 10_000", low=1)
+        if not callable(solver):
+            good = isinstance(solver, str) and solver in SOLVERS
+            words = f"write one of {', '.join(SOLVERS)}"
+            require(good, call, "solver", solver, "is not known", words)
+            solver = SOLVERS[solver]
+        self.call, self._solver, self._limit = call, solver, max_iterations
+        self.oracle = Oracle(problem, theta, x, call, budget, argument)
+        self.constants = Constants(self.oracle)
+
+    def solve(
+        self, theta: Tensor, x: Tensor, accuracy: float, mu: float | None = None
+    ) -> Solution:
+        """Return the lower level's solution at theta, solved from x to the accuracy."""
+        mu = self.oracle.mu(theta) if mu is None else mu
+        return self._solver(self.oracle, theta, x, accuracy, mu, self._limit)
+
+    def evaluate(
+        self, theta: Tensor, x: Tensor, accuracy: float, mu: float | None = None
+    ) -> tuple[Solution, Tensor, Tensor]:
+        """Return the solution, and g and its gradient there; arguments as `solve`."""
+        solution = self.solve(theta, x, accuracy, mu)
+        value, gradient = self.oracle.upper(solution.x, theta)
+        self.constants.see(solution.x, theta)
+        return solution, value, gradient
+
+    def residual(self, state: State) -> float:
+        """Return delta: the user's, or L_g eps."""
+        given = state.residual
+        return self.constants.smoothness * state.accuracy if given is None else given
+
+    def hypergradient(self, state: State, *, certify: bool) -> tuple[Estimate, State]:
+        """Return z, with omega if `certify`, and the state with its x and q for warm starts."""
+        oracle, theta, mu = self.oracle, state.theta, self.oracle.mu(state.theta)
+        solution, value, gradient = self.evaluate(theta, state.x, state.accuracy, mu)
+        upper_grad_norm = norms(gradient)
+        # A residual as large as grad g would accept q = 0, and any start as a minimum.
+        delta = torch.clamp(_LARGEST_RESIDUAL * upper_grad_norm, max=self.residual(state))
+        product = oracle.hessian(solution.x, theta)
+        linear = conjugate_gradients(product, gradient, delta, mu=mu, start=state.q)
+        z = -oracle.jacobian_transposed(solution.x, theta, linear.solution) / len(gradient)
+        remedy = "its gradient in x must be differentiable there in theta, and in x again"
+        require_finite("a second derivative of `Problem(lower=...)`", theta, remedy, z)
+        omega = math.inf
+        if certify:
+            omega = self.constants.omega(
+                theta, solution.x, upper_grad_norm, solution.accuracy, linear.residual, mu
+            )
+        found = Estimate(
+            z,
+            solution.x,
+            value,
+            upper_grad_norm,
+            solution.accuracy,
+            linear.residual,
+            linear.ending if solution.met else solution.ending,
+            omega,
         )
-    return Estimate(
-        z,
-        solution.x,
-        linear.solution,
-        value,
-        slope,
-        solution.accuracy,
-        linear.residual,
-        linear.ending if solution.met else solution.ending,
-        omega,
-    )
-
-
-def solver_of(call: str, solver: str | Solver) -> Solver:
-    """Return a solver by its name, or the solver itself.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    if callable(solver):
-        return solver
-    words = f"write one of {', '.join(SOLVERS)}"
-    good = isinstance(solver, str) and solver in SOLVERS
-    require(good, call, "solver", solver, "is not known", words)
-    return SOLVERS[solver]
+        return found, replace(state, x=found.x, q=linear.solution, value=found.mean)

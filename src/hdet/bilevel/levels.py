@@ -1,8 +1,8 @@
-"""A level's value, and what it depends on, checked where a run begins.
+"""The value of a level and what it depends on, checked where a run begins.
 
-A level that returns many numbers, or integers, or that was made where torch records no graph,
-has no derivative that would mean anything. And a hyperparameter that the lower level never
-reads has the derivative zero, as a run has that came to its end: it is told apart by the graph.
+A level that returns many numbers or integers, or whose graph was cut, has no useful
+derivative. A hyperparameter that the lower level never reads has the derivative zero, just as
+at a minimum; the graph tells the two apart.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,33 +17,25 @@ from ..errors import where
 def evaluate(
     name: str, level: Callable[..., Any], trees: Sequence[Any], rows: int, like: Tensor
 ) -> Tensor:
-    """Return a level's values, [m].
-
-    Args:
-        name: "upper" or "lower".
-        level: the callable.
-        trees: what it is given.
-        rows: m, how many values it must return.
-        like: a tensor of x's type.
+    """Return the values of the level `name`, "upper" or "lower", of some trees, [rows].
 
     Raises:
-        ValueError: if it returns something else, or computes with what torch cannot
-            differentiate.
+        ValueError: if it does not return as many in the type of `like`, or computes with a
+            tensor that torch cannot differentiate with.
     """
     try:
         made = level(*trees)
     except RuntimeError as error:
         if "Inference tensors cannot be saved" not in str(error):
             raise
-        refuse(
-            name,
-            "computes with a tensor that was made inside `torch.inference_mode()`, which "
-            "torch cannot differentiate with",
-            "make it outside, or with `torch.no_grad()`, or clone it outside first",
-            error,
+        found = "computes with a tensor that was made inside `torch.inference_mode()`"
+        remedy = (
+            "torch cannot differentiate with it; make it outside, or with `torch.no_grad()`, "
+            "or clone it outside first"
         )
+        refuse(name, found, remedy, error)
     if not isinstance(made, Tensor):
-        refuse(name, f"returned a {type(made).__name__}", "return a scalar tensor of torch")
+        refuse(name, f"returned a {type(made).__name__}", "return a scalar tensor")
     found = f"returned a tensor of shape {tuple(made.shape)} and {made.dtype}"
     if made.numel() != rows:
         if rows > 1:
@@ -56,13 +48,8 @@ def evaluate(
 
 
 def reached(of: Tensor, leaves: Sequence[Tensor]) -> list[bool]:
-    """Return of each leaf whether `of` was computed from it, as the graph has it.
-
-    Args:
-        of: what was computed.
-        leaves: tensors that were computed from others that require a gradient.
-    """
-    # Nodes are kept, as Python's objects for them are one only as long as one is held.
+    """Return for each leaf, itself computed from others, whether the graph leads to it."""
+    # The nodes are kept: Python's object for a node is only unique while it is held.
     edges, todo = {(of.grad_fn, of.output_nr)}, [of.grad_fn]
     while todo:
         node = todo.pop()
@@ -74,12 +61,5 @@ def reached(of: Tensor, leaves: Sequence[Tensor]) -> list[bool]:
 
 
 def refuse(name: str, found: str, remedy: str, error: BaseException | None = None) -> NoReturn:
-    """Raise the `ValueError` that says what is wrong with a level.
-
-    Args:
-        name: "upper" or "lower".
-        found: what it does.
-        remedy: what it should do.
-        error: what it raised.
-    """
+    """Raise a `ValueError` about the level `name`: what was found, and the remedy."""
     raise ValueError(f"{where()}`Problem({name}=...)` {found}: {remedy}.") from error

@@ -1,22 +1,31 @@
-"""Conjugate gradients on every sample's H q = b at once, and largest singular values.
+"""Conjugate gradients on every sample's H q = b at once, and power iterations.
 
-Samples have step lengths of their own; one that has reached its tolerance stands still. A
-right-hand side of zero has the solution zero, and costs nothing if all are. The curvature that
-CG sees anyway is held against mu: less of it proves mu wrong.
+Each sample has its own step sizes; one that has reached its tolerance stands still. If all
+right-hand sides are zero, so is the solution, at no cost. The curvatures that conjugate
+gradients see anyway are compared with mu: a smaller one proves mu wrong.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from ..errors import where
-from .endings import Ending
+from ..seeding import unkeyed
 from .oracle import NonFiniteError, dots, norms
 
 Product = Callable[[Tensor], Tensor]
+
+
+class Ending(StrEnum):
+    """Why a solver of the lower level, or of a linear system, stopped."""
+
+    MET = "its tolerance is met"
+    FLOOR = "the floating-point type allows no more"
+    ITERATIONS = "its iterations are spent"
 
 
 class CurvatureError(ValueError):
@@ -25,17 +34,10 @@ class CurvatureError(ValueError):
 
 @dataclass(frozen=True)
 class LinearSolution:
-    """What conjugate gradients return.
+    """What conjugate gradients return: q, and the |H q - b| that was reached."""
 
-    Attributes:
-        solution: q, [m, n].
-        residual: |H q - b| of each sample, [m].
-        ending: why they stopped.
-        iterations: how many there were.
-    """
-
-    solution: Tensor
-    residual: Tensor
+    solution: Tensor  # [m, n]
+    residual: Tensor  # [m]
     ending: Ending
     iterations: int
 
@@ -54,10 +56,13 @@ def conjugate_gradients(
     Args:
         product: v -> H v for [m, n], H of each sample symmetric with eigenvalues >= mu.
         right: b, [m, n].
-        tolerance: allowed |H q - b|, a number or [m]; not 0 where b is not.
-        mu: strong convexity.
-        start: first q; None is zero, and saves a product.
+        tolerance: the allowed |H q - b|, a number or [m]; not 0 where b is not.
+        mu: the strong convexity.
+        start: the first q; None is zero, and saves a product.
         max_iterations: None is ten times n.
+
+    Returns:
+        The solution, and the residual that was reached.
 
     Raises:
         CurvatureError: if some v has <v, H v> < mu |v|^2 beyond rounding.
@@ -71,7 +76,7 @@ def conjugate_gradients(
     residual = right - product(q) if bool(q.any()) else right.clone()
     iterate = _for_one if rows == 1 else _for_many
     q, left, iterations = iterate(product, q, residual, wanted, mu, limit)
-    # Its recursion drifts from the true residual near the limits of the type.
+    # Near the limits of the type the recursion drifts away from the true residual.
     near = wanted < torch.finfo(right.dtype).eps ** 0.5 * norms(right)
     if iterations and bool(near.any()):
         left = norms(right - product(q))
@@ -93,11 +98,11 @@ def _for_many(
         active = left > wanted
         image = product(direction)
         curvature = dots(direction, image)
-        check_curvature(curvature, direction, image, mu, active)
-        # Where squares underflow there is no curvature, and no way on.
-        length = torch.where(active & (curvature != 0), square / curvature, 0.0)[:, None]
-        q = q + length * direction
-        residual = residual - length * image
+        _check_curvature(curvature, direction, image, mu, active)
+        # Where squares underflow the curvature is 0, and there is no step to take.
+        step = torch.where(active & (curvature != 0), square / curvature, 0.0)[:, None]
+        q = q + step * direction
+        residual = residual - step * image
         left = norms(residual)
         last, square = square, left.square()
         turn = torch.where(active, square / last, 0.0)[:, None]
@@ -108,61 +113,49 @@ def _for_many(
 def _for_one(
     product: Product, q: Tensor, residual: Tensor, wanted: Tensor, mu: float, limit: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Do the same for m = 1, where step lengths are plain numbers and tensors few."""
+    """Do the same for m = 1 with step sizes that are Python numbers, and fewer tensors."""
+
+    def squared(v: Tensor) -> float:
+        return float(torch.vdot(v[0], v[0]))
+
     goal = float(wanted)
-    direction, square = residual.clone(), _square(residual)
+    direction, square = residual.clone(), squared(residual)
     iterations = 0
     while iterations < limit and not square**0.5 <= goal:
         iterations += 1
         image = product(direction)
         curvature = float(torch.vdot(direction[0], image[0]))
-        if not curvature >= mu * _square(direction):
-            check_curvature(dots(direction, image), direction, image, mu, wanted >= 0)
+        if not curvature >= mu * squared(direction):
+            _check_curvature(dots(direction, image), direction, image, mu, wanted >= 0)
         if not curvature:
-            # Squares underflow: there is no way on.
+            # Squares underflow, and there is no step to take.
             break
-        length = square / curvature
-        q = torch.add(q, direction, alpha=length)
-        residual.sub_(image, alpha=length)
-        last, square = square, _square(residual)
+        step = square / curvature
+        q = torch.add(q, direction, alpha=step)
+        residual.sub_(image, alpha=step)
+        last, square = square, squared(residual)
         direction = torch.add(residual, direction, alpha=square / last)
     return q, q.new_full((1,), square**0.5), iterations
 
 
-def _square(x: Tensor) -> float:
-    return float(torch.vdot(x[0], x[0]))
-
-
-def check_curvature(
+def _check_curvature(
     curvature: Tensor, direction: Tensor, image: Tensor, mu: float, active: Tensor
 ) -> None:
-    """Raise if <v, H v> < mu |v|^2 for a sample, beyond what rounding explains.
-
-    Args:
-        curvature: <v, H v>, [m].
-        direction: v, [m, n].
-        image: H v, [m, n].
-        mu: strong convexity.
-        active: which samples to look at, [m].
-
-    Raises:
-        CurvatureError: naming both numbers.
-        NonFiniteError: if the curvature is not finite.
-    """
+    """Raise if curvature = <v, H v> < mu |v|^2 for an active sample, beyond rounding."""
     square = dots(direction, direction)
     noise = 64 * torch.finfo(image.dtype).eps * norms(direction) * norms(image)
-    # Not the other way round: what is not finite is wrong.
+    # Negated, so that NaN counts as wrong.
     wrong = active & ~(curvature >= mu * square * (1 - 1e-6) - noise)
     if bool(wrong.any()):
         seen = float((curvature / square)[wrong].min())
         if not math.isfinite(seen):
             raise NonFiniteError(
-                f"{where()}a second derivative of `Problem(lower=...)` is not finite: see that "
-                f"its gradient in x can be differentiated wherever a solver may come."
+                f"{where()}a second derivative of `Problem(lower=...)` is not finite: check "
+                f"that its gradient in x can be differentiated wherever a solver may come."
             )
         raise CurvatureError(
-            f"`Problem(mu={mu:.6g})` is contradicted: the lower level has a curvature of "
-            f"{seen:.6g} in a direction that was met: give a mu that holds, or add a ridge."
+            f"{where()}`Problem(mu={mu:.6g})` is contradicted: the lower level has a curvature "
+            f"of {seen:.6g} in one direction; give a mu that holds, or add a ridge."
         )
 
 
@@ -171,11 +164,8 @@ def largest_singular_value(
 ) -> float:
     """Return |A| by power iteration on A^T A, from below; stops once it grows by under 1 %.
 
-    Args:
-        product: v -> A v.
-        transposed: u -> A^T u.
-        start: first v; not zero.
-        rounds: most iterations, each of one product of either kind.
+    `product` is v -> A v and `transposed` u -> A^T u; `start` is not zero. Each of at most
+    `rounds` iterations takes one product of either kind.
     """
     v, value = start / torch.linalg.vector_norm(start), 0.0
     for _ in range(rounds):
@@ -190,3 +180,23 @@ def largest_singular_value(
             return value
         v = back / size
     return value
+
+
+def largest_curvatures(product: Product, start: Tensor, rounds: int, growth: float) -> Tensor:
+    """Return |H| of each sample by power iteration, from below, [m].
+
+    Stops after `rounds`, or once no value grows by more than the factor `growth`.
+    """
+    v, value = start, torch.zeros_like(norms(start))
+    for _ in range(rounds):
+        v = product(v / norms(v).clamp_min(torch.finfo(v.dtype).tiny)[:, None])
+        last, value = value, norms(v)
+        if bool((value <= growth * last).all()):
+            break
+    return value
+
+
+def noise(like: Tensor) -> Tensor:
+    """Return normal numbers like a tensor, the same each time: where power iterations start."""
+    generator = unkeyed(0, like.device)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -1,8 +1,7 @@
-"""Derivatives whatever the caller's gradient mode is.
+"""Derivatives that do not depend on the caller's gradient mode.
 
-Inside `torch.no_grad()` no graph is recorded, and inside `torch.inference_mode()` tensors are
-made that no graph may hold. Neither may change what a bilevel method finds, so levels are
-evaluated and differentiated in a mode of their own.
+`torch.no_grad()` records no graph, and `torch.inference_mode()` makes tensors that no graph
+may hold. Levels are therefore evaluated and differentiated in a mode of their own.
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from torch import Tensor
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """Record graphs inside, and make tensors that they may hold; a decorator as well."""
+    """Record graphs inside, and make tensors that they may hold; also a decorator."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
@@ -26,6 +25,6 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def variable(tensor: Tensor) -> Tensor:
-    """Return a tensor of the same values to differentiate by."""
+    """Return a tensor of the same values to differentiate with respect to."""
     tensor = plain(tensor) if tensor.is_inference() else tensor.detach()
     return tensor.requires_grad_()

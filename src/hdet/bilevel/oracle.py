@@ -1,15 +1,15 @@
 """Derivatives of a bilevel problem, and what they cost.
 
-Everything that algorithms know of a problem comes through here, so counts are of what was
-done. The cost of a run is
+Everything that the algorithms learn of a problem comes through an `Oracle`, so that the counts
+are those of what was done. The cost of a run is
 
     lower gradients + Hessian-vector products + mixed products
 
-each over all samples at once; a lower gradient comes with the value. Upper gradients need no
-lower level, and are counted beside.
+each over all samples at once; a lower gradient includes the value. Upper gradients involve no
+lower level and are counted separately.
 
 Second derivatives are reverse over reverse: all products at a point share one graph, that of
-its gradient. Forward over reverse goes through the lower level anew for each of them.
+its gradient. Forward over reverse would evaluate the lower level again for each of them.
 """
 
 import math
@@ -28,17 +28,12 @@ from .modes import gradients, plain, variable
 from .problem import Problem
 from .trees import Tree
 
-_UPPER_REMEDY = (
-    "see that it is wherever the lower level's solution may lie, for instance by "
-    "x.clamp(min=1e-12).log()"
-)
-
 _LARGEST_ROOT = float_info.max**0.5
 
 
 @dataclass
 class Counts:
-    """How often what was computed.
+    """The number of evaluations of each kind.
 
     Attributes:
         gradients: of h in x.
@@ -59,29 +54,28 @@ class Counts:
 
 
 class BudgetSpentError(RuntimeError):
-    """The next product would cost more than was allowed."""
+    """The next product would exceed the budget."""
 
 
 class NonFiniteError(ValueError):
-    """A level, or a derivative of it, is not finite at a theta, which the message names."""
+    """A level, or a derivative of it, is not finite at a theta, which the message gives."""
 
 
 class Oracle:
-    """Values and derivatives at flat points: x as [m, n], theta as [p].
+    """Values and derivatives at flat points, x as [m, n] and theta as [p], with their `counts`.
 
     Args:
         problem: the problem.
-        theta: a pytree like those to come.
+        theta: a pytree with the structure of those to come.
         x: likewise.
         call: the public name that was called, for errors.
-        budget: largest cost; None is without limit.
-        counts: what was counted before, in a run that goes on.
-        argument: what theta was called there.
+        budget: the largest cost; None is unlimited.
+        argument: the name of theta there.
 
     Raises:
-        ValueError: if theta or x is no tree of finite tensors of one floating-point type; at
-            the first evaluation, if a level returns no number, or if the lower one depends on
-            a tensor of theta not at all, or on one of x, or the upper one on none of x.
+        ValueError: if theta or x is not a pytree of finite tensors of one floating-point type.
+            At the first evaluation: if a level does not return one number, or does not depend
+            on what it must depend on, see `Problem`.
     """
 
     def __init__(
@@ -91,11 +85,9 @@ class Oracle:
         x: Any,
         call: str,
         budget: int | None = None,
-        counts: Counts | None = None,
         argument: str = "theta0",
     ) -> None:
-        self.problem, self._budget = problem, budget
-        self.counts = counts or Counts()
+        self.problem, self._budget, self.counts = problem, budget, Counts()
         self._theta = Tree(theta, call, argument)
         self._x = Tree(x, call, "x0", samples=problem.samples)
         self.dtype = self._x.dtype
@@ -119,35 +111,22 @@ class Oracle:
         return self._x.tree(x)
 
     def mu(self, theta: Tensor) -> float:
-        """Return the strong convexity of h at theta.
-
-        Raises:
-            NonFiniteError: if `mu` as a function overflows there.
-        """
+        """Return the strong convexity of h at theta; a `NonFiniteError` if it overflows."""
         with gradients():
             at = plain(theta) if theta.is_inference() else theta
             mu = self.problem.strong_convexity(self.theta_tree(at))
         if not math.isfinite(mu):
-            remedy = "bound it, for instance by exp(theta.clamp(max=20))"
+            remedy = "bound it, for instance with exp(theta.clamp(max=20))"
             require_finite("`Problem(mu=...)`", theta, remedy, torch.tensor(mu))
         return mu
 
     def lower(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h, [m], and its gradient in x, [m, n].
-
-        Raises:
-            NonFiniteError: if either is not finite.
-        """
+        """Return h, [m], and its gradient in x, [m, n]; a `NonFiniteError` if not finite."""
         at = self._at(x, theta)
         gradient, values = at.gradient.detach(), at.values.detach()
-        require_finite(
-            "`Problem(lower=...)` or its gradient",
-            theta,
-            "bound what the lower level makes of theta, for instance by "
-            "exp(theta.clamp(max=20))",
-            gradient,
-            values,
-        )
+        remedy = "bound the terms in theta, for instance with exp(theta.clamp(max=20))"
+        what = "`Problem(lower=...)` or its gradient"
+        require_finite(what, theta, remedy, gradient, values)
         return values, gradient
 
     def hessian(self, x: Tensor, theta: Tensor) -> Callable[[Tensor], Tensor]:
@@ -170,29 +149,24 @@ class Oracle:
         """Return J v, [m, n], for v as [p]."""
         at = self._at(x, theta)
         self._spend("mixed_products")
-        # J^T u is linear in u: its derivative the other way is J.
+        # J^T u is linear in u, and its derivative in u, transposed, is J.
         with gradients():
             u = torch.zeros_like(at.gradient, requires_grad=True)
             return _derivative(_derivative(at.gradient, at.theta, u, create_graph=True), u, v)
 
     def upper(self, x: Tensor, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return g, [m], and its gradient, [m, n].
-
-        Args:
-            x: where.
-            theta: whose solution x is. None: x is none, and g need not be finite.
-
-        Raises:
-            NonFiniteError: if either is not finite at the solution.
-        """
+        """Return g, [m], and its gradient, [m, n]; if x is theta's solution, both finite."""
         self.counts.upper_gradients += 1
         with gradients():
             at, values = self._upper_values(x)
             gradient, values = _derivative(values.sum(), at), values.detach()
         if theta is not None:
-            require_finite(
-                "`Problem(upper=...)` or its gradient", theta, _UPPER_REMEDY, gradient, values
+            what = "`Problem(upper=...)` or its gradient"
+            remedy = (
+                "make it finite wherever the lower level's solution may lie, for instance "
+                "with x.clamp(min=1e-12).log()"
             )
+            require_finite(what, theta, remedy, gradient, values)
         return values, gradient
 
     def upper_hessian(self, x: Tensor) -> Callable[[Tensor], Tensor]:
@@ -219,40 +193,30 @@ class Oracle:
             trees = self.x_tree(point), self.theta_tree(hyper)
             values = evaluate("lower", self.problem.lower, trees, len(x), point)
             if not self._lower_seen and not ridge:
-                self._require_x(values, trees[0])
+                remedy = "leave them out of x, or give a ridge, so that the solution is unique"
+                _require_all(values, self._x, trees[0], "does not depend on", remedy)
             if ridge:
                 values = values + ridge / 2 * point.square().sum(1)
             gradient = _derivative(values.sum(), point, create_graph=True)
             if not self._lower_seen:
-                self._require_theta(gradient, trees[1])
+                found = "has a gradient in x that does not depend on"
+                remedy = (
+                    "leave out of theta what is not to be learned, and check that nothing "
+                    "cuts the graph, as .detach(), .item() and torch.no_grad() do"
+                )
+                _require_all(gradient, self._theta, trees[1], found, remedy)
         self._lower_seen = True
         made = _Linearised(point, hyper, values, gradient)
         self._last = (x, theta, made)
         return made
 
-    def _require_x(self, values: Tensor, x: Any) -> None:
-        unused = _unused(values, self._x, x)
-        remedy = "leave them out, or give a ridge, so that there is one solution"
-        if unused:
-            refuse("lower", f"does not depend on {', '.join(unused)}", remedy)
-
-    def _require_theta(self, gradient: Tensor, theta: Any) -> None:
-        unused = _unused(gradient, self._theta, theta)
-        found = f"has a gradient in x that does not depend on {', '.join(unused)}"
-        remedy = (
-            "leave out what is not to be learned, and see that nothing cuts the graph, as "
-            ".detach(), .item() and torch.no_grad() do"
-        )
-        if unused:
-            refuse("lower", found, remedy)
-
     def _upper_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a point to differentiate by, and g there; inside `gradients`."""
+        """Return a point to differentiate with respect to, and g there; inside `gradients`."""
         point = variable(x)
         tree = self.x_tree(point)
         values = evaluate("upper", self.problem.upper, [tree], len(x), point)
         if not self._upper_seen and not any(reached(values, pytree.tree_leaves(tree))):
-            remedy = "judge what the lower level found, without .detach() or torch.no_grad()"
+            remedy = "compute it from x, without .detach() or torch.no_grad()"
             refuse("upper", "does not depend on x", remedy)
         self._upper_seen = True
         return point, values
@@ -260,7 +224,7 @@ class Oracle:
 
 @dataclass(frozen=True)
 class _Linearised:
-    """h at a point: its gradient with the graph to differentiate it again and again."""
+    """h at a point, and its gradient with the graph to differentiate it again."""
 
     x: Tensor
     theta: Tensor
@@ -271,7 +235,7 @@ class _Linearised:
 def _derivative(
     of: Tensor, by: Tensor, along: Tensor | None = None, *, create_graph: bool = False
 ) -> Tensor:
-    """Return the derivative times `along`; zeros where there is no dependence."""
+    """Return the derivative times `along`; zeros if there is no dependence."""
     if not of.requires_grad:
         return torch.zeros_like(by)
     with gradients():
@@ -280,25 +244,17 @@ def _derivative(
         )[0]
 
 
-def _unused(of: Tensor, tree: Tree, given: Any) -> list[str]:
-    """Return the names of a tree's tensors that `of` was computed without."""
-    found = reached(of, pytree.tree_leaves(given))
-    return [name for name, used in zip(tree.names, found, strict=True) if not used]
+def _require_all(of: Tensor, tree: Tree, given: Any, found: str, remedy: str) -> None:
+    """Raise a `ValueError` that names the tensors of a tree that `of` does not depend on."""
+    used = reached(of, pytree.tree_leaves(given))
+    unused = [name for name, is_used in zip(tree.names, used, strict=True) if not is_used]
+    if unused:
+        refuse("lower", f"{found} {', '.join(unused)}", remedy)
 
 
 def require_finite(what: str, theta: Tensor, remedy: str, *tensors: Tensor) -> None:
-    """Raise unless all of some tensors is finite.
-
-    Args:
-        what: they are, for the message.
-        theta: where, [p].
-        remedy: what to do about it.
-        tensors: to look at.
-
-    Raises:
-        NonFiniteError: naming `what` and theta.
-    """
-    # A sum is finite only if all are, and is one pass; the other way round, ask each.
+    """Raise a `NonFiniteError` with `what`, theta and the remedy unless all is finite."""
+    # One pass, as a sum is only finite if all terms are; only if it overflows, look at each.
     if math.isfinite(float(sum(tensor.sum() for tensor in tensors))):
         return
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
@@ -307,7 +263,7 @@ def require_finite(what: str, theta: Tensor, remedy: str, *tensors: Tensor) -> N
 
 
 def norms(x: Tensor) -> Tensor:
-    """Return the length of each row, [m]."""
+    """Return the Euclidean norm of each row, [m]."""
     return torch.linalg.vector_norm(x, dim=1)
 
 
@@ -317,5 +273,5 @@ def dots(x: Tensor, y: Tensor) -> Tensor:
 
 
 def square(x: float) -> float:
-    """Return x^2; infinite where that is too large for a float, not an error."""
+    """Return x^2, or infinity where that overflows; Python would raise an error."""
     return math.inf if abs(x) > _LARGEST_ROOT else x**2

@@ -1,7 +1,7 @@
 """Learning rates and client selection for federated training, on flat vectors.
 
-The rules communicate nothing and know no framework: give them updates and reports, take
-rates and ids. `hdet.integrations.flower` puts them to work on Flower, and `rounds` runs whole
+The rules neither communicate nor depend on a framework: they take updates and reports, and
+return rates and ids. `hdet.integrations.flower` applies them on Flower, and `rounds` runs whole
 federated rounds within one process.
 """
 
@@ -13,6 +13,7 @@ from .baselines import Decay as Decay
 from .baselines import FedExP as FedExP
 from .client_rate import ClientLocalRate as ClientLocalRate
 from .delta_sgd import DeltaSGD as DeltaSGD
+from .hypergradient import Hypergradient as Hypergradient
 from .local_training import LocalTraining as LocalTraining
 from .rates import GlobalRate as GlobalRate
 from .rates import ServerLocalRate as ServerLocalRate

@@ -1,59 +1,60 @@
-"""Delta-SGD: each client's rate from the curvature that it has just met.
+"""Delta-SGD: each client's rate from the curvature along its own steps.
 
     eta_k   = min(gamma |x_k - x_{k-1}| / (2 |g(x_k) - g(x_{k-1})|),
                   sqrt(1 + delta theta_{k-1}) eta_{k-1})
     theta_k = eta_k / eta_{k-1}
 
-The first term is a step of gamma/2 over the local smoothness, the second how fast the rate may
-rise where the loss is flat; it falls at once. Both gradients are of one mini-batch, that of
-step k, as in the authors' code: gradients of different batches differ by their noise, which is
-no curvature. So a step takes a second gradient, at the weights of the step before.
+The first term is a step of gamma/2 over the local smoothness, the second limits how fast the
+rate may rise where the loss is flat; it may fall at once. Both gradients are of one mini-batch,
+that of step k, as in the authors' code: gradients of different batches differ by their noise,
+which is not curvature. So a step takes a second gradient, at the weights of the step before.
 
-It is what FedHyper-CL is to be compared with: both move a client's rate at each of its steps,
-start every round anew, and leave nothing on the client. The first step of a round is made at
-eta_0, as in Algorithm 1 (the authors' code makes it at sqrt(1 + delta) eta_0), and the code's
-`eps`, 1e-8, is left out.
+It is a baseline for FedHyper-CL: both move a client's rate at each of its steps, start every
+round anew, and leave nothing on the client. The first step of a round is made at eta_0, as in
+Algorithm 1 (the authors' code makes it at sqrt(1 + delta) eta_0), and the code's `eps`, 1e-8,
+is left out.
 
 Source: Kim, Toghani, Uribe, Kyrillidis, "Adaptive Federated Learning with Auto-Tuned Clients",
 ICLR 2024, arXiv:2306.11201, Algorithm 1, and its authors' code; after Malitsky, Mishchenko,
 "Adaptive Gradient Descent without Descent", ICML 2020, arXiv:1910.09529.
 """
 
-import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..errors import require
-from .checks import require_finite, require_rate, require_same_length
-from .vectors import flat, inner
+from ..errors import require_number
+from .rates import RATE_REMEDY
+from .vectors import flat, inner, require_finite, require_length
 
 
 def next_step(
-    eta: torch.Tensor,
-    theta: torch.Tensor,
-    moved: torch.Tensor,
-    bent: torch.Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    weight_change: Tensor,
+    gradient_change: Tensor,
     gamma: float,
     delta: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Return eta_k and theta_k of one client or a batch of clients; pure.
 
     Args:
         eta: eta_{k-1}, [...] in float64.
         theta: theta_{k-1}, likewise.
-        moved: x_k - x_{k-1}, [..., n].
-        bent: g(x_k) - g(x_{k-1}), of one mini-batch, [..., n].
-        gamma: how far a step goes, in halves of one over the local smoothness.
+        weight_change: x_k - x_{k-1}, [..., n].
+        gradient_change: g(x_k) - g(x_{k-1}), of one mini-batch, [..., n].
+        gamma: length of a step, in halves of one over the local smoothness.
         delta: how fast the rate may rise.
 
     Returns:
-        eta_k and theta_k. Where nothing moved, or no gradient changed, nothing is learnt of
-        the curvature and the rate rises as far as it may.
+        eta_k and theta_k. Where no weight or no gradient changed, the curvature is unknown and
+        the rate rises as far as it may.
     """
     risen = (1 + delta * theta).sqrt() * eta
-    smooth = gamma * inner(moved, moved).sqrt() / (2 * inner(bent, bent).sqrt())
-    # Not so where it is 0 or 0 / 0.
+    moved = inner(weight_change, weight_change).sqrt()
+    smooth = gamma * moved / (2 * inner(gradient_change, gradient_change).sqrt())
+    # False for 0 and for 0 / 0.
     new = torch.where(smooth > 0, torch.minimum(smooth, risen), risen)
     return new, new / eta
 
@@ -79,12 +80,10 @@ class DeltaSGD:
         self, beta: float, *, gamma: float = 2.0, delta: float = 0.1, theta: float = 1.0
     ) -> None:
         call = "DeltaSGD"
-        require_rate(call, beta)
-        for argument, value, usual in (("gamma", gamma, 2), ("theta", theta, 1)):
-            fine = 0 < value < math.inf
-            require(fine, call, argument, value, "must be finite and above 0", f"try {usual}")
-        fine = 0 <= delta < math.inf
-        require(fine, call, "delta", delta, "must be finite and at least 0", "0.1 is usual")
+        require_number(call, "beta", beta, RATE_REMEDY, above=0)
+        require_number(call, "gamma", gamma, "try 2", above=0)
+        require_number(call, "theta", theta, "try 1", above=0)
+        require_number(call, "delta", delta, "0.1 is usual", low=0)
         self._gamma, self._delta = gamma, delta
         self._eta = torch.tensor(float(beta), dtype=torch.float64)
         self._theta = torch.tensor(float(theta), dtype=torch.float64)
@@ -94,28 +93,27 @@ class DeltaSGD:
         """The rate of the last step, eta_0 before the first."""
         return float(self._eta)
 
-    def update(self, moved: Any, bent: Any) -> float:
+    def update(self, weight_change: Any, gradient_change: Any) -> float:
         """Return the rate of the step that is about to be made; not for the first. Local.
 
         Args:
-            moved: x_k - x_{k-1}: these weights minus those of the step before, flat, trainable
-                parameters only: [n] tensor or array.
-            bent: the gradient at these weights minus that at those, of this step's mini-batch:
-                [n].
+            weight_change: x_k - x_{k-1}: these weights minus those of the step before, flat,
+                trainable parameters only: [n] tensor or array.
+            gradient_change: the gradient at these weights minus the gradient at those, of this
+                step's mini-batch: [n].
 
         Raises:
             ValueError: if they are not finite, or not of one length; the state is then as
                 before.
         """
         call = "DeltaSGD.update"
-        step, change = flat(moved, call, "moved"), flat(bent, call, "bent")
-        require_same_length(change, step, call, "bent")
-        require_finite(float(inner(step, step)), call, "moved")
-        require_finite(float(inner(change, change)), call, "bent")
-        eta, theta = (value.to(step.device) for value in (self._eta, self._theta))
-        eta, theta = next_step(
-            eta, theta, step, change.to(step.device), self._gamma, self._delta
-        )
-        require_finite(float(eta), call, "bent")
+        x = flat(weight_change, call, "weight_change")
+        g = flat(gradient_change, call, "gradient_change")
+        require_length(call, "gradient_change", g, len(x))
+        require_finite(call, "weight_change", float(inner(x, x)))
+        require_finite(call, "gradient_change", float(inner(g, g)))
+        eta, theta = self._eta.to(x.device), self._theta.to(x.device)
+        eta, theta = next_step(eta, theta, x, g.to(x.device), self._gamma, self._delta)
+        require_finite(call, "gradient_change", float(eta))
         self._eta, self._theta = eta, theta
         return float(eta)

@@ -1,29 +1,27 @@
 """One client's round: a rate, a proximal term and statistics around any torch optimizer.
 
-The client keeps its loop, its optimizer and its model; a `LocalTraining` of this round
-stands beside them and does three things:
+The client keeps its loop, its optimizer and its model, and makes one `LocalTraining` a round:
 
-    rate        puts the message's rate into the optimizer, and with FedHyper-CL or Delta-SGD
+    rate        sets the optimizer's rate to the message's, and with FedHyper-CL or Delta-SGD
                 moves it before every step, from that step's gradient
     proximal    mu/2 ||w - w^t||^2, added to the loss: FedProx
-    report      what selectors want to know: losses, duration, and how far w has moved
+    report      the statistics for selectors: losses, duration, and how far w has moved
 
 Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
 arXiv:1812.06127, equation (2), for the proximal term (the norm is squared); for the rate
 `hdet.federated.client_rate` and `hdet.federated.delta_sgd`.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import require
-from .checks import require_rate
+from ..errors import require, require_number
 from .client_rate import ClientLocalRate
 from .delta_sgd import DeltaSGD
+from .rates import RATE_REMEDY
 from .selection import ClientReport
 
 _CALL = "LocalTraining"
@@ -43,17 +41,17 @@ class LocalTraining:
     Everything is local, nothing communicates. Losses stay on the device until `report`.
 
     Args:
-        model: holds w^t, the global weights. Its parameters with `requires_grad` are what
-            is trained and measured, in the order of `model.parameters()`.
+        model: with w^t, the global weights. Its parameters with `requires_grad` are trained
+            and measured, in the order of `model.parameters()`.
         optimizer: any torch optimizer over parameters of `model`.
         rate: beta^0 > 0, the first parameter group's rate; the other groups keep their
             ratios to it.
         client_rate: FedHyper-CL or Delta-SGD for this round, started at the same `rate`; None
             holds the rate.
-        proximal_mu: mu >= 0; with 0 the proximal term is exactly nothing.
+        proximal_mu: mu >= 0; with 0 there is no proximal term.
         max_norm: gradients are clipped to this norm before each step; None is no clipping.
-            FedHyper-CL sees the clipped ones, which are those that the step is made of;
-            Delta-SGD the others, as what clipping takes away is no curvature.
+            FedHyper-CL sees the clipped gradients, of which the step is made; Delta-SGD sees
+            the others, since clipping changes them without any curvature.
 
     Raises:
         ValueError: if an argument is out of range, or `optimizer` is not `model`'s.
@@ -69,31 +67,15 @@ class LocalTraining:
         proximal_mu: float = 0.0,
         max_norm: float | None = None,
     ) -> None:
-        require_rate(_CALL, rate)
-        require(
-            proximal_mu >= 0 and math.isfinite(proximal_mu),
-            _CALL,
-            "proximal_mu",
-            proximal_mu,
-            "must be finite and at least 0",
-            "0.0 is training without the proximal term",
-        )
-        require(
-            max_norm is None or max_norm > 0,
-            _CALL,
-            "max_norm",
-            max_norm,
-            "must be above 0",
-            "None is training without clipping",
-        )
-        require(
-            client_rate is None or client_rate.beta == rate,
-            _CALL,
-            "client_rate",
-            client_rate and client_rate.beta,
-            f"must start at rate={rate}",
-            "make a new one with beta=rate for every round",
-        )
+        require_number(_CALL, "rate", rate, RATE_REMEDY, above=0)
+        remedy = "0.0 is training without the proximal term"
+        require_number(_CALL, "proximal_mu", proximal_mu, remedy, low=0)
+        if max_norm is not None:
+            remedy = "None is training without clipping"
+            require_number(_CALL, "max_norm", max_norm, remedy, above=0, finite=False)
+        start = None if client_rate is None else client_rate.beta
+        rule, remedy = f"must start at rate={rate}", "make a new one with beta=rate every round"
+        require(start in (None, rate), _CALL, "client_rate", start, rule, remedy)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._start = [p.detach().clone() for p in self._parameters]
         self._buffers = list(model.buffers())
@@ -124,13 +106,13 @@ class LocalTraining:
             loss: this batch's loss without the proximal term, for the statistics: a
                 scalar, or one number for each example, [batch], which makes them exact
                 where batches differ in size.
-            again: for Delta-SGD: returns what `backward()` was called on, computed anew from
-                the same batch, as it is called at other weights. It is not called in a
-                round's first step, nor for any other rule.
+            again: for Delta-SGD: a function that computes, from the same batch, the loss that
+                `backward()` was called on. It is called at the weights of the step before;
+                not in a round's first step, nor for any other rule.
 
         Raises:
-            ValueError: if there are no gradients, or a rule of the rate needs `again` or is
-                given gradients that are not finite; the model is then as before.
+            ValueError: if there are no gradients, if Delta-SGD has no `again`, or if a rule
+                for the rate meets gradients that are not finite; the model is then as before.
         """
         if all(p.grad is None for p in self._parameters):
             raise ValueError(
@@ -154,12 +136,12 @@ class LocalTraining:
     def report(
         self, num_examples: int, label_counts: Sequence[int] | None = None
     ) -> ClientReport:
-        """Return the statistics of the round so far. Local; waits for the device.
+        """Return the statistics of the round so far. Local; synchronises with the device.
 
         Args:
             num_examples: training examples on this client, its weight in the mean.
-            label_counts: how many of each label, for selectors that use it; it tells the
-                server what this client has, so it is never counted unasked.
+            label_counts: how many of each label, for selectors that use it. It tells the
+                server what data this client has, so it is never counted without being given.
 
         Raises:
             ValueError: if no step was made.
@@ -185,7 +167,7 @@ class LocalTraining:
         return _joined([p.grad for p in self._parameters], self._parameters)
 
     def _follow_curvature(self, rule: DeltaSGD, again: Callable[[], Tensor] | None) -> None:
-        """Set Delta-SGD's rate for this step, and keep the weights that it is made from."""
+        """Set Delta-SGD's rate for this step, and keep these weights for the next."""
         if again is None:
             raise ValueError(
                 "`LocalTraining.step(again=None)` must be a function with Delta-SGD, which "
@@ -195,14 +177,14 @@ class LocalTraining:
         weights = [p.detach().clone() for p in self._parameters]
         if self._before is not None:
             pairs = zip(weights, self._before, strict=True)
-            moved = torch.cat([(now - then).reshape(-1) for now, then in pairs])
-            bent = self._gradient() - self._gradient_at(self._before, again)
-            self._set_rate(rule.update(moved, bent))
+            weight_change = torch.cat([(now - then).reshape(-1) for now, then in pairs])
+            gradient_change = self._gradient() - self._gradient_at(self._before, again)
+            self._set_rate(rule.update(weight_change, gradient_change))
         self._before = weights
 
     def _gradient_at(self, weights: Sequence[Tensor], again: Callable[[], Tensor]) -> Tensor:
         """Return the gradient of `again()` at other weights; the model stays as it is."""
-        # A forward pass in training mode moves running statistics, too.
+        # A forward pass in training mode changes running statistics, too.
         held = [*self._parameters, *self._buffers]
         kept = [tensor.detach().clone() for tensor in held]
         _put(weights, self._parameters)
@@ -230,36 +212,21 @@ def _put(values: Sequence[Tensor], into: Sequence[Tensor]) -> None:
 
 
 def _joined(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
-    """Return gradients as one flat vector."""
-    # A parameter that this batch did not touch has a gradient of zero.
+    """Return gradients as one flat vector; a parameter without one has a gradient of zero."""
     pairs = zip(gradients, parameters, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs])
 
 
 def _ratios(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[float]:
-    """Return each group's rate over the first group's.
-
-    Raises:
-        ValueError: if the optimizer holds others' parameters, or has no rate to scale.
-    """
+    """Return each group's rate over the first group's; refuse another model's optimizer."""
     known = {id(p) for p in parameters}
     held = [p for group in optimizer.param_groups for p in group["params"]]
     foreign = sum(id(p) not in known and p.requires_grad for p in held)
-    require(
-        foreign == 0,
-        _CALL,
-        "optimizer",
-        type(optimizer).__name__,
-        f"holds {foreign} trainable tensors that are not parameters of `model`",
-        "make the optimizer from model.parameters()",
-    )
+    rule = f"holds {foreign} trainable tensors that are not parameters of `model`"
+    remedy = "make the optimizer from model.parameters()"
+    require(foreign == 0, _CALL, "optimizer", type(optimizer).__name__, rule, remedy)
     rates = [float(group.get("lr", 0.0)) for group in optimizer.param_groups]
-    require(
-        rates[0] > 0,
-        _CALL,
-        "optimizer",
-        rates,
-        "must have a learning rate above 0 in its first parameter group",
-        "give its groups rates whose ratios are right; `rate` scales them",
-    )
+    rule = "must have a learning rate above 0 in its first parameter group"
+    remedy = "give its groups rates with the ratios that you want; `rate` scales them"
+    require(rates[0] > 0, _CALL, "optimizer", rates, rule, remedy)
     return [rate / rates[0] for rate in rates]

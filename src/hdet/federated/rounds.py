@@ -1,6 +1,6 @@
 """Federated rounds within one process: the algorithms line by line, without a network.
 
-The slow reference beside `hdet.integrations.flower`, and what benchmarks run on. A round:
+The slow reference for `hdet.integrations.flower`, on which the benchmarks run. A round:
 
     A      = selector.candidates(ids), probed;  S = selector.select(t, ids, m)
     Delta_i = what client i of S adds to w^t when it trains from it at rate beta^t
@@ -8,11 +8,11 @@ The slow reference beside `hdet.integrations.flower`, and what benchmarks run on
     alpha  = global rate from Delta;   w^{t+1} = w^t + alpha * server_step(Delta)
     beta   = local rate from Delta, for the next round
 
-Clients that do not reply, or whose update is not finite, are left out; a round in which nobody
-replies changes nothing.
-What clients are and how they train is the caller's: see `Clients`.
+Clients that do not reply, or whose update is not finite, are left out; a round without any
+reply changes nothing. The caller says what clients are and how they train: see `Clients`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from .baselines import Decay, FedExP
+from .hypergradient import Hypergradient
 from .rates import GlobalRate, ServerLocalRate
 from .selection import ClientReport, Selector
 from .server_optimizers import ServerOptimizer
@@ -28,14 +29,14 @@ from .vectors import inner
 
 @dataclass(frozen=True)
 class Order:
-    """What the server sends to the clients of a round.
+    """The message to the clients of a round.
 
     Attributes:
         round: t, counted from 1.
         weights: w^t, flat, [n].
         rate: beta^t.
-        previous_update: the last round's mean update, new minus old, [n], where clients
-            move their own rate; else None.
+        previous_update: the last round's mean update, new minus old, [n], if clients move
+            their own rate; else None.
     """
 
     round: int
@@ -46,7 +47,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client sends back.
+    """A client's reply.
 
     Attributes:
         delta: its weights minus the global ones, flat, [n].
@@ -58,29 +59,29 @@ class Reply:
 
 
 class Clients(Protocol):
-    """Whoever trains: one process or many, one after the other or in a batch."""
+    """The clients, which may train one after another or in a batch."""
 
     def train(self, ids: Sequence[Any], order: Order) -> Mapping[Any, Reply]:
-        """Train on each client of `ids`; those that fail are missing from the answer."""
+        """Train each client of `ids` by `order`; those that fail are missing in the result."""
         ...
 
     def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
-        """Return the loss of `order.weights` on clients' data; failures are missing."""
+        """Return the loss of `order.weights` on the data of each of `ids`; likewise."""
         ...
 
 
 @dataclass(frozen=True)
 class Round:
-    """What happened in one round.
+    """The outcome of one round.
 
     Attributes:
         round: t.
-        selected: ids, in the order of selection.
+        selected: ids, in the order of the run's `ids`.
         probed: how many clients were asked for their loss.
         reports: of the clients that replied.
         alpha: global rate that was used.
         beta: local rate that was used.
-        hypergradient: <Delta^t, Delta^{t-1}>, 0 where no rule computes it.
+        hypergradient: <Delta^t, Delta^{t-1}>; 0 without FedHyper, and in its first round.
     """
 
     round: int
@@ -92,17 +93,9 @@ class Round:
     hypergradient: float
 
 
-Shares = Callable[[Sequence[Any], Mapping[Any, Reply]], Sequence[float]]
+_FOLLOWING = (GlobalRate, ServerLocalRate)
 
-
-def by_examples(ids: Sequence[Any], replies: Mapping[Any, Reply]) -> list[float]:
-    """Return weights of the mean: each client's number of examples."""
-    return [float(replies[client].report.num_examples) for client in ids]
-
-
-def equally(ids: Sequence[Any], replies: Mapping[Any, Reply]) -> list[float]:
-    """Return equal weights of the mean."""
-    return [1.0] * len(ids)
+Shares = Callable[[Mapping[Any, Reply]], Sequence[float]]
 
 
 class Rounds:
@@ -118,7 +111,12 @@ class Rounds:
         local_rate: beta; a number, `Decay`, or `ServerLocalRate`.
         global_rate: alpha; a number, `Decay`, `FedExP`, or `GlobalRate`.
         send_update: whether orders carry the last mean update, for `ClientLocalRate`.
-        shares: weights of the mean.
+        shares: returns the weights of the mean from the replies by id; None is by examples.
+
+    Attributes:
+        weights: w^{t+1}, from which the next round starts.
+        eval_weights: those to evaluate: `weights`, and with FedExP, which overshoots by design,
+            the mean of the last two.
     """
 
     def __init__(
@@ -133,88 +131,80 @@ class Rounds:
         local_rate: float | Decay | ServerLocalRate = 0.01,
         global_rate: float | Decay | FedExP | GlobalRate = 1.0,
         send_update: bool = False,
-        shares: Shares = by_examples,
+        shares: Shares | None = None,
     ) -> None:
-        self.weights = weights
-        self.judged = weights
+        self.weights = self.eval_weights = weights
         self._clients, self._ids, self._count = clients, list(ids), count
         self._selector, self._server = selector, server
         self._local_rate, self._global_rate = local_rate, global_rate
         self._send_update, self._shares = send_update, shares
-        self._update: torch.Tensor | None = None
-        self._local_state: dict[str, int] = {}
+        rules = [r for r in (global_rate, local_rate) if isinstance(r, _FOLLOWING)]
+        self._follows = bool(rules)
+        # One for both rules, kept in the first, so that their states are the run's.
+        self._hypergradient = rules[0].memory if rules else Hypergradient()
         self._round = 0
 
     def run_round(self) -> Round:
-        """Run one round; `weights` are the new ones, `judged` those to evaluate."""
+        """Run one round and return what happened in it."""
         self._round += 1
         beta = self._beta()
-        update = self._update if self._send_update else None
+        update = self._hypergradient.previous if self._send_update else None
         order = Order(self._round, self.weights, beta, update)
         candidates = list(self._selector.candidates(self._ids))
         probes = self._clients.probe(candidates, order) if candidates else None
         selected = self._selector.select(self._round, self._ids, self._count, probes)
         answers = self._clients.train(selected, order)
-        replies = {
-            client: reply
-            for client, reply in answers.items()
-            if bool(inner(reply.delta, reply.delta).isfinite())
-        }
+        # In the order of `ids`: a sum depends on its order, and that of replies on the network.
+        replied = set(selected) & answers.keys()
+        deltas = {i: answers[i].delta for i in self._ids if i in replied}
+        squares = {i: float(inner(delta, delta)) for i, delta in deltas.items()}
+        replies = {i: answers[i] for i, square in squares.items() if math.isfinite(square)}
         reports = {client: reply.report for client, reply in replies.items()}
         self._selector.feedback(self._round, reports)
-        alpha, hypergradient = self._aggregate(selected, replies)
-        return Round(
-            self._round, selected, len(candidates), reports, alpha, beta, hypergradient
-        )
+        alpha = self._aggregate(replies, [squares[i] for i in replies]) if replies else 0.0
+        h = self._hypergradient.value if replies and self._follows else 0.0
+        return Round(self._round, selected, len(candidates), reports, alpha, beta, h)
 
     def _beta(self) -> float:
         if isinstance(self._local_rate, Decay):
-            self._local_state = self._local_rate.state_dict()
-            return self._local_rate.update()
+            return self._local_rate.rate
         if isinstance(self._local_rate, ServerLocalRate):
             return self._local_rate.beta
         return self._local_rate
 
-    def _aggregate(
-        self, selected: Sequence[Any], replies: Mapping[Any, Reply]
-    ) -> tuple[float, float]:
-        order = {client: place for place, client in enumerate(self._ids)}
-        # A sum depends on its order, and the order of replies on the network.
-        replied = [client for client in selected if client in replies]
-        ids = sorted(replied, key=lambda client: order[client])
-        if not ids:
-            if isinstance(self._local_rate, Decay):
-                self._local_rate.load_state_dict(self._local_state)
-            return 0.0, 0.0
-        shares = list(self._shares(ids, replies))
+    def _aggregate(self, replies: Mapping[Any, Reply], squares: Sequence[float]) -> float:
+        """Move the weights and the rates by the replies, and return alpha."""
+        if self._shares is None:
+            shares = [float(reply.report.num_examples) for reply in replies.values()]
+        else:
+            shares = list(self._shares(replies))
         total = sum(shares)
         delta = torch.zeros_like(self.weights)
-        for client, share in zip(ids, shares, strict=True):
-            delta += replies[client].delta * (share / total)
-        alpha = self._alpha(delta, [replies[client].delta for client in ids], shares)
-        step = self._server.step(delta)
-        before = self.weights
-        self.weights = before + (step if alpha == 1.0 else alpha * step)
-        # FedExP oscillates by design; its model is the mean of the last two iterates.
-        extrapolated = isinstance(self._global_rate, FedExP)
-        self.judged = (before + self.weights) / 2 if extrapolated else self.weights
-        self._update = delta
-        hypergradient = 0.0
+        for reply, share in zip(replies.values(), shares, strict=True):
+            delta += reply.delta * (share / total)
+        if self._follows:
+            self._hypergradient.update(delta)
+        else:
+            self._hypergradient.previous = delta
+        alpha = self._alpha(delta, squares, shares)
         if isinstance(self._local_rate, ServerLocalRate):
-            self._local_rate.update(delta)
-            hypergradient = self._local_rate.hypergradient
-        if isinstance(self._global_rate, GlobalRate):
-            hypergradient = self._global_rate.hypergradient
-        return alpha, hypergradient
+            self._local_rate.follow(self._hypergradient)
+        elif isinstance(self._local_rate, Decay):
+            self._local_rate.update()
+        before, step = self.weights, self._server.step(delta)
+        self.weights = before + (step if alpha == 1.0 else alpha * step)
+        extrapolates = isinstance(self._global_rate, FedExP)
+        self.eval_weights = (before + self.weights) / 2 if extrapolates else self.weights
+        return alpha
 
     def _alpha(
-        self, delta: torch.Tensor, deltas: Sequence[torch.Tensor], shares: Sequence[float]
+        self, delta: torch.Tensor, squares: Sequence[float], shares: Sequence[float]
     ) -> float:
         rate = self._global_rate
         if isinstance(rate, Decay):
             return rate.update()
         if isinstance(rate, GlobalRate):
-            return rate.update(delta)
+            return rate.follow(self._hypergradient)
         if isinstance(rate, FedExP):
-            return rate.update(delta, [float(inner(d, d)) for d in deltas], shares)
+            return rate.update(delta, squares, shares)
         return rate

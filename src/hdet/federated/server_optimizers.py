@@ -1,4 +1,4 @@
-"""What the server does with the mean client update: the rules people use today.
+"""Baselines for what the server does with the mean client update.
 
 Each maps the mean update Delta (new minus old, flat) to the step that is added to the
 global weights. They are the pure counterparts of Flower's strategies of the same names,
@@ -16,33 +16,26 @@ Source: Hsu, Qi, Brown 2019 (arXiv:1909.06335) for momentum; Reddi et al. 2021
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ..errors import require
-
-
-def _require_positive(call: str, argument: str, value: float) -> None:
-    fine = 0 < value < math.inf
-    require(fine, call, argument, value, "must be finite and above 0", "leave it out")
-
-
-def _require_decay(call: str, argument: str, value: float) -> None:
-    require(0 <= value < 1, call, argument, value, "must lie in [0, 1)", "0.9 is usual")
+from ..errors import require_number
 
 
 class ServerOptimizer(ABC):
     """A rule that maps the mean client update to the server's step."""
 
     @abstractmethod
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return what is added to the global weights, [n] as `delta`. Local."""
 
 
 class FedAvg(ServerOptimizer):
     """The mean update itself."""
 
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return `delta`."""
         return delta
 
@@ -53,15 +46,18 @@ class FedAvgM(ServerOptimizer):
     Args:
         eta: server learning rate.
         momentum: mu.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, eta: float = 1.0, momentum: float = 0.9) -> None:
-        _require_positive("FedAvgM", "eta", eta)
-        _require_decay("FedAvgM", "momentum", momentum)
+        require_number("FedAvgM", "eta", eta, "1.0 is usual", above=0)
+        require_number("FedAvgM", "momentum", momentum, "0.9 is usual", low=0, below=1)
         self._eta, self._momentum = eta, momentum
-        self._mean: torch.Tensor | None = None
+        self._mean: Tensor | None = None
 
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return eta times the running sum of updates."""
         # A copy: the caller may use its buffer again.
         self._mean = (
@@ -70,62 +66,60 @@ class FedAvgM(ServerOptimizer):
         return self._eta * self._mean
 
 
+@dataclass
 class _Adaptive(ServerOptimizer):
-    """Moments of the mean update; what the three adaptive rules share."""
+    """Moments of the mean update, for the three adaptive rules."""
 
-    def __init__(self, eta: float, beta_1: float, beta_2: float, tau: float) -> None:
+    eta: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
         name = type(self).__name__
-        _require_positive(name, "eta", eta)
-        _require_positive(name, "tau", tau)
-        _require_decay(name, "beta_1", beta_1)
-        _require_decay(name, "beta_2", beta_2)
-        self._eta, self._beta_1, self._beta_2, self._tau = eta, beta_1, beta_2, tau
-        self._mean: torch.Tensor | None = None
-        self._square: torch.Tensor | None = None
+        require_number(name, "eta", self.eta, "leave it out", above=0)
+        require_number(name, "tau", self.tau, "0.001 is usual", above=0)
+        require_number(name, "beta_1", self.beta_1, "0.9 is usual", low=0, below=1)
+        require_number(name, "beta_2", self.beta_2, "0.99 is usual", low=0, below=1)
+        self._mean = self._square = torch.zeros(())
         self._round = 0
 
-    def step(self, delta: torch.Tensor) -> torch.Tensor:
+    def step(self, delta: Tensor) -> Tensor:
         """Return the adaptive step."""
         self._round += 1
-        mean = torch.zeros_like(delta) if self._mean is None else self._mean
-        square = torch.zeros_like(delta) if self._square is None else self._square
-        self._mean = self._beta_1 * mean + (1 - self._beta_1) * delta
+        # Scalar zeros before the first round.
+        mean, square = (m.to(delta).expand_as(delta) for m in (self._mean, self._square))
+        self._mean = self.beta_1 * mean + (1 - self.beta_1) * delta
         self._square = self._second_moment(square, delta**2)
-        return self._rate() * self._mean / (self._square.sqrt() + self._tau)
+        return self._rate() * self._mean / (self._square.sqrt() + self.tau)
 
     def _rate(self) -> float:
-        return self._eta
+        return self.eta
 
     @abstractmethod
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor: ...
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor: ...
 
 
 class FedAdam(_Adaptive):
     """Adam on the server.
 
     Args:
-        eta: server learning rate.
+        eta: server learning rate, 0.1 by default.
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         tau: added to the root of the second moment.
-    """
 
-    def __init__(
-        self,
-        eta: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.99,
-        tau: float = 1e-3,
-    ) -> None:
-        super().__init__(eta, beta_1, beta_2, tau)
+    Raises:
+        ValueError: if an argument is out of range.
+    """
 
     def _rate(self) -> float:
         # Flower counts from t + 1, one round ahead of Kingma and Ba.
         t = self._round + 1
-        return self._eta * math.sqrt(1 - self._beta_2**t) / (1 - self._beta_1**t)
+        return self.eta * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
 
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        return self._beta_2 * square + (1 - self._beta_2) * new
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
+        return self.beta_2 * square + (1 - self.beta_2) * new
 
 
 class FedAdagrad(_Adaptive):
@@ -134,33 +128,33 @@ class FedAdagrad(_Adaptive):
     Args:
         eta: server learning rate.
         tau: added to the root of the second moment.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, eta: float = 0.1, tau: float = 1e-3) -> None:
         super().__init__(eta, 0.0, 0.0, tau)
 
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
         return square + new
 
 
+@dataclass
 class FedYogi(_Adaptive):
     """Yogi on the server.
 
     Args:
-        eta: server learning rate.
+        eta: server learning rate, 0.01 by default.
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         tau: added to the root of the second moment.
+
+    Raises:
+        ValueError: if an argument is out of range.
     """
 
-    def __init__(
-        self,
-        eta: float = 0.01,
-        beta_1: float = 0.9,
-        beta_2: float = 0.99,
-        tau: float = 1e-3,
-    ) -> None:
-        super().__init__(eta, beta_1, beta_2, tau)
+    eta: float = 0.01
 
-    def _second_moment(self, square: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        return square - (1 - self._beta_2) * new * torch.sign(square - new)
+    def _second_moment(self, square: Tensor, new: Tensor) -> Tensor:
+        return square - (1 - self.beta_2) * new * torch.sign(square - new)

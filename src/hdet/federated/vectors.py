@@ -1,19 +1,29 @@
-"""Inner products of updates, wherever they live and whatever their length.
+"""Flat update vectors: checks, and float64 arithmetic on one block at a time.
 
-Hypergradients are inner products of vectors that nearly cancel: the sum is taken in
-float64, in pieces, so that no float64 copy of a whole model is ever made.
+Hypergradients are inner products of vectors that nearly cancel, so sums are taken in float64,
+but never on a float64 copy of a whole model.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
-# 2**20 numbers are 8 MB in float64: small beside any model that needs pieces at all.
-_PIECE = 1 << 20
+from ..errors import require
+
+# 2**20 numbers take 8 MB in float64, which is small beside any model that has more than that.
+_BLOCK = 1 << 20
 
 
-def flat(vector: Any, call: str, argument: str) -> torch.Tensor:
-    """Return a detached one-dimensional view of a tensor or array; copies only if it must.
+def blocks(length: int) -> Iterator[slice]:
+    """Yield the slices that split a vector of `length` entries into blocks."""
+    return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))
+
+
+def flat(vector: Any, call: str, argument: str) -> Tensor:
+    """Return a tensor or array as a detached one-dimensional tensor, a view where possible.
 
     Args:
         vector: tensor or array of any shape, of floating-point numbers.
@@ -39,7 +49,7 @@ def flat(vector: Any, call: str, argument: str) -> torch.Tensor:
     return tensor
 
 
-def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def inner(a: Tensor, b: Tensor) -> Tensor:
     """Return the float64 inner product over the last dimension, on the vectors' device.
 
     Args:
@@ -50,7 +60,20 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         [...] in float64.
     """
     total = torch.zeros(a.shape[:-1], dtype=torch.float64, device=a.device)
-    for start in range(0, a.shape[-1], _PIECE):
-        piece = slice(start, start + _PIECE)
-        total += (a[..., piece].double() * b[..., piece].double()).sum(-1)
+    for block in blocks(a.shape[-1]):
+        total += (a[..., block].double() * b[..., block].double()).sum(-1)
     return total
+
+
+def require_length(call: str, argument: str, vector: Tensor, length: int) -> None:
+    """Raise a `ValueError` unless a flat vector has as many entries as the earlier ones."""
+    remedy = "flatten the same parameters in the same order in every round"
+    rule = f"must have {length} entries, as before"
+    require(len(vector) == length, call, argument, len(vector), rule, remedy)
+
+
+def require_finite(call: str, argument: str, value: float) -> None:
+    """Raise a `ValueError` unless a number computed from an update is finite."""
+    remedy = "leave out clients whose weights are not finite; nothing was changed"
+    rule = "gives a product that is not finite"
+    require(math.isfinite(value), call, argument, value, rule, remedy)

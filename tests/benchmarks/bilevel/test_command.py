@@ -1,53 +1,29 @@
-"""`python -m benchmarks bilevel`: one command makes a folder; an error of the user's is one line."""
+"""`python -m benchmarks bilevel`: one command makes a folder; a user's error is one line."""
 
-import json
-from collections.abc import Sequence
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from benchmarks.bilevel import command
-from benchmarks.bilevel.units import Folder, Plan, Unit, methods_of
+from benchmarks.bilevel.study import Folder, Plan
+from benchmarks.commands import app
 from benchmarks.core import units as unit_runs
-from benchmarks.core.failures import MissingDataError
-from benchmarks.core.pool import WorkerError
-from hdet import commands
-from tests.benchmarks.bilevel.made_up import of_unit
+from benchmarks.core.failures import FolderError, MissingDataError
+from tests.benchmarks.bilevel.made_up import METHODS, folder_of, of_unit
 
-TINY = ["--experiments", "comparison", "--tasks", "quadratic", "--seeds", "1"]
+TINY = ["--experiments", "prototype", "--seeds", "1", "--scale", "0.02"]
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(commands.app, ["bench", "bilevel", *arguments])
+    result = CliRunner().invoke(app, ["bilevel", *arguments])
     return result.exit_code, result.output
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "write_report", lambda folder: folder.path / "report.html")
-
-
-def made_up(folder: Folder, todo: Sequence[Unit], *_: object) -> None:
-    for unit in todo:
-        folder.append(unit, of_unit(unit))
-
-
-def stop_after_three(folder: Folder, todo: Sequence[Unit], *_: object) -> None:
-    for unit in todo[:3]:
-        folder.append(unit, of_unit(unit))
-    raise KeyboardInterrupt
-
-
-def fail(*_: object) -> None:
-    raise WorkerError("comparison/foe\nTraceback:\nValueError: x[0] is the cause")
-
-
 def refuse(task: str, seed: int) -> None:
-    raise MissingDataError("these images are scikit-image's: pip install hdet[bench].")
+    raise MissingDataError("these images are scikit-image's: pip install scikit-image.")
 
 
 @pytest.mark.parametrize(
@@ -57,11 +33,7 @@ def refuse(task: str, seed: int) -> None:
         (["--tasks", "foe,[bold]"], "--tasks: there is no [bold]: choose from quadratic"),
         (["--tasks", " ,"], "--tasks names none: choose from quadratic, logistic"),
         (["--scale", "0"], "--scale 0 must be finite and above 0: try 0.1"),
-        (["--scale", "nan"], "--scale nan must be finite"),
-        (
-            ["--resume", "/nowhere"],
-            "/nowhere is not a run folder of `python -m benchmarks bilevel`",
-        ),
+        (["--resume", "/nowhere"], "/nowhere is not a run folder of `python -m benchmarks"),
         (["--resume", "/nowhere", "--seeds", "2"], "and --seeds would"),
     ],
 )
@@ -83,62 +55,46 @@ def test_missing_data_leave_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_the_command_stops_resumes_and_reports(
+def test_a_tiny_study_stops_resumes_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "my run"
-    monkeypatch.setattr(command, "do_runs", stop_after_three)
-    code, output = run(*TINY, "--out", str(out))
-    assert code == 130
-    assert f"python -m benchmarks bilevel --resume '{out}'" in output
-    code, output = run(*TINY, "--out", str(out))
-    assert code == 2
-    assert "holds a run already" in output
-    monkeypatch.setattr(command, "do_runs", made_up)
-    code, output = run("--resume", str(out), "--processes", "1")
-    assert code == 0, output
-    plan = Plan(["comparison"], ["quadratic"], 1)
-    count = 3 * len(methods_of(plan, "quadratic"))
-    assert f"Runs: {count}, {count - 3} to do." in output
-    assert "HOAG cubic" in output
-    assert "quadratic: a loss at or below every rival's from eps0 = 1e-3: no" in output
-    assert "quadratic: no search of the certified run fails: yes" in output
-    assert output.splitlines()[-1] == f"Report: {out / 'report.html'}"
-    assert Folder(out).plan() == plan
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_a_tiny_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Processes of their own take longer to start than all of these runs.
     monkeypatch.setattr(unit_runs, "pool", lambda *_: ThreadPoolExecutor(1))
     out = tmp_path / "run"
-    options = ["--experiments", "prototype", "--seeds", "1", "--scale", "0.02"]
-    code, output = run(*options, "--processes", "2", "--out", str(out))
+    code, output = run(*TINY, "--out", str(out))
     assert code == 0, output
-    results = Folder(out).results()
-    assert len(results) == 6
-    assert all(made["judged"]["loss"] < made["start"]["loss"] for made in results.values())
-    assert all(made["cost"] <= 400 for made in results.values())
-
-
-def test_a_run_that_fails_is_heard_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "do_runs", fail)
-    code, output = run(*TINY, "--out", str(tmp_path))
-    assert code == 1
-    assert output.count("ValueError: x[0] is the cause") == 1
-    assert f"go on with: python -m benchmarks bilevel --resume {tmp_path}" in output
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_names_are_taken_in_their_order_and_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(command, "do_runs", made_up)
-    out = tmp_path / "run"
-    code, output = run(*TINY[:3], "foe, quadratic,foe", "--out", str(out))
+    assert "Runs: 6, 6 to do." in output
+    whole = Folder(out).results()
+    assert all(made["judged"]["loss"] < made["start"]["loss"] for made in whole.values())
+    assert all(made["cost"] <= 400 for made in whole.values())
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    # As if it had been ended while the third line was written.
+    (out / "results.jsonl").write_text("".join(lines[:2]) + lines[2][:40])
+    code, output = run("--resume", str(out), "--processes", "1")
     assert code == 0, output
-    asked = json.loads((out / "config.json").read_text())
-    assert (asked["tasks"], asked["seeds"]) == (["quadratic", "foe"], 3)
+    assert "Runs: 6, 4 to do." in output
+    again = Folder(out).results()
+    assert again.keys() == whole.keys()
+    for key, made in again.items():
+        assert {**made, "seconds": 0} == {**whole[key], "seconds": 0}
+    assert output.splitlines()[-1] == f"Report: {out / 'report.html'}"
+
+
+def test_the_report_shows_tables_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan(["comparison", "prototype", "crossover"], ["tv"], 2, 1.0, METHODS)
+    page = command.report(folder_of(tmp_path, plan)).read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert str(tmp_path) not in page
+    assert "certified MAID as printed" in page
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert re.search(r"MAID +1\.050 +1\.050 +1\.054 +0\.40", shown)
+
+
+def test_without_a_method_from_all_starts_there_is_no_report(tmp_path: Path) -> None:
+    plan = Plan(["comparison"], ["tv"], 1, 1.0, METHODS)
+    folder = folder_of(tmp_path, plan, lambda u: of_unit(u) if u.start > 1e-2 else None)
+    with pytest.raises(FolderError, match="has no method with all of its starts yet"):
+        command.report(folder)

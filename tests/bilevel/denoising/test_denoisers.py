@@ -190,9 +190,13 @@ def test_other_wrong_arguments_are_refused():
         TVDenoiser().denoise(noisy)
     with pytest.raises(ValueError, match=r"denoise\(accuracy=0\)` must be finite and above 0"):
         learned("tv").denoise(noisy, accuracy=0)
-    with pytest.raises(ValueError, match=r"FieldsOfExperts\(filters=0\)` must be at least 1"):
+    with pytest.raises(
+        ValueError, match=r"FieldsOfExperts\(filters=0\)` must be a whole number"
+    ):
         FieldsOfExperts(0)
-    with pytest.raises(ValueError, match=r"FieldsOfExperts\(size=1\)` must be at least 2"):
+    with pytest.raises(
+        ValueError, match=r"FieldsOfExperts\(size=1\)` must be a whole number of at least 2"
+    ):
         FieldsOfExperts(size=1)
     with pytest.raises(ValueError, match="at least 15 pixels"):
         FieldsOfExperts(2, 15).fit(*pictures(2))

@@ -273,19 +273,19 @@ def test_a_state_with_too_few_vectors_is_refused():
     selector.feedback(1, {c: ClientReport(1.0, 1, label_counts=[1, 2]) for c in "ab"})
     state = selector.state_dict()
     state["memory"]["vectors"] = state["memory"]["vectors"][:1]
-    with pytest.raises(ValueError, match="has not a vector for each slot"):
+    with pytest.raises(ValueError, match="must name each vector once"):
         HeteroSelect(probe="stale").load_state_dict(state)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"form": "sum"}, r"form='sum'\)` must be one of 'additive', 'multiplicative'"),
+        ({"form": "sum"}, r"form='sum'\)` must be \"additive\" or"),
         (
             {"diversity": "loss"},
-            r"diversity='loss'\)` must be one of 'cohort', 'labels', 'updates'",
+            r"diversity='loss'\)` must be \"cohort\", \"labels\" or",
         ),
-        ({"value": "size"}, r"value='size'\)` must be one of 'utility', 'loss'"),
+        ({"value": "size"}, r"value='size'\)` must be \"utility\" or \"loss\""),
         ({"probe": "some"}, r"probe='some'\)` must be \"all\", \"stale\" or a whole number"),
         ({"probe": 0}, r"probe=0\)`"),
         ({"probe": True}, r"probe=True\)`"),
@@ -303,9 +303,11 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_label_divergence_by_hand():
-    apart = terms.label_divergence(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
+    mean = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    apart = terms.js_divergence(torch.tensor([[4.0, 0.0], [0.0, 1.0]]).double(), mean)
     assert apart.tolist() == pytest.approx([0.311278, 0.311278], abs=1e-6)
-    alike = terms.label_divergence(torch.tensor([[1.0, 2.0, 0.0], [10.0, 20.0, 0.0]]).double())
+    histograms = torch.tensor([[1.0, 2.0, 0.0], [10.0, 20.0, 0.0]]).double()
+    alike = terms.js_divergence(histograms, torch.tensor([3.0, 6.0, 0.0]).double())
     assert alike.tolist() == pytest.approx([0, 0], abs=1e-12)
 
 

@@ -220,7 +220,7 @@ def test_scores_are_those_of_the_last_round_and_a_second_selection_adds_to_them(
         ({"w_fairness": math.nan}, "w_fairness=nan"),
         ({"w_staleness": -0.1}, "w_staleness=-0.1"),
         ({"temperature": 0}, r"temperature=0\)` must be finite and above 0: the lower"),
-        ({"rounds": 0}, r"rounds=0\)` must be at least 1: give the run's T"),
+        ({"rounds": 0}, r"rounds=0\)` must be finite and at least 1"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -280,10 +280,13 @@ def test_without_system_terms_durations_do_not_matter():
         ({"cut_off": math.nan}, "cut_off=nan"),
         ({"clip": 1.5}, "clip=1.5"),
         ({"alpha": -1}, r"alpha=-1\)` must be finite and at least 0: 0 turns it off"),
-        ({"pacer_window": 0}, r"pacer_window=0\)` must be at least 1"),
+        ({"pacer_window": 0}, r"pacer_window=0\)` must be a whole number"),
         ({"pacer_start": 101}, r"pacer_start=101\)` must lie in \[0, 100\]"),
         ({"pacer_step": -5}, "pacer_step=-5"),
-        ({"blacklist_rounds": 0}, r"blacklist_rounds=0\)` must be at least 1"),
+        (
+            {"blacklist_rounds": 0},
+            r"blacklist_rounds=0\)` must be a whole number",
+        ),
         ({"blacklist_share": 3}, "blacklist_share=3"),
     ],
 )

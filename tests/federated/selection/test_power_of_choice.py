@@ -125,7 +125,7 @@ def test_more_candidates_are_greedier():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"candidates": 0}, r"candidates=0\)` must be a whole number of at least 1: twice"),
+        ({"candidates": 0}, r"candidates=0\)` must be a whole number of at least 1: start"),
         ({"candidates": 2.5}, r"candidates=2.5\)`"),
         (
             {"candidates": 3, "variant": "pow"},

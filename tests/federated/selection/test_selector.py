@@ -224,7 +224,7 @@ def test_a_probe_and_a_reply_of_one_round_are_one_step_of_the_loss():
         ((0, ["a"], 1, {}), r"select\(round=0\)` must be a whole number of at least 1"),
         ((1, ["a"], 0, {}), r"select\(count=0\)` must be .* choose at least one client"),
         ((1, ["a"], 1.5, {}), r"select\(count=1.5\)`"),
-        ((1, ["a", "b", "a"], 1, {}), r"select\(clients='a'\)` stands more than once"),
+        ((1, ["a", "b", "a"], 1, {}), r"select\(clients='a'\)` is in clients more than once"),
     ],
 )
 def test_bad_arguments_of_select_are_refused_and_change_nothing(make, arguments, message):
@@ -258,9 +258,9 @@ def test_a_state_of_another_selector_or_a_damaged_one_is_refused_whole(make):
         ({"selector": "Lottery"}, "`selector` = 'Lottery'.* must be"),
         ({"registry": rows}, r"`registry.loss` = .* must be of shape \(20,\)"),
         ({"registry": {**state["registry"], "ids": [1] * 20}}, "must hold each client once"),
-        ({"open": torch.tensor([[1, 20]])}, "`open` = .* names a row or a round that is not"),
-        ({"open": torch.tensor([[9, 2]])}, "`open` = .* names a row or a round that is not"),
-        ({"asked": torch.tensor([-1])}, "`asked` = .* names a row that is not there"),
+        ({"open": torch.tensor([[1, 20]])}, "`open` = .* names a row or a round that does not"),
+        ({"open": torch.tensor([[9, 2]])}, "`open` = .* names a row or a round that does not"),
+        ({"asked": torch.tensor([-1])}, "`asked` = .* names a row that does not exist"),
         ({"round": 1}, "`registry.last_invited` = .* no round after the last"),
     ):
         with pytest.raises(ValueError, match=message):

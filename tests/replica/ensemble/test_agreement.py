@@ -1,8 +1,5 @@
 """What has to be the same on every replica, as 32 bits."""
 
-import subprocess
-import sys
-
 import torch
 from torch.optim import lr_scheduler as schedulers
 
@@ -31,14 +28,10 @@ def test_every_fact_matters_to_the_last_bit():
 
 
 def test_it_is_the_same_in_every_process():
-    script = f"from hdet.replica.ensemble.agreement import digest; print(digest({FACTS!r}))"
-    said = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout
-    assert int(said) == digest(FACTS)
+    assert digest(FACTS) == 3422764167
 
 
-def test_of_a_scheduler_its_settings_and_its_place_count_and_not_its_rates():
+def test_of_a_scheduler_its_settings_and_its_step_count_and_not_its_rates():
     def numbers(t_max, steps, lr=0.1):
         optimizer = torch.optim.SGD(small_model().parameters(), lr=0.1)
         scheduler = schedulers.SequentialLR(

@@ -9,15 +9,15 @@ import hdet
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("search_start", 0.0, r"must be a number in \(0, 1\]: leave it out for 0.05"),
-        ("probe_mix", 1.5, r"must be a number in \(0, 1\]"),
-        ("track_step", math.nan, r"must be a number in \[0, 10\]"),
-        ("search_end_confidence", 0.5, r"must be a number in \[-1, 0\]"),
-        ("divergence_threshold", -1.0, r"must be a number in \[0, inf\]"),
-        ("noise_deviations", math.inf, r"must be a number in \(0, inf\)"),
-        ("max_rollbacks", 2.0, r"must be a whole number in \[1, 1000\]: leave it out for 3"),
+        ("search_start", 0.0, r"must lie in \(0, 1\]: the default is 0.05"),
+        ("probe_mix", 1.5, r"must lie in \(0, 1\]"),
+        ("track_step", math.nan, r"must lie in \[0, 10\]"),
+        ("search_end_confidence", 0.5, r"must lie in \[-1, 0\]"),
+        ("divergence_threshold", -1.0, "must be at least 0"),
+        ("noise_deviations", math.inf, "must be finite and above 0"),
+        ("max_rollbacks", 2.0, "must be a whole number of at least 1: the default is 3"),
         ("calm_syncs", True, "must be a whole number"),
-        ("ridge", "0.01", "must be a number"),
+        ("ridge", "0.01", "must be finite and above 0"),
     ],
 )
 def test_a_constant_out_of_its_range_is_refused(name, value, words):

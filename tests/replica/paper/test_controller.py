@@ -120,10 +120,10 @@ def test_a_state_goes_on_where_it_was():
     ("key", "value", "words"),
     [
         ("base_lrs", [0.1], "must have 2 items, and has 1"),
-        ("base_lrs", [0.1, math.nan], "base_lrs.1` = nan, which must be finite"),
-        ("base_lrs", [0.1, -0.1], "base_lrs.1` = -0.1, which must be above 0"),
+        ("base_lrs", [0.1, math.nan], "base_lrs.1` = nan, which must lie in"),
+        ("base_lrs", [0.1, -0.1], "base_lrs.1` = -0.1, which must lie in"),
         ("velocities", None, "must be a list"),
-        ("velocities", [0.0, "1"], "velocities.1` = '1', which must be a number"),
+        ("velocities", [0.0, "1"], "velocities.1` = '1', which must lie in"),
         ("acted_at", -1, "acted_at` = -1"),
     ],
 )

@@ -14,13 +14,7 @@ Name = str | os.PathLike[str]
 
 
 def write(path: Name, kind: str, theta: Theta) -> None:
-    """Write a file that `read` reads, in place of an earlier one. Atomic.
-
-    Args:
-        path: of the file.
-        kind: of the denoiser, its class.
-        theta: what it learned.
-    """
+    """Write a denoiser of class `kind` as a file that `read` reads; atomic."""
     beside = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
     try:
         torch.save({"format": _FORMAT, "kind": kind, "theta": theta}, beside)
@@ -30,11 +24,7 @@ def write(path: Name, kind: str, theta: Theta) -> None:
 
 
 def read(path: Name, kind: str) -> Entries:
-    """Return the entries of the theta that `write` wrote, on the CPU.
-
-    Args:
-        path: of the file.
-        kind: that it must have been written with.
+    """Return the entries of the theta that a denoiser of class `kind` wrote, on the CPU.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -4,9 +4,9 @@
         + e^scale * sum over k of e^(weights_k) * sum over pixels of
           sqrt((filters_k * u)^2 + e^(2 smoothing_k))
 
-y is the noisy image. Filters lie wholly within the image ("valid", no padding), so nothing is
-made up beyond its border; `*` does not flip the filter. As all terms are convex and the first
-is 1-strongly so, h is 1-strongly convex whatever theta is.
+y is the noisy image. Filters lie wholly within the image ("valid", no padding), so nothing
+beyond its border is invented; `*` does not flip the filter. All terms are convex and the first
+is 1-strongly convex, so h is 1-strongly convex whatever theta is.
 
 Sources: Roth, Black, "Fields of experts", IJCV 82(2), 2009; Chen, Ranftl, Pock, "Insights into
 analysis operator learning", IEEE Trans. Image Process. 23(3), 2014, for learning them by two
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...errors import require_whole
+from ...seeding import unkeyed
 from ...state import Entries
-from ..checks import require_whole
-from ..maid import Rules
 from ..result import Callback
+from ..rules import Rules
 from .denoiser import Denoiser
 from .terms import Theta, fidelity, smoothed_length
 
@@ -36,7 +37,7 @@ def fields_of_experts(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
         noisy: y, [m, h, w], in the same units.
         theta: of K filters of s x s: "scale", a logarithm common to all weights, scalar;
             "weights", logarithms, [K]; "smoothing", logarithms of the responses below which
-            a filter counts as silent, [K]; "filters", [K, s, s].
+            the root is smooth, [K]; "filters", [K, s, s].
     """
     responses = functional.conv2d(u[:, None], theta["filters"][:, None])
     experts = smoothed_length(responses * responses, theta["smoothing"][:, None, None])
@@ -54,15 +55,15 @@ def field_start(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Theta:
-    """Return a theta to begin with: filters of mean 0 and length 1.
+    """Return a theta to start from: filters of mean 0 and norm 1.
 
     Args:
-        filters: K, how many random ones. None: the cosine basis without its constant, of
-            K = s^2 - 1, where Chen, Ranftl and Pock begin.
+        filters: K, the number of random ones. None is the cosine basis without its constant,
+            K = s^2 - 1, from which Chen, Ranftl and Pock start.
         size: s, their height and width, at least 2.
-        seed: of random filters; the same on every device.
-        weight: logarithm of every filter's weight; that of the scale is 0.
-        smoothing: logarithm of every filter's smoothing.
+        seed: of random filters, which are the same on every device.
+        weight: the logarithm of every filter's weight; that of the scale is 0.
+        smoothing: the logarithm of every filter's smoothing.
         dtype: of the tensors.
         device: of the tensors.
     """
@@ -77,15 +78,14 @@ def field_start(
 
 
 def _random(filters: int, size: int, seed: int) -> Tensor:
-    source = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(filters, size, size, generator=source, dtype=torch.float64)
+    drawn = torch.randn(filters, size, size, generator=unkeyed(seed), dtype=torch.float64)
     drawn -= drawn.mean((1, 2), keepdim=True)
     return drawn / drawn.square().sum((1, 2), keepdim=True).sqrt()
 
 
 def _cosines(size: int) -> Tensor:
-    place = torch.arange(size, dtype=torch.float64)
-    waves = (math.pi / size * place[:, None] * (place + 0.5)).cos()
+    index = torch.arange(size, dtype=torch.float64)
+    waves = (math.pi / size * index[:, None] * (index + 0.5)).cos()
     waves = waves / waves.square().sum(1, keepdim=True).sqrt()
     return torch.einsum("ai,bj->abij", waves, waves).reshape(-1, size, size)[1:]
 
@@ -93,22 +93,22 @@ def _cosines(size: int) -> Tensor:
 class FieldsOfExperts(Denoiser):
     """Fields of experts, filters and all learned; `fit`, then `denoise`.
 
-    Filters keep a mean of 0, as Chen, Ranftl and Pock have it: brightness is not penalised,
+    Filters keep a mean of 0, as those of Chen, Ranftl and Pock: brightness is not penalised,
     an even image stays as it is, and at equal cost more is learned.
 
-    Learning begins with weights that add up to one and a half times the noise, and a tenth of
-    it for the smoothing, and so is free of the images' scale.
+    Learning starts from weights that add up to one and a half times the noise, and a tenth of
+    it for the smoothing, and so does not depend on the scale of the images.
 
     Args:
-        filters: K, how many, beginning at random. None: size^2 - 1, beginning at the cosine
-            basis, from where fewer steps lead further.
-        size: their height and width in pixels, at least 2; images are no smaller. By our
-            measurements 3 learns most per cost, more need larger budgets.
+        filters: K, the number of filters, which start at random. None is size^2 - 1, which
+            start from the cosine basis; fewer steps then lead further.
+        size: their height and width in pixels, at least 2; images are no smaller. 3 learned
+            most per cost in our measurements; larger ones need larger budgets.
         seed: of random filters.
-        max_steps: outer steps of `maid`.
+        max_steps: the largest number of outer steps of `maid`.
         budget: its largest cost: lower gradients, Hessian-vector and mixed products.
         rules: its constants; None is `Rules()`.
-        callback: called after every outer step with its record and the state behind it.
+        callback: called after every outer step with its `Step` and the state behind it.
 
     Attributes:
         theta: what was learned: "scale", "weights", "smoothing", logarithms, and "filters",
@@ -130,13 +130,13 @@ class FieldsOfExperts(Denoiser):
         rules: Rules | None = None,
         callback: Callback | None = None,
     ) -> None:
-        super().__init__(max_steps, budget, rules, callback)
+        super().__init__(max_steps=max_steps, budget=budget, rules=rules, callback=callback)
         self._filters, self._size, self._seed = filters, size, seed
-        name = "FieldsOfExperts"
         if filters is not None:
-            require_whole(name, "filters", filters, 1, "try 8")
-        # A filter of mean 0 that is one pixel large is 0.
-        require_whole(name, "size", size, 2, "try 5")
+            require_whole("FieldsOfExperts", "filters", filters, "try 8", low=1)
+        # A filter of mean 0 and one pixel is 0.
+        require_whole("FieldsOfExperts", "size", size, "try 5", low=2)
+        self._smallest = size
 
     def _lower(self, u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
         # Their means change no gradient here, and so stay at 0 while theta is learned.
@@ -152,23 +152,16 @@ class FieldsOfExperts(Denoiser):
         )
 
     @classmethod
-    def _parse(cls, entries: Entries) -> Theta:
+    def _parsed(cls, entries: Entries) -> Self:
         filters = entries.tensor("filters", shape=(None, None, None))
         count, height, width = filters.shape
         if count < 1 or height != width or height < 2:
-            entries.refuse("filters", filters, "must be of shape (K, s, s), s from 2")
-        dtype = filters.dtype
-        return {
+            entries.refuse("filters", filters, "must be of shape (K, s, s), s at least 2")
+        made, dtype = cls(count, height), filters.dtype
+        made.theta = {
             "scale": entries.tensor("scale", shape=(), dtype=dtype),
             "weights": entries.tensor("weights", shape=(count,), dtype=dtype),
             "smoothing": entries.tensor("smoothing", shape=(count,), dtype=dtype),
             "filters": filters,
         }
-
-    @classmethod
-    def _for(cls, theta: Theta) -> Self:
-        filters, size, _ = theta["filters"].shape
-        return cls(filters, size)
-
-    def _smallest(self) -> int:
-        return self._size
+        return made

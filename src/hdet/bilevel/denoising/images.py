@@ -1,4 +1,4 @@
-"""What goes into a denoiser: images, checked, as one batch; and how good they are."""
+"""Images as one batch, checked, and the measure of how good they are."""
 
 from typing import Any
 
@@ -9,24 +9,19 @@ from ...errors import require
 from ..modes import plain
 
 _TYPES = (torch.float32, torch.float64)
-# An image whose channels come last has three or four columns.
+# An image whose channels come last looks three or four pixels wide.
 _SMALLEST = 5
 
 
 def as_images(images: Any, call: str, argument: str, smallest: int = _SMALLEST) -> Tensor:
     """Return a tensor or an array as a tensor [..., h, w].
 
-    Args:
-        images: float32 or float64, finite.
-        call: the public name that was called, for errors.
-        argument: what `images` was called there.
-        smallest: allowed height and width, in pixels; 5 if that is more.
-
     Raises:
-        ValueError: if they are no images.
+        ValueError: if it is not finite, not of float32 or float64, or an image's height or
+            width is below `smallest`, or 5.
     """
     given = images if isinstance(images, Tensor) else torch.tensor(images)
-    # Derivatives are taken with them, which no tensor made in inference mode allows.
+    # Torch cannot differentiate with tensors that were made in inference mode.
     given = plain(given) if given.is_inference() else given.detach()
     rule, remedy = "must be float32 or float64", "for bytes write image / 255.0"
     require(given.dtype in _TYPES, call, f"{argument}.dtype", given.dtype, rule, remedy)
@@ -48,36 +43,27 @@ def as_pairs(clean: Any, noisy: Any, call: str, smallest: int) -> tuple[Tensor, 
     clean = as_images(clean, call, "clean", smallest)
     noisy = as_images(noisy, call, "noisy", smallest)
     for what in ("shape", "dtype", "device"):
-        of_noisy, of_clean = getattr(noisy, what), getattr(clean, what)
-        rule = f"must be that of clean, {of_clean}"
-        require(
-            of_noisy == of_clean,
-            call,
-            f"noisy.{what}",
-            of_noisy,
-            rule,
-            "give one noisy image for each clean one, alike in shape, type and device",
-        )
-    rule = "must differ from clean"
-    require(
-        not torch.equal(clean, noisy),
-        call,
-        "noisy",
-        "clean",
-        rule,
-        "add the noise that is to be removed: clean + 0.1 * torch.randn_like(clean)",
-    )
+        value, expected = getattr(noisy, what), getattr(clean, what)
+        rule = f"must be that of clean, {expected}"
+        remedy = "give one noisy image for each clean one, alike in shape, type and device"
+        require(value == expected, call, f"noisy.{what}", value, rule, remedy)
+    differs, rule = not torch.equal(clean, noisy), "must differ from clean"
+    remedy = "add the noise that is to be removed: clean + 0.1 * torch.randn_like(clean)"
+    require(differs, call, "noisy", "clean", rule, remedy)
     return clean.reshape(-1, *clean.shape[-2:]), noisy.reshape(-1, *noisy.shape[-2:])
 
 
 def psnr(images: Tensor, clean: Tensor, *, peak: float = 1.0) -> Tensor:
     """Return the peak signal-to-noise ratio of each image in decibels, [...].
 
-    10 log10(peak^2 / mean over pixels of (images - clean)^2); infinite where they are equal.
+    10 log10(peak^2 / mean over pixels of (images - clean)^2)
 
     Args:
         images: [..., h, w].
-        clean: [..., h, w], what they should be.
+        clean: what they should be, [..., h, w].
         peak: the largest value that an image can have.
+
+    Returns:
+        Decibels, infinite where the two are equal.
     """
     return 10 * (peak**2 / (images - clean).square().mean((-2, -1))).log10()

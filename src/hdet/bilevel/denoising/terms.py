@@ -1,7 +1,7 @@
 """The terms that lower levels of image denoising are made of.
 
-Products in place of `square()`: the second derivative of a power is that of any power, and
-costs more.
+They multiply instead of calling `square()`, whose second derivative is that of a general power
+and costs more.
 """
 
 import torch
@@ -23,7 +23,7 @@ def smoothed_length(square: Tensor, smoothing: Tensor) -> Tensor:
         square: squared lengths.
         smoothing: of a shape that broadcasts with `square`.
     """
-    # Numbers about 1 cannot differ by less than eps: no result changes, and the third power
-    # of the root, which the Hessian divides by, does not underflow.
+    # Too small to change a result for numbers around 1, and large enough that the third power
+    # of the root, by which the Hessian divides, does not underflow.
     floor = torch.finfo(square.dtype).eps ** 2
     return (square + (2 * smoothing).exp() + floor).sqrt()

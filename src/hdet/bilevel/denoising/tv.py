@@ -2,9 +2,9 @@
 
     h(u; theta) = |u - y|^2 / 2 + e^weight * sum over pixels of sqrt(|Du|^2 + e^(2 smoothing))
 
-y is the noisy image, D takes forward differences, zero at the last row and column. The square
-root is smooth, as implicit differentiation needs; where it is small beside an edge it keeps
-edges as total variation does. The first term makes h 1-strongly convex whatever theta is.
+y is the noisy image; D takes forward differences, zero at the last row and column. The square
+root is smooth, as implicit differentiation needs, and still keeps edges if the smoothing is
+small compared with them. The first term makes h 1-strongly convex whatever theta is.
 
 Sources: Rudin, Osher, Fatemi, "Nonlinear total variation based noise removal algorithms",
 Physica D 60, 1992; Kunisch, Pock, "A bilevel optimization approach for parameter learning in
@@ -19,8 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...state import Entries
-from ..maid import Rules
-from ..result import Callback
 from .denoiser import Denoiser
 from .terms import Theta, fidelity, smoothed_length
 
@@ -31,8 +29,8 @@ def smoothed_tv(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
     Args:
         u: images, [m, h, w].
         noisy: y, [m, h, w], in the same units.
-        theta: "weight", the logarithm of the penalty's weight, in units of u; "smoothing",
-            the logarithm of the size of a difference below which it counts as none, in
+        theta: "weight", the logarithm of the weight of the penalty, in units of u;
+            "smoothing", the logarithm of the difference below which the root is smooth, in
             units of u. Both scalar tensors.
     """
     right = functional.pad(u.diff(dim=2), (0, 1))
@@ -44,30 +42,20 @@ def smoothed_tv(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
 class TVDenoiser(Denoiser):
     """Total variation with learned strength; `fit`, then `denoise`.
 
-    Learning begins at half the noise for the penalty's weight and a tenth of it for the
-    smoothing, and so is free of the images' scale.
+    Learning starts from half the noise for the weight of the penalty and a tenth of it for the
+    smoothing, and so does not depend on the scale of the images.
 
     Args:
-        max_steps: outer steps of `maid`.
-        budget: its largest cost: lower gradients, Hessian-vector and mixed products. With
-            two parameters, 2000 come to within 1 % of the best.
+        max_steps: the largest number of outer steps of `maid`.
+        budget: its largest cost: lower gradients, Hessian-vector and mixed products. For two
+            parameters 2000 is enough to come within 1 % of the best.
         rules: its constants; None is `Rules()`.
-        callback: called after every outer step with its record and the state behind it.
+        callback: called after every outer step with its `Step` and the state behind it.
 
     Attributes:
         theta: what was learned: "weight" and "smoothing", logarithms; empty before.
         result: of `maid`, with status, history and counts; None before `fit`, after `load`.
     """
-
-    def __init__(
-        self,
-        *,
-        max_steps: int = 100,
-        budget: int | None = 2000,
-        rules: Rules | None = None,
-        callback: Callback | None = None,
-    ) -> None:
-        super().__init__(max_steps, budget, rules, callback)
 
     def _lower(self, u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
         return smoothed_tv(u, noisy, theta)
@@ -77,13 +65,8 @@ class TVDenoiser(Denoiser):
         return {"weight": torch.tensor(weight), "smoothing": torch.tensor(smoothing)}
 
     @classmethod
-    def _parse(cls, entries: Entries) -> Theta:
-        weight = entries.tensor("weight", shape=())
-        return {
-            "weight": weight,
-            "smoothing": entries.tensor("smoothing", shape=(), dtype=weight.dtype),
-        }
-
-    @classmethod
-    def _for(cls, theta: Theta) -> Self:
-        return cls()
+    def _parsed(cls, entries: Entries) -> Self:
+        weight, made = entries.tensor("weight", shape=()), cls()
+        smoothing = entries.tensor("smoothing", shape=(), dtype=weight.dtype)
+        made.theta = {"weight": weight, "smoothing": smoothing}
+        return made

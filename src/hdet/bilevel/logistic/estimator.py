@@ -2,25 +2,22 @@
 
     RegularizedLogisticRegression()      for      LogisticRegressionCV()
 
-Cross-validation over a grid finds one penalty; here it is followed by its hypergradient, which
-finds one per weight, feature or class: `cross_entropy` has the formulas, `maid` the method.
-scikit-learn is loaded by this module only.
+Cross-validation over a grid finds one penalty. Here `maid` goes on from there, to one penalty
+per weight, feature or class; `cross_entropy` has the formulas. Only this module loads
+scikit-learn.
 """
 
-import math
 import warnings
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...errors import require
-from ..checks import is_number
+from ...errors import is_number, is_whole, require, require_choice, require_number
+from ..maid import maid
 from ..modes import gradients
 from .cross_entropy import CrossEntropy, penalties
-from .learning import first_penalties, learn
-from .splits import judges
+from .splits import held_out_masks
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -40,36 +37,36 @@ _CALL = "RegularizedLogisticRegression"
 class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
     """Logistic regression with an L2 penalty per weight, learned on held-out folds.
 
-    Minimises mean cross entropy + 1/2 sum penalty W^2 + ridge/2 bias^2; two classes have one
-    column of weights, more have softmax with one column each. Features should be standardised
-    first: nothing is done to them here. There are no sample weights: a weight of 2 would have
-    to be an example that is there twice, and those go to different folds.
+    Minimises mean cross entropy + 1/2 sum penalty W^2 + ridge/2 bias^2. Two classes have one
+    column of weights; more use softmax with one column each. Standardise the features first:
+    nothing is done to them here. There are no sample weights: a weight of 2 would have to be
+    an example that occurs twice, and those would go to different folds.
 
     Args:
         penalty: "weight", "feature", "class" or "one": what has a penalty of its own.
-        validation: from 2: stratified folds that judge in turn; 5 as in scikit-learn.
-            In (0, 1): the part that judges in a single split, whose steps are cheaper, and
-            which is much easier to overfit.
-        width: standard deviation of the log penalties' prior around the best single one, > 0.
-            At 2, a factor of 7, no data set of ours lost by a penalty per weight; more finds
-            useless features better and overfits sooner. math.inf is no prior.
-        ridge: gamma > 0, which every penalty exceeds, the bias's only one. None is half of
-            the best single penalty, of seven from 1 to 0.001 that the folds judge.
-        start: first log penalty, on top of the ridge. None begins at the best single one.
-        max_steps: outer steps, as `maid`'s; most runs need fewer than 10.
-        tolerance: length of the hypergradient at which to stop, nats per log penalty.
-        budget: largest cost, as `maid`'s; None is without limit.
-        refit: whether to fit all examples with the learned penalties, scaled by the part of
-            them that trained, as a mean's penalty is to a sum's. Else coef_ is the mean of
-            the folds' weights.
+        validation: a whole number from 2: that many stratified folds, held out in turn; 5 as
+            in scikit-learn. In (0, 1): the held-out part of a single split, which takes
+            cheaper steps and overfits much more easily.
+        width: standard deviation > 0 of the prior of the log penalties around the best single
+            one. At 2, a factor of 7, a penalty per weight did no harm on any of our data sets;
+            more finds useless features better and overfits sooner. math.inf is no prior.
+        ridge: gamma > 0, the part that all penalties share, and the only one of the bias. None
+            is half of the best single penalty, of seven from 1 to 0.001 on the folds.
+        start: the first log penalty, without the ridge. None starts from the best single one.
+        max_steps: the largest number of outer steps of `maid`; most runs need fewer than 10.
+        tolerance: the norm of the hypergradient at which to stop, nats per log penalty.
+        budget: the largest cost, as for `maid`; None is unlimited.
+        refit: whether to fit all examples with the learned penalties, times the part of the
+            examples that trained, as the loss is a mean. Else coef_ is the mean of the folds'
+            weights.
         random_state: of the split; 0 makes two fits equal.
 
     Attributes:
         classes_: [K].
-        coef_: [1, p] for two classes, else [K, p]; float64, as all that is computed.
+        coef_: [1, p] for two classes, else [K, p]; float64, as is all that is computed.
         intercept_: [1] or [K].
-        penalties_: like coef_, those that it was fitted with, ridge included.
-        n_iter_: outer steps made.
+        penalties_: like coef_, those that it was fitted with, the ridge included.
+        n_iter_: the number of outer steps.
         status_: why they stopped.
         message_: that, and what to do about it.
         history_: a `Step` for each.
@@ -110,8 +107,14 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
             X: [n, p], dense.
             y: classes of any kind, [n].
 
+        Returns:
+            The estimator itself.
+
         Raises:
-            ValueError: if an argument is out of range, or there are not two classes.
+            ValueError: if an argument is out of range, or there are fewer than two classes.
+
+        Warns:
+            ConvergenceWarning: if the weights fall short of the solution.
         """
         self._check()
         X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
@@ -123,26 +126,23 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
         columns = 1 if found == 2 else found
         data = CrossEntropy(torch.tensor(X), torch.tensor(numbers), columns)
         order = check_random_state(self.random_state).permutation(len(y))
-        judge = judges(_CALL, numbers, self.validation, order)
-        ridge, theta0, weights = first_penalties(
-            data, judge, self.penalty, self.ridge, self.start
-        )
-        result = learn(
-            data,
-            judge,
+        held_out = held_out_masks(_CALL, numbers, self.validation, order)
+        train, scale = 1 - held_out, 1.0
+        ridge, theta0, weights = data.start(held_out, self.penalty, self.ridge, self.start)
+        problem = data.problem(theta0, ridge, self.width, train, held_out)
+        shift = torch.zeros(len(train), *theta0.shape, dtype=theta0.dtype)
+        result = maid(
+            problem,
             theta0,
-            weights,
-            ridge,
-            width=self.width,
+            [weights, shift],
             max_steps=self.max_steps,
             tolerance=self.tolerance,
             budget=self.budget,
         )
         self.n_iter_, self.history_ = len(result.history), result.history
         self.status_, self.message_ = result.status, result.message
-        train, scale = 1 - judge, 1.0
         if self.refit:
-            train, scale = torch.ones_like(judge[:1]), float(train.mean())
+            train, scale = torch.ones_like(train[:1]), float(train.mean())
         learned = penalties(result.theta)
         solution = data.fit(scale * learned, scale * ridge, train)
         if not solution.met:
@@ -159,7 +159,7 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return the scores, [n] of the second of two classes, else [n, K].
+        """Return the scores: [n] of the second of two classes, else [n, K].
 
         Args:
             X: [n, p].
@@ -170,7 +170,7 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the likeliest class of each example, [n].
+        """Return the most likely class of each example, [n].
 
         Args:
             X: [n, p].
@@ -200,17 +200,13 @@ class RegularizedLogisticRegression(ClassifierMixin, BaseEstimator):
 
     def _check(self) -> None:
         kinds = ("weight", "feature", "class", "one")
-        words = f"write one of {', '.join(kinds)}"
-        good = isinstance(self.penalty, str) and self.penalty in kinds
-        require(good, _CALL, "penalty", self.penalty, "is not known", words)
-        whole = isinstance(self.validation, Integral) and self.validation >= 2
-        good = whole or is_number(self.validation) and 0 < self.validation < 1
+        require_choice(_CALL, "penalty", self.penalty, kinds, 'the default is "weight"')
+        given = self.validation
+        good = is_whole(given) and given >= 2 or is_number(given) and 0 < given < 1
         rule = "must be a number of folds from 2, or a part of the examples in (0, 1)"
-        require(good, _CALL, "validation", self.validation, rule, "the default is 5 folds")
-        good = is_number(self.width) and self.width > 0
-        require(good, _CALL, "width", self.width, "must be above 0", "try 2")
-        good = self.ridge is None or is_number(self.ridge) and 0 < self.ridge < math.inf
-        rule = "must be finite and above 0"
-        require(good, _CALL, "ridge", self.ridge, rule, "None finds one")
-        good = self.start is None or is_number(self.start) and math.isfinite(self.start)
-        require(good, _CALL, "start", self.start, "must be finite", "None finds one")
+        require(good, _CALL, "validation", given, rule, "the default is 5 folds")
+        require_number(_CALL, "width", self.width, "try 2", above=0, finite=False)
+        if self.ridge is not None:
+            require_number(_CALL, "ridge", self.ridge, "None chooses one", above=0)
+        if self.start is not None:
+            require_number(_CALL, "start", self.start, "None chooses one")

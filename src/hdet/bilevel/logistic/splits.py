@@ -1,4 +1,4 @@
-"""Which examples judge, and which train."""
+"""Which examples are held out, and which train."""
 
 import numpy as np
 import torch
@@ -7,28 +7,27 @@ from torch import Tensor
 from ...errors import require
 
 
-def judges(call: str, numbers: np.ndarray, validation: float, order: np.ndarray) -> Tensor:
-    """Return ones where an example judges, [folds, n]; as even over the classes as can be.
+def held_out_masks(
+    call: str, numbers: np.ndarray, validation: float, order: np.ndarray
+) -> Tensor:
+    """Return ones where an example is held out, [folds, n]; classes as even as can be.
 
-    Args:
-        call: the public name that was called, for errors.
-        numbers: of the classes, [n].
-        validation: folds, from 2, or a part in (0, 1).
-        order: a permutation of the examples.
+    `numbers` are the examples' classes, [n], `order` is a permutation of them, and
+    `validation` a number of folds from 2 or a part in (0, 1).
 
     Raises:
-        ValueError: if a fold would be empty, or all.
+        ValueError: if a fold would hold out no example, or all.
     """
     count = len(numbers)
     order = order[np.argsort(numbers[order], kind="stable")]
     if validation < 1:
-        # Evenly along the classes: i judges where i * validation passes a whole number.
+        # Evenly along the classes: i is held out where i * validation passes an integer.
         rows = np.diff(np.floor(np.arange(count + 1) * validation))[None]
     else:
         rows = np.arange(count) % validation == np.arange(validation)[:, None]
     made = np.zeros(rows.shape)
     made[:, order] = rows
-    enough = bool(made.any(1).all() and (made == 0).any(1).all())
+    enough = made.any(1).all() and (made == 0).any(1).all()
     rule = f"must leave examples on either side, and there are {count}"
-    require(enough, call, "validation", validation, rule, "take fewer folds, from 2")
+    require(enough, call, "validation", validation, rule, "take fewer folds, at least 2")
     return torch.tensor(made)

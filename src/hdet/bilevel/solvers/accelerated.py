@@ -1,14 +1,15 @@
-"""Accelerated gradient descent for the lower level, with momentum that is really there.
+"""Accelerated gradient descent for the lower level.
 
-Nesterov's method for strongly convex functions, momentum (sqrt(L) - sqrt(mu)) / (sqrt(L) +
-sqrt(mu)). L starts from power iterations on the Hessian where the solve begins, and rises where
-gradients prove it too small; a sample whose gradient then, or by its momentum, points back
-along its way restarts (O'Donoghue and Candes' gradient test).
+Nesterov's method for strongly convex functions, with the momentum (sqrt(L) - sqrt(mu)) /
+(sqrt(L) + sqrt(mu)). L comes from power iterations on the Hessian where the solve begins, and
+rises where gradients prove it too small. A sample whose gradient then, or by its momentum,
+points back along its way restarts (the gradient test of O'Donoghue and Candes).
 """
 
 import torch
 from torch import Tensor
 
+from ..linear import largest_curvatures, noise
 from ..oracle import Oracle, dots, norms
 from .solution import Progress, Solution
 
@@ -33,11 +34,11 @@ def accelerated_gradient(
         ahead = new + torch.where(back, 0.0, momentum)[:, None] * (new - x)
         ahead = torch.where(progress.open[:, None], ahead, point)
         _, new_gradient = oracle.lower(ahead, theta)
-        # Lipschitz: gradients differ by at most L times the way between them.
+        # Lipschitz: gradients differ by at most L times the distance.
         way = norms(ahead - point)
         ratio = torch.where(way > 0, norms(new_gradient - gradient) / way, 0.0)
-        noise = 64 * torch.finfo(x.dtype).eps * norms(gradient)
-        low = (ratio > smoothness) & (norms(new_gradient - gradient) > noise)
+        rounding = 64 * torch.finfo(x.dtype).eps * norms(gradient)
+        low = (ratio > smoothness) & (norms(new_gradient - gradient) > rounding)
         smoothness = torch.where(low, _MARGIN * ratio, smoothness)
         x = torch.where(low[:, None], ahead, new)
         point, gradient = ahead, new_gradient
@@ -45,19 +46,12 @@ def accelerated_gradient(
 
 
 def _largest_curvature(
-    oracle: Oracle, theta: Tensor, x: Tensor, start: Tensor, mu: float
+    oracle: Oracle, theta: Tensor, x: Tensor, gradient: Tensor, mu: float
 ) -> Tensor:
-    """Return L of each sample at x by power iteration from the gradient, [m]."""
-    product = oracle.hessian(x, theta)
-    # Gradients lack the directions that are solved already; noise of our own has all.
-    generator = torch.Generator(device=x.device).manual_seed(0)
-    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    size = norms(start).clamp_min(torch.finfo(x.dtype).tiny)[:, None]
-    v = start / size + noise / norms(noise)[:, None]
-    value = torch.zeros_like(norms(v))
-    for _ in range(_ROUNDS):
-        image = product(v / norms(v)[:, None])
-        last, value, v = value, norms(image), image
-        if bool((value <= _MARGIN * last).all()):
-            break
+    """Return L of each sample at x, [m]."""
+    # The gradient lacks the directions that are solved already; noise has all of them.
+    drawn = noise(x)
+    size = norms(gradient).clamp_min(torch.finfo(x.dtype).tiny)[:, None]
+    start = gradient / size + drawn / norms(drawn)[:, None]
+    value = largest_curvatures(oracle.hessian(x, theta), start, _ROUNDS, _MARGIN)
     return (_MARGIN * value).clamp_min(mu)

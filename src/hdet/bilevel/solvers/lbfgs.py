@@ -1,7 +1,7 @@
-"""L-BFGS for the lower level, each sample with a memory and a step of its own.
+"""L-BFGS for the lower level; each sample has its own memory and step size.
 
-The two-loop recursion of Nocedal and Wright, *Numerical Optimization*, algorithm 7.4; the first
-step's length comes from one Hessian-vector product, as nothing is known of the scale.
+The two-loop recursion of Nocedal and Wright, *Numerical Optimization*, algorithm 7.4. The first
+step size comes from one Hessian-vector product, as nothing is known of the scale.
 """
 
 import torch

@@ -1,9 +1,9 @@
-"""A step along a direction of descent of a strongly convex function, each sample its own.
+"""A step along a descent direction of a strongly convex function, for each sample its own.
 
-Accepted is a step that lowers the value enough (Armijo), or one behind which the slope has
-fallen to half and the value has not risen beyond rounding: near the minimum values are noise
-and slopes are not (Hager and Zhang's approximate condition). A step that is refused goes on to
-where the secant of the slopes has its zero.
+A step is accepted if it lowers the value enough (Armijo), or if it halves the slope without
+raising the value beyond rounding: near the minimum values are noise and slopes are not (Hager
+and Zhang's approximate condition). After a refused step the next is where the secant of the
+slopes has its zero.
 """
 
 from collections.abc import Callable
@@ -24,15 +24,10 @@ def line_search(
     direction: Tensor,
     active: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x, value and gradient after a step of each sample.
+    """Return x, h and its gradient after a step of each active sample.
 
-    Args:
-        lower: x -> h, [m], and gradient, [m, n].
-        x: [m, n].
-        value: at x, [m].
-        gradient: at x, [m, n].
-        direction: of descent, [m, n]; the first try is the whole of it.
-        active: samples that move, [m]; the others stay.
+    `lower` computes h, [m], and its gradient, [m, n]; `value` and `gradient` are those at x.
+    The first step is the whole direction.
     """
     slope = dots(gradient, direction)
     noise = 8 * torch.finfo(x.dtype).eps * value.abs()
@@ -41,9 +36,9 @@ def line_search(
         there = x + step[:, None] * direction
         new_value, new_gradient = lower(there)
         new_slope = dots(new_gradient, direction)
-        fallen = new_value <= value + _ENOUGH * step * slope
+        lower_enough = new_value <= value + _ENOUGH * step * slope
         flat = (new_slope.abs() <= -slope / 2) & (new_value <= value + noise)
-        refused = active & ~(fallen | flat)
+        refused = active & ~(lower_enough | flat)
         if not bool(refused.any()):
             return there, new_value, new_gradient
         zero = slope / (slope - new_slope)

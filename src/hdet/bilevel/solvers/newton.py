@@ -1,7 +1,7 @@
 """Newton's method with conjugate gradients for the lower level.
 
 Far from the solution H d = -grad h is solved to a tenth of the gradient; close to it, to half
-of what is asked for, so that a quadratic is solved in one step.
+of the tolerance, so that a quadratic takes one step.
 """
 
 import torch
@@ -24,16 +24,19 @@ def newton_cg(
         oracle: the problem.
         theta: [p].
         x: where to start, [m, n].
-        accuracy: eps, allowed distance to the solution of each sample.
-        mu: strong convexity at theta.
-        limit: most Newton steps.
+        accuracy: eps, the allowed distance to the solution of each sample.
+        mu: the strong convexity at theta.
+        limit: the largest number of Newton steps.
+
+    Returns:
+        The solution, with the accuracy that was reached.
     """
     progress = Progress(accuracy * mu, limit, patience=4)
     value, gradient = oracle.lower(x, theta)
     while (ending := progress.ending(gradient)) is None:
         sizes = norms(gradient)
         tolerance = torch.clamp(_FORCING * sizes, min=accuracy * mu / 2)
-        # A sample that is done gets the direction zero.
+        # The direction of a sample that is done is zero.
         tolerance = torch.where(progress.open, tolerance, torch.inf)
         direction = -conjugate_gradients(
             oracle.hessian(x, theta), gradient, tolerance, mu=mu

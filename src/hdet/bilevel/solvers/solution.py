@@ -1,8 +1,8 @@
 """What a lower-level solver returns, and when it stops.
 
-Stopping is a posteriori, and no solver's own business: by strong convexity
-|grad h(x)| <= eps mu makes |x - x(theta)| <= eps (paper, section 2). A tolerance that is not
-met is said, never assumed: `accuracy` is what was reached, whatever was asked for.
+The stopping rule is a posteriori and the same for every solver: by strong convexity
+|grad h(x)| <= eps mu implies |x - x(theta)| <= eps (paper, section 2). A tolerance is never
+assumed to be met: `accuracy` is what was reached, whatever was asked for.
 """
 
 from collections.abc import Callable
@@ -11,23 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..endings import Ending
+from ..linear import Ending
 from ..oracle import Oracle, norms
 
 
 @dataclass(frozen=True)
 class Solution:
-    """What a solver returns.
+    """What a solver returns: x, and the accuracy that it reached."""
 
-    Attributes:
-        x: [m, n].
-        accuracy: |grad h(x)| / mu of each sample, which bounds |x - x(theta)|; [m].
-        ending: why the solver stopped.
-        iterations: how many it made.
-    """
-
-    x: Tensor
-    accuracy: Tensor
+    x: Tensor  # [m, n]
+    accuracy: Tensor  # |grad h(x)| / mu of each sample, which bounds |x - x(theta)|; [m]
     ending: Ending
     iterations: int
 
@@ -37,19 +30,20 @@ class Solution:
         return self.ending is Ending.MET
 
 
+# (oracle, theta [p], x [m, n] to start from, eps, mu, largest number of iterations)
 Solver = Callable[[Oracle, Tensor, Tensor, float, float, int], Solution]
 
 
 class Progress:
     """Whether to go on; sees the gradient at every iterate.
 
-    Rounding ends what a tolerance too small for the type would not: once `patience`
-    iterations in a row have not lowered any sample's best gradient, it is at its floor.
+    Rounding may keep a solver from its tolerance. It has reached its floor once `patience`
+    iterations in a row have not lowered any sample's smallest gradient.
 
     Args:
-        tolerance: eps mu, on the length of a sample's gradient.
-        limit: most iterations.
-        patience: iterations without a better gradient that end the solve.
+        tolerance: eps mu, on the norm of a sample's gradient.
+        limit: the largest number of iterations.
+        patience: iterations without a smaller gradient that end the solve.
     """
 
     def __init__(self, tolerance: float, limit: int, patience: int) -> None:

@@ -1,13 +1,13 @@
 """Which clients train in a round: five selectors with one interface.
 
-Each is a pure object on client statistics: it never talks to a client, and knows of no
-framework. A round is
+Each works on client statistics alone: it never talks to a client, and depends on no framework.
+A round is
 
     asked = selector.candidates(clients)                   # whose loss to measure; may be empty
     chosen = selector.select(round, clients, count, probes)
     selector.feedback(round, {client: ClientReport(...)})  # for those whose reply came
 
-`selector` holds the rules that all share; each method's source stands in its own file.
+`selector` has the rules that all share; each method's file names its source.
 """
 
 from .heteroselect import HeteroSelect as HeteroSelect

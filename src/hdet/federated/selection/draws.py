@@ -9,60 +9,31 @@ Sources: Yellott, J. Math. Psychology 15 (1977); Efraimidis and Spirakis, Inf. P
 """
 
 import torch
+from torch import Tensor
 
 
-def keys(log_weights: torch.Tensor, source: torch.Generator) -> torch.Tensor:
-    """Return random keys whose descending order is a weighted draw without replacement.
-
-    Args:
-        log_weights: [K] float64, -inf for a weight of zero; any constant may be added.
-        source: the draw's own generator.
-
-    Returns:
-        [K] float64.
-    """
+def keys(log_weights: Tensor, source: torch.Generator) -> Tensor:
+    """Return random keys whose descending order is a weighted draw without replacement."""
     noise = torch.empty(len(log_weights), dtype=torch.float64).exponential_(generator=source)
     return log_weights - noise.log_()
 
 
-def largest(
-    values: torch.Tensor, count: int, spare: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return the positions of the largest values, the largest first.
-
-    Args:
-        values: [K], without NaN.
-        count: how many, at most K.
-        spare: [K] bool: positions to take only when the others do not suffice.
-
-    Returns:
-        [count] positions.
-    """
+def largest(values: Tensor, count: int, spare: Tensor | None = None) -> Tensor:
+    """Return the positions of the largest values, of spare ones only if others are too few."""
     if spare is None:
         return values.topk(count).indices
-    first = (~spare).nonzero().squeeze(1)
+    first, rest = ((spare == last).nonzero().squeeze(1) for last in (False, True))
     chosen = first[values[first].topk(min(count, len(first))).indices]
-    if len(chosen) == count:
-        return chosen
-    rest = spare.nonzero().squeeze(1)
     return torch.cat([chosen, rest[values[rest].topk(count - len(chosen)).indices]])
 
 
 def draw(
-    log_weights: torch.Tensor,
-    count: int,
-    source: torch.Generator,
-    spare: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return `count` positions drawn without replacement, in the order drawn.
-
-    Args:
-        log_weights: [K] float64.
-        count: how many, at most K.
-        source: the draw's own generator.
-        spare: as for `largest`.
-
-    Returns:
-        [count] positions.
-    """
+    log_weights: Tensor, count: int, source: torch.Generator, spare: Tensor | None = None
+) -> Tensor:
+    """Return positions drawn by float64 `log_weights`, in the order drawn; spare ones last."""
     return largest(keys(log_weights, source), count, spare)
+
+
+def draw_uniform(size: int, count: int, source: torch.Generator) -> Tensor:
+    """Return `count` of `size` positions drawn with equal chances, without replacement."""
+    return draw(torch.zeros(size, dtype=torch.float64), count, source)

@@ -6,28 +6,26 @@
     St'_k = minmax(log(1 + t - l_k))         l_k: last invited
     S_k   = minmax(lamV V' + lamD D + lamF F' + lamSt St')
 
-drawn as `scored` has it. In the method S also sets how much a client compresses and what it
-weighs: see `hdet.federated.compression`.
+drawn as in `scored`. In the method S also sets how much a client compresses and what it weighs:
+see `hdet.federated.compression`.
 
 (The authors' St' has a factor gamma inside, and is not rescaled while all are equally stale:
 the one rescaling takes out the factor, the other the constant.)
 
-The paper charges nothing for the probe, which sends the model to everybody in every round;
-count it. Its authors' logs show a selection close to uniform, and no comparison with random
+The paper does not count the cost of the probe, which sends the model to everybody in every
+round. Its authors' logs show a selection close to uniform, and no comparison with random
 selection.
 
 Source: HeteRo-Select (arXiv 2508.06692, second version) and its authors' code.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ...state import Entries
 from . import terms
-from .checks import require_weights
-from .diversity import UpdateMemory
+from .memory import UpdateMemory
 from .registry import Registry
 from .report import ClientReport
 from .scored import ScoredSelector
@@ -69,18 +67,16 @@ class HeteroSelectV2(ScoredSelector):
         rounds: int = 100,
         seed: int = 0,
     ) -> None:
-        super().__init__("all", temperature, rounds, seed)
         weights = {
             "w_value": w_value,
             "w_diversity": w_diversity,
             "w_fairness": w_fairness,
             "w_staleness": w_staleness,
         }
-        require_weights("HeteroSelectV2", weights)
-        self._weights = weights
+        super().__init__("all", temperature, rounds, seed, weights)
         self._updates = UpdateMemory("HeteroSelectV2")
 
-    def _score(self, now: Round) -> torch.Tensor:
+    def _score(self, now: Round) -> Tensor:
         w, known, rows = self._weights, self._registry, now.rows
         age = terms.log_age(now.number, known.last_invited[rows].double())
         return terms.min_max(
@@ -92,13 +88,11 @@ class HeteroSelectV2(ScoredSelector):
 
     def _learn(self, number: int, rows: list[int], reports: list[ClientReport]) -> None:
         # A late reply belongs to a round whose scores are gone: it is kept, and moves no mean.
-        scores = self._row_scores() if number == self._last_round else {}
+        current = self._scores if number == self._last_round else {}
+        scores = {self._registry.row_of[client]: score for client, score in current.items()}
         if scores and sum(scores.get(row, 0.0) for row in rows) < terms.EPSILON:
             scores = dict.fromkeys(rows, 1.0)
         self._updates.learn(rows, reports, scores)
-
-    def _row_scores(self) -> Mapping[int, float]:
-        return {self._registry.row_of[client]: s for client, s in self._scores.items()}
 
     def _own_state(self) -> dict[str, Any]:
         return {**super()._own_state(), "updates": self._updates.state_dict()}

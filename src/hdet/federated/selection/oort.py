@@ -8,14 +8,15 @@ Of the m clients of a round, a share eps that decays is drawn from those never t
 largest first; the others from the tried whose score is at least c times the m-th best, in
 proportion to their scores.
 
-A square of losses below 0 would turn the order of the clients round, so where there are such
-losses all are counted from the lowest one known, l: the mean of (L - l)^2.
+The square of a loss below 0 would reverse the order of the clients, so if there are such losses
+all are counted from the lowest one known, l: the mean of (L - l)^2.
 
 Four points differ from the published code, whose edge cases fail or distort: utilities are
 rescaled after clipping, over tried clients alone (not over placeholders of the untried too);
-eps m is rounded at random, so that its mean is right for small m; where either kind runs out
-the other fills up, and nothing is retried without end; a client that did not answer counts as
-tried, with the mean utility, as the paper treats stragglers, and the longest duration.
+eps m is rounded at random, so that its mean is right for small m; if there are too few clients
+of either kind the other kind fills up, and nothing is retried without end; a client that did
+not answer counts as tried, with the mean utility, as the paper treats stragglers, and the
+longest duration.
 
 Source: Lai, Zhu, Madhyastha, Chowdhury, "Oort: Efficient Federated Learning via Guided
 Participant Selection", OSDI 2021 (arXiv 2010.06081), Algorithm 1; its code and FedScale's.
@@ -26,18 +27,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ...errors import require
+from ...errors import require_number, require_whole
 from ...state import Entries
-from .checks import require_weights, require_within
-from .draws import draw, largest
-from .invitations import read_pairs
+from .draws import draw, draw_uniform, largest
 from .pacer import Pacer
-from .registry import Registry, floats
+from .registry import Registry, floats, read_pairs
 from .report import LARGEST, ClientReport
 from .selector import Round, Selector
 
-# How many times more untried clients are looked at than taken.
+# How many times more untried clients are considered than taken.
 _WINDOW = 5
 
 
@@ -45,13 +45,13 @@ class Oort(Selector):
     """Oort's training selector. Probes nobody.
 
     Reports' `squared_loss` makes the utility exact; without it, it is n |loss|. Losses below 0
-    make all of them count from the lowest one; see `loss_floor`. Invite more clients than are
-    needed and close the round early, as the paper does, by `count`.
+    make all of them count from the lowest one; see `loss_floor`. To invite more clients than
+    are needed and close the round early, as the paper does, raise `count`.
 
     Args:
         epsilon: share of clients never tried before the first round, 0 to 1; the paper's.
         decay: what it is multiplied by each round, 0 to 1; the paper's.
-        epsilon_min: what it does not fall below, 0 to 1; the paper's.
+        epsilon_min: its lower bound, 0 to 1; the paper's.
         cut_off: c, 0 to 1; the paper's.
         clip: quantile of the utilities above which they are cut, 0 to 1; the paper's.
         alpha: exponent of the penalty on slow clients, >= 0; the paper's 2. 0 leaves out
@@ -60,11 +60,11 @@ class Oort(Selector):
         pacer_start: the first percentile of durations taken for T, 0 to 100. FedScale's 30: at
             the original code's 10 nine clients of ten start penalised.
         pacer_step: percentiles per move, 0 to 100; that of the code.
-        blacklist_rounds: clients whose replies are more than this are passed over, most
-            frequent first. None for no blacklist, the code's default; the paper has 10.
+        blacklist_rounds: clients that replied more often are passed over, the most frequent
+            first. None for no blacklist, the code's default; the paper has 10.
         blacklist_share: the largest share of clients passed over, 0 to 1; the code's.
-        sizes: n_k where known beforehand, by which untried clients are ranked; without
-            it they are all alike.
+        sizes: n_k if known beforehand, by which untried clients are ranked; without it they
+            are all equal.
         seed: the run's seed.
 
     Raises:
@@ -98,25 +98,24 @@ class Oort(Selector):
             "blacklist_share": blacklist_share,
         }
         for argument, share in shares.items():
-            require_within("Oort", argument, share, 0, 1, "it is a share of one")
+            require_number("Oort", argument, share, "give a share of one", low=0, high=1)
         for argument, percent in {"pacer_start": pacer_start, "pacer_step": pacer_step}.items():
-            require_within("Oort", argument, percent, 0, 100, "it is a percentile")
-        require_weights("Oort", {"alpha": alpha})
-        for argument, rounds in {
-            "pacer_window": pacer_window,
-            "blacklist_rounds": 1 if blacklist_rounds is None else blacklist_rounds,
-        }.items():
-            require(rounds >= 1, "Oort", argument, rounds, "must be at least 1", "count rounds")
+            require_number("Oort", argument, percent, "give a percentile", low=0, high=100)
+        require_number("Oort", "alpha", alpha, "0 turns it off", low=0)
+        require_whole("Oort", "pacer_window", pacer_window, "give a number of rounds", 1)
+        if blacklist_rounds is not None:
+            remedy = "give a number of rounds"
+            require_whole("Oort", "blacklist_rounds", blacklist_rounds, remedy, 1)
         self._epsilon, self._decay, self._epsilon_min = epsilon, decay, epsilon_min
         self._cut_off, self._clip, self._alpha = cut_off, clip, alpha
         self._blacklist_rounds, self._blacklist_share = blacklist_rounds, blacklist_share
         self._pacer = Pacer(pacer_window, pacer_start, pacer_step)
         if alpha > 0:
-            self.goes_by = ("duration",)
+            self.uses = ("duration",)
         # Round in which a row was last chosen for its utility.
         self._exploited: dict[int, int] = {}
 
-    def _choose(self, now: Round) -> torch.Tensor:
+    def _choose(self, now: Round) -> Tensor:
         self._pacer.pace(now.number)
         listed = self._blacklisted(now.rows)
         tried = self._registry.invitations[now.rows] > 0
@@ -126,12 +125,10 @@ class Oort(Selector):
         best = self._exploit(now, old, exploit)
         self._exploited.update(dict.fromkeys(now.rows[best].tolist(), now.number))
         fresh = self._explore(now, new, explore)
-        # Only a blacklist can leave too few.
-        rest = listed.nonzero().squeeze(1)
-        alike = torch.zeros(len(rest), dtype=torch.float64)
-        missing = now.count - explore - exploit
-        more = rest[draw(alike, missing, self._generator(now.number, "blacklist"))]
-        return torch.cat([best, fresh, more])
+        # With a blacklist these may be too few.
+        rest, missing = listed.nonzero().squeeze(1), now.count - explore - exploit
+        source = self._generator(now.number, "blacklist")
+        return torch.cat([best, fresh, rest[draw_uniform(len(rest), missing, source)]])
 
     def _split(self, now: Round, old: int, new: int) -> tuple[int, int]:
         """Return how many to take of those never tried, and how many of the others."""
@@ -145,7 +142,7 @@ class Oort(Selector):
         exploit = min(now.count - explore, old)
         return min(now.count - exploit, new), exploit
 
-    def _exploit(self, now: Round, old: torch.Tensor, count: int) -> torch.Tensor:
+    def _exploit(self, now: Round, old: Tensor, count: int) -> Tensor:
         if count == 0:
             return old[:0]
         scores = self._score(now.number, now.rows[old])
@@ -154,12 +151,12 @@ class Oort(Selector):
         source = self._generator(now.number, "exploit")
         return old[admitted[draw(scores[admitted].log(), count, source)]]
 
-    def _score(self, number: int, rows: torch.Tensor) -> torch.Tensor:
+    def _score(self, number: int, rows: Tensor) -> Tensor:
         """Return the scores of clients invited before: [n] float64, at least 0."""
         known = self._registry
-        utilities = known.believed(self._utilities(rows), rows)
-        place = min(int(len(rows) * self._clip), len(rows) - 1)
-        ceiling = utilities.kthvalue(place + 1).values
+        utilities = known.imputed(self._utilities(rows), rows)
+        index = min(int(len(rows) * self._clip), len(rows) - 1)
+        ceiling = utilities.kthvalue(index + 1).values
         # A little under the lowest, so that no score is 0.
         floor = 0.999 * utilities.min()
         width = ceiling - floor
@@ -170,28 +167,27 @@ class Oort(Selector):
         if self._alpha > 0:
             durations = known.duration[rows]
             preferred = self._pacer.preferred(durations)
-            # Who does not answer is as slow as the slowest.
-            durations[known.unheard(rows)] = durations.nan_to_num(0.0).max()
+            durations[known.unanswered(rows)] = durations.nan_to_num(0.0).max()
             slow = durations > preferred
             scores[slow] *= (preferred / durations[slow]) ** self._alpha
         return scores
 
-    def _utilities(self, rows: torch.Tensor) -> torch.Tensor:
+    def _utilities(self, rows: Tensor) -> Tensor:
         known = self._registry
         losses, squares = known.loss[rows], known.squared_loss[rows]
         return _utilities(known.examples[rows], losses, squares, self.loss_floor())
 
-    def _explore(self, now: Round, new: torch.Tensor, count: int) -> torch.Tensor:
+    def _explore(self, now: Round, new: Tensor, count: int) -> Tensor:
         if count == 0:
             return new[:0]
         sizes = self._registry.data_sizes(now.rows[new])
-        # Those as large as the last within the window are looked at too: all, if all are alike.
+        # Those as large as the last in the window are considered too: all, if all are equal.
         least = sizes.topk(min(_WINDOW * count, len(new))).values[-1]
         seen = (sizes >= least).nonzero().squeeze(1)
         source = self._generator(now.number, "explore")
         return new[seen[draw(sizes[seen].log(), count, source)]]
 
-    def _blacklisted(self, rows: torch.Tensor) -> torch.Tensor:
+    def _blacklisted(self, rows: Tensor) -> Tensor:
         """Return the mask of the clients to pass over."""
         if self._blacklist_rounds is None:
             return torch.zeros(len(rows), dtype=torch.bool)
@@ -206,11 +202,8 @@ class Oort(Selector):
     def _learn(self, number: int, rows: list[int], reports: list[ClientReport]) -> None:
         if self._alpha == 0:
             return
-        chosen = [
-            report
-            for row, report in zip(rows, reports, strict=True)
-            if self._exploited.get(row) == number
-        ]
+        pairs = zip(rows, reports, strict=True)
+        chosen = [report for row, report in pairs if self._exploited.get(row) == number]
         losses = floats([r.loss for r in chosen])
         squares = floats([r.squared_loss for r in chosen], 0.0, LARGEST**2)
         examples = floats([r.num_examples for r in chosen], 0.0)
@@ -234,15 +227,13 @@ class Oort(Selector):
         return {"_exploited": dict(exploited.tolist()), "_pacer": pacer}
 
 
-def _utilities(
-    examples: torch.Tensor, losses: torch.Tensor, squares: torch.Tensor, floor: float
-) -> torch.Tensor:
+def _utilities(examples: Tensor, losses: Tensor, squares: Tensor, floor: float) -> Tensor:
     """Return n sqrt(mean of (L - floor)^2) of each client: [K], NaN where unknown.
 
     Args:
         examples: n.
         losses: mean L; NaN where unknown.
-        squares: mean L^2; where that is NaN, the mean loss squared stands for it.
+        squares: mean L^2; if that is NaN, it is the square of the mean loss.
         floor: at most 0, and at most every loss.
     """
     plain = losses.square()

@@ -1,8 +1,8 @@
 """Oort's pacer: how long a round may take before slow clients lose score.
 
-The preferred duration T is a percentile of the known durations. While waiting for fast clients
-only, the utility of those chosen dries up: when it has gone flat, the percentile rises and
-slower clients come in.
+The preferred duration T is a percentile of the known durations. While only fast clients are
+chosen, their utility dries up: when it has become flat, the percentile rises and slower clients
+come in.
 
 Source: Lai et al., "Oort", OSDI 2021 (arXiv 2010.06081), section 4.3, as its code has it: the
 paper raises T by a fixed number of seconds, the code the percentile, which has no unit.
@@ -12,22 +12,16 @@ import math
 import sys
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ...state import MOST, Entries
 
-# Change of a window's utility, relative to the window before: flat, and wild.
-_FLAT, _WILD = 0.1, 5.0
+# Change of a window's utility, relative to the window before: flat, and unsteady.
+_FLAT, _UNSTEADY = 0.1, 5.0
 
 
 class Pacer:
-    """Moves the percentile once per window of rounds.
-
-    Args:
-        window: W, rounds.
-        start: first percentile, 0 to 100.
-        step: what it moves by.
-    """
+    """Moves the percentile by `step`, from `start`, once per window of rounds."""
 
     def __init__(self, window: int, start: float, step: float) -> None:
         self._window, self._step = window, step
@@ -53,21 +47,17 @@ class Pacer:
         change = abs(recent - before)
         if change <= _FLAT * before:
             self.percentile = min(100.0, self.percentile + self._step)
-        elif change >= _WILD * before:
+        elif change >= _UNSTEADY * before:
             self.percentile = max(self._step, self.percentile - self._step)
         self._reported = {r: v for r, v in self._reported.items() if r >= number - window}
 
-    def preferred(self, durations: torch.Tensor) -> float:
-        """Return T in seconds: the percentile of the known durations; inf if none is known.
-
-        Args:
-            durations: [K], NaN where unknown.
-        """
+    def preferred(self, durations: Tensor) -> float:
+        """Return T in seconds, a percentile of durations without NaN; inf if there are none."""
         known = durations[~durations.isnan()]
         if not len(known):
             return math.inf
-        place = min(int(len(known) * self.percentile / 100), len(known) - 1)
-        return float(known.kthvalue(place + 1).values)
+        index = min(int(len(known) * self.percentile / 100), len(known) - 1)
+        return float(known.kthvalue(index + 1).values)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -75,39 +65,20 @@ class Pacer:
         return {"percentile": self.percentile, "paced": self._paced, "reported": reported}
 
     def read(self, entries: Entries, last_round: int) -> "Pacer":
-        """Return the pacer of a state of `state_dict`; this one stays as it is.
-
-        Args:
-            entries: the state.
-            last_round: the selector's.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the pacer of a state of `state_dict`; this one stays as it is."""
         made = Pacer(self._window, entries.number("percentile", 0, 100), self._step)
         made._paced = entries.integer("paced", 0, last_round)
-        for row in entries.items("reported"):
-            if not _is_report(row, last_round) or row[0] in made._reported:
-                rule = "must be a round that is there once, a sum and a count of utilities"
-                entries.refuse("reported", row, rule)
-            made._reported[row[0]] = float(row[1]), row[2]
+        rows = entries.listed("reported")
+        for i in rows.keys():  # noqa: SIM118
+            row = rows.listed(i, 3)
+            number = row.integer("0", 1, last_round)
+            if number in made._reported:
+                rows.refuse(i, number, "must be a round that is there once")
+            total = row.number("1", 0, sys.float_info.max)
+            made._reported[number] = total, row.integer("2", 1, MOST)
         return made
 
     def _utility(self, first: int, end: int) -> float:
         """Return the sum over rounds first <= r < end of the mean utility reported in r."""
         pairs = [self._reported[r] for r in range(first, end) if r in self._reported]
         return math.fsum(total / count for total, count in pairs)
-
-
-def _is_report(row: Any, last_round: int) -> bool:
-    """Return whether a row of a state is a round, a sum of utilities and their number."""
-    if not isinstance(row, list | tuple) or len(row) != 3:
-        return False
-    number, total, count = row
-    return (
-        type(number) is type(count) is int
-        and type(total) in (int, float)
-        and 1 <= number <= last_round
-        and 0 <= total <= sys.float_info.max
-        and 1 <= count <= MOST
-    )

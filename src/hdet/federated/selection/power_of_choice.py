@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ...errors import require
+from ...errors import require, require_choice, require_whole
 from .draws import draw, keys
 from .report import ClientReport
 from .selector import Round, Selector
@@ -27,16 +28,15 @@ class PowerOfChoice(Selector):
     """Choose the clients with the highest loss among d candidates.
 
     Losses are only compared, so their sign and scale do not matter. In rpow-d a client never
-    invited has an infinite loss and so comes first, and one whose last invitation went
-    unanswered the mean loss. Equal losses go by the order of the draw.
+    invited has an infinite loss and so comes first, and one that left its last invitation
+    unanswered has the mean loss. Equal losses go by the order of the draw.
 
     Args:
         candidates: d >= 1, at least as many as are to be chosen. The paper's d is 2 to 20 times
-            that; twice is a fair start, since late in training a greedy choice starves easy
-            clients.
+            that; start with twice, since late in training a greedy choice starves easy clients.
         variant: "pow-d", "cpow-d" or "rpow-d".
-        sizes: n_k of the clients, where known beforehand; the others' are taken from their
-            reports, and until then for the mean of the known.
+        sizes: n_k of the clients, if known beforehand; the others' are taken from their
+            reports, and until then are the mean of the known.
         seed: the run's seed.
 
     Raises:
@@ -51,74 +51,49 @@ class PowerOfChoice(Selector):
         seed: int = 0,
     ) -> None:
         super().__init__(seed, sizes)
-        require(
-            isinstance(candidates, int) and candidates >= 1,
-            "PowerOfChoice",
-            "candidates",
-            candidates,
-            "must be a whole number of at least 1",
-            "twice the clients of a round is a fair start",
-        )
-        require(
-            variant in ("pow-d", "cpow-d", "rpow-d"),
-            "PowerOfChoice",
-            "variant",
-            variant,
-            'must be "pow-d", "cpow-d" or "rpow-d"',
-            '"rpow-d" needs no probe',
-        )
+        name, remedy = "PowerOfChoice", "start with twice the clients of a round"
+        require_whole(name, "candidates", candidates, remedy, 1)
+        variants = ("pow-d", "cpow-d", "rpow-d")
+        require_choice(name, "variant", variant, variants, '"rpow-d" needs no probe')
         self._size, self._stale = candidates, variant == "rpow-d"
         self.probe_batches = 1 if variant == "cpow-d" else None
 
-    def _ask(self, rows: torch.Tensor, number: int) -> torch.Tensor | None:
-        if self._stale:
-            return rows[:0]
-        return self._draw_by_size(rows, min(self._size, len(rows)), number)
+    def _ask(self, rows: Tensor, number: int) -> Tensor | None:
+        return rows[:0] if self._stale else self._candidates(rows, number)
 
     def _check_select(self, count: int, probes: Mapping[Any, ClientReport] | None) -> None:
-        require(
-            count <= self._size,
-            "PowerOfChoice.select",
-            "count",
-            count,
-            f"must be at most candidates={self._size}",
-            f"construct with candidates={2 * count}, say",
-        )
-        require(
-            self._stale or probes is not None,
-            "PowerOfChoice.select",
-            "probes",
-            probes,
-            "must hold the answers of candidates(clients)",
-            'probe them, give {} if nobody answered, or take variant="rpow-d"',
-        )
+        rule = f"must be at most candidates={self._size}"
+        remedy = f"construct with candidates={2 * count}, say"
+        require(count <= self._size, "PowerOfChoice.select", "count", count, rule, remedy)
+        if not self._stale:
+            remedy = 'probe them, give {} if nobody answered, or use variant="rpow-d"'
+            self._require_probes(probes, remedy)
 
-    def _choose(self, now: Round) -> torch.Tensor:
+    def _choose(self, now: Round) -> Tensor:
         rows, known = now.rows, self._registry
         if self._stale:
-            among = self._draw_by_size(rows, min(self._size, len(rows)), now.number)
+            among = self._candidates(rows, now.number)
         else:
             among = now.probed.nonzero().squeeze(1)
             source = self._generator(now.number, "order")
-            # In the order of a draw by size, which ties then go by.
+            # In the order of a draw by size, which decides between equal losses.
             among = among[keys(self._log_sizes(rows[among]), source).argsort(descending=True)]
-        losses = known.believed(known.loss[rows], rows)[among]
+        losses = known.imputed(known.loss[rows], rows)[among]
         best = among[losses.argsort(descending=True, stable=True)][: now.count]
         if len(best) == now.count:
             return best
-        return torch.cat([best, self._others(now, among, now.count - len(best))])
-
-    def _others(self, now: Round, among: torch.Tensor, count: int) -> torch.Tensor:
-        """Return clients drawn by size from outside `among`; the silent ones last."""
-        outside = torch.ones(len(now.rows), dtype=torch.bool)
+        # Others are drawn by size, the silent ones last.
+        outside = torch.ones(len(rows), dtype=torch.bool)
         outside[among] = False
         left = outside.nonzero().squeeze(1)
         silent = None if now.silent is None else now.silent[left]
-        source = self._generator(now.number, "others")
-        return left[draw(self._log_sizes(now.rows[left]), count, source, silent)]
+        source, missing = self._generator(now.number, "others"), now.count - len(best)
+        more = left[draw(self._log_sizes(rows[left]), missing, source, silent)]
+        return torch.cat([best, more])
 
-    def _draw_by_size(self, rows: torch.Tensor, count: int, number: int) -> torch.Tensor:
-        return draw(self._log_sizes(rows), count, self._generator(number, "candidates"))
+    def _candidates(self, rows: Tensor, number: int) -> Tensor:
+        source, size = self._generator(number, "candidates"), min(self._size, len(rows))
+        return draw(self._log_sizes(rows), size, source)
 
-    def _log_sizes(self, rows: torch.Tensor) -> torch.Tensor:
+    def _log_sizes(self, rows: Tensor) -> Tensor:
         return self._registry.data_sizes(rows).log()

@@ -2,9 +2,9 @@
 
     P(k) = softmax(S_k / tau(t)),   tau(t) = tau_0 (1 - 0.5 min(t / T, 1))
 
-and `count` clients drawn one after another without replacement: what both versions of
-HeteRo-Select share. With S in [0, 1] and tau >= 1/2 no client is more than e^2 times as likely
-as any other, so such a draw stays close to a uniform one; a lower tau_0 makes it sharper.
+and `count` clients drawn one after another without replacement, in both versions of
+HeteRo-Select. With S in [0, 1] and tau >= 1/2 no client is more than e^2 times as likely as any
+other, so such a draw stays close to a uniform one; a lower tau_0 makes it sharper.
 
 Source: HeteRo-Select (arXiv 2508.06692), second version's code.
 """
@@ -14,91 +14,82 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from ...errors import require
+from ...errors import is_whole, require, require_number
 from ...state import Entries
-from .draws import draw
+from . import terms
+from .draws import draw, draw_uniform
 from .registry import Registry
 from .report import ClientReport
 from .selector import Round, Selector
-from .terms import temperature
 
 
 class ScoredSelector(Selector):
-    """What the two HeteRo-Selects share: who is probed, and the draw."""
+    """Who is probed, the score's weights, and the draw, for both HeteRo-Selects."""
 
-    def __init__(self, probe: str | int, temperature: float, rounds: int, seed: int) -> None:
+    def __init__(
+        self,
+        probe: str | int,
+        temperature: float,
+        rounds: int,
+        seed: int,
+        weights: Mapping[str, float],
+    ) -> None:
         super().__init__(seed)
         name = type(self).__name__
-        whole = isinstance(probe, int) and not isinstance(probe, bool) and probe >= 1
-        require(
-            whole or probe in ("all", "stale"),
-            name,
-            "probe",
-            probe,
-            'must be "all", "stale" or a whole number of at least 1',
-            '"stale" asks nobody, "all" everybody in every round',
-        )
-        require(
-            0 < temperature < float("inf"),
-            name,
-            "temperature",
-            temperature,
-            "must be finite and above 0",
-            "the lower, the surer the highest scores are drawn",
-        )
-        require(rounds >= 1, name, "rounds", rounds, "must be at least 1", "give the run's T")
-        self._probe = probe
+        fits = probe in ("all", "stale") or (is_whole(probe) and probe >= 1)
+        rule = 'must be "all", "stale" or a whole number of at least 1'
+        remedy = '"stale" asks nobody, "all" everybody in every round'
+        require(fits, name, "probe", probe, rule, remedy)
+        remedy = "the lower it is, the likelier the highest scores are drawn"
+        require_number(name, "temperature", temperature, remedy, above=0)
+        require_number(name, "rounds", rounds, "give the rounds of the run", low=1)
+        for argument, weight in weights.items():
+            require_number(name, argument, weight, "0 turns it off", low=0)
+        self._probe, self._weights = probe, dict(weights)
         self._temperature, self._rounds = float(temperature), rounds
         self._scores: dict[Any, float] = {}
 
     @property
     def scores(self) -> dict[Any, float]:
-        """S of each client chosen in the last round; what weights and ratios are made of."""
+        """S of each client chosen in the last round, for weights and compression ratios."""
         return dict(self._scores)
 
     @abstractmethod
-    def _score(self, now: Round) -> torch.Tensor:
+    def _score(self, now: Round) -> Tensor:
         """Return S: [K] float64, finite."""
 
-    def _choose(self, now: Round) -> torch.Tensor:
+    def _choose(self, now: Round) -> Tensor:
         scores = self._score(now)
-        tau = temperature(now.number, self._rounds, self._temperature)
+        tau = terms.temperature(now.number, self._rounds, self._temperature)
         positions = self._draw(now, scores, tau)
-        ids = self._registry.listed(positions)
+        ids = self._registry.ids_at(positions)
         # A second selection of one round adds to the first.
         before = self._scores if now.number == self._last_round else {}
         self._scores = {**before, **dict(zip(ids, scores[positions].tolist(), strict=True))}
         return positions
 
-    def _draw(self, now: Round, scores: torch.Tensor, tau: float) -> torch.Tensor:
+    def _draw(self, now: Round, scores: Tensor, tau: float) -> Tensor:
         """Return the positions drawn from softmax(scores / tau), in the order drawn."""
         source = self._generator(now.number, "draw")
         return draw(scores / tau, now.count, source, now.silent)
 
-    def _losses(self, now: Round) -> torch.Tensor:
-        """Return what each client's loss is taken to be; +inf for one never heard of."""
-        return self._registry.believed(self._registry.loss[now.rows], now.rows)
+    def _losses(self, now: Round) -> Tensor:
+        """Return each client's loss, imputed where unknown; +inf for one never heard of."""
+        return self._registry.imputed(self._registry.loss[now.rows], now.rows)
 
-    def _ask(self, rows: torch.Tensor, number: int) -> torch.Tensor | None:
+    def _ask(self, rows: Tensor, number: int) -> Tensor | None:
         if self._probe == "all":
             return None
         if isinstance(self._probe, str):
             return rows[:0]
-        alike = torch.zeros(len(rows), dtype=torch.float64)
         size = min(self._probe, len(rows))
-        return draw(alike, size, self._generator(number, "probe"))
+        return draw_uniform(len(rows), size, self._generator(number, "probe"))
 
     def _check_select(self, count: int, probes: Mapping[Any, ClientReport] | None) -> None:
-        require(
-            self._probe == "stale" or probes is not None,
-            f"{type(self).__name__}.select",
-            "probes",
-            probes,
-            "must hold the answers of candidates(clients)",
-            "probe them, or give {} if nobody answered",
-        )
+        if self._probe != "stale":
+            self._require_probes(probes, "probe them, or give {} if nobody answered")
 
     def _own_state(self) -> dict[str, Any]:
         return {"scores": self.scores}
@@ -107,9 +98,9 @@ class ScoredSelector(Selector):
         self, entries: Entries, registry: Registry, last_round: int
     ) -> dict[str, Any]:
         scores = entries.raw("scores")
-        # Ids may be ints, which are no names of entries.
+        # Ids may be ints, which `Entries` does not take for names.
         if not isinstance(scores, Mapping) or not scores.keys() <= registry.row_of.keys():
-            entries.refuse("scores", scores, "must have scores of clients that are there")
+            entries.refuse("scores", scores, "must have scores of known clients")
         for score in scores.values():
             if type(score) is not float or not math.isfinite(score):
                 entries.refuse("scores", score, "must have scores that are finite")

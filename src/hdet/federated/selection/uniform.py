@@ -1,24 +1,29 @@
 """Uniform selection: every client as likely as any other.
 
-What federated averaging does by default, and what every other selector must beat.
+The default of federated averaging, and the baseline for every other selector.
 
 Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized
 Data", AISTATS 2017.
 """
 
-import torch
+from torch import Tensor
 
-from .draws import draw
+from .draws import draw_uniform
 from .selector import Round, Selector
 
 
 class Random(Selector):
-    """Choose uniformly, without replacement. Asks nobody, and learns nothing.
+    """Choose uniformly, without replacement, and without any probe.
 
     Args:
         seed: the run's seed.
+
+    Raises:
+        ValueError: if `seed` is not an integer.
     """
 
-    def _choose(self, now: Round) -> torch.Tensor:
-        alike = torch.zeros(len(now.rows), dtype=torch.float64)
-        return draw(alike, now.count, self._generator(now.number, "draw"))
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(seed)
+
+    def _choose(self, now: Round) -> Tensor:
+        return draw_uniform(len(now.rows), now.count, self._generator(now.number, "draw"))

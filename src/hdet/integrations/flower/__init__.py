@@ -1,23 +1,19 @@
 """hdet on Flower: learning rates and client selection around any Flower strategy.
 
-The idea: strategies wrap strategies, so that a sentence says what a run does:
+Strategies wrap strategies, so that one expression describes a run:
 
     strategy = FedHyper(SelectClients(FedProx(proximal_mu=0.1), HeteroSelect(), count=10))
     strategy.start(grid, initial_arrays, num_rounds=50, train_config=ConfigRecord({"lr": 0.01}))
 
     FedHyper        global rate alpha and local rate beta follow the hypergradient
-    SelectClients   a selector of `hdet.federated.selection` says who trains
-    FedExP, Decay   to compare with
+    SelectClients   a selector of `hdet.federated.selection` chooses the clients
+    FedExP, Decay   baselines for FedHyper
 
-All but `SelectClients` scale the *step* of the strategy within, w + alpha (inner - w), so they
-go over FedAvgM and FedAdam as over FedAvg; where alpha is 1, the strategy within has the last
-word, bit for bit. On the clients `local_training` reads a message, and `reply` and
-`answer_query` answer. What travels under which key: `records`; which replies are used:
-`replies`; what becomes of entries that are no weights: `model`.
-
-Source: Wang, Wang, Li, "FedHyper", ICLR 2024, arXiv:2310.03156; equations in
-`hdet.federated.rates`. Rates come from the replies themselves: the noise of a strategy within
-that gives differential privacy does not cover them.
+All but `SelectClients` scale the *step* of the wrapped strategy, w + alpha (wrapped - w), so
+they work with FedAvgM and FedAdam as with FedAvg; if alpha is 1, the result is the wrapped
+strategy's, bit for bit. On the clients `local_training` reads a message, and `reply` and
+`answer_query` answer. The keys of the messages are in `records`; which replies are used, in
+`replies`; how entries that are no weights are treated, in `model`.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""What clients do not do, in words, with the lines to add; a wrapper says it once a run."""
+"""What a client app lacks, with the lines to add; a wrapper logs it once a run."""
 
 TRAIN = """Lines for the client app's train function:
     from hdet.integrations.flower import local_training, reply

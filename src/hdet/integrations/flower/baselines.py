@@ -1,4 +1,4 @@
-"""Rates to compare FedHyper with, on Flower: FedExP, and exponential decay.
+"""Baselines for FedHyper's rates, on Flower: FedExP, and exponential decay.
 
 Sources: `hdet.federated.baselines`.
 """
@@ -7,28 +7,27 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ...errors import require
-from ...federated import Decay as DecayingRate
-from ...federated import FedExP as ExtrapolatedRate
+from ...errors import require_choice
+from ...federated import Decay as DecayRule
+from ...federated import FedExP as FedExPRule
 from ...state import Entries
-from .records import Trainable, log, rate_names, tensor
-from .scaled_step import MeanUpdate, ScaledStep
+from .records import Trainable, log, rate_names
+from .scaled_step import MeanUpdate, ScaledStep, between
 
 
 class FedExP(ScaledStep):
     """FedExP around any Flower strategy: the server extrapolates where clients disagree.
 
-    Its steps overshoot by design, so judge it by `final_arrays`, the mean of the last two
-    models, and not by the last one, which Flower's `Result` holds. The metrics of each round
-    hold "fedexp-alpha".
+    Its steps overshoot by design, so evaluate it by `final_arrays`, the mean of the last two
+    models, and not by the last one, which is in Flower's `Result`. The metrics of each round
+    have "fedexp-alpha".
 
     Args:
-        strategy: what aggregates; FedAvg is the paper's.
+        strategy: aggregates the replies; FedAvg is the paper's.
         eps: see `hdet.federated.FedExP`.
         trainable: as for `FedHyper`.
 
@@ -40,8 +39,8 @@ class FedExP(ScaledStep):
         self, strategy: Strategy, eps: float = 1e-3, *, trainable: Trainable = None
     ) -> None:
         super().__init__(strategy, trainable)
-        self._eta = ExtrapolatedRate(eps)
-        self._iterates: list[ArrayRecord] = []
+        self._rule = FedExPRule(eps)
+        self._last_two: tuple[ArrayRecord, ArrayRecord] | None = None
 
     @property
     def final_arrays(self) -> ArrayRecord:
@@ -52,36 +51,33 @@ class FedExP(ScaledStep):
         Raises:
             RuntimeError: before the first round that succeeded.
         """
-        if not self._iterates:
+        if self._last_two is None:
             raise RuntimeError(
-                "`FedExP.final_arrays` is there after the first round that succeeded: read it "
+                "`FedExP.final_arrays` exists after the first round that succeeded: read it "
                 "after `start(...)` has returned."
             )
-        last = self._iterates[-1]
-        arrays = dict(last.items())
-        for name in self._names:
-            pair = torch.stack([tensor(iterate[name]) for iterate in self._iterates])
-            arrays[name] = Array(pair.double().mean(0).to(pair.dtype).numpy())
-        return ArrayRecord(arrays)
+        before, last = self._last_two
+        means = {name: between(before[name], last[name], 0.5) for name in self._names}
+        return ArrayRecord({**dict(last.items()), **means})
 
     def _rate(self, mean: MeanUpdate) -> tuple[float, dict[str, Any]]:
-        eta = self._eta.update(mean.delta, mean.squared_norms, mean.weights)
-        return eta, {"fedexp-alpha": eta}
+        alpha = self._rule.update(mean.delta, mean.squared_norms, mean.weights)
+        return alpha, {"fedexp-alpha": alpha}
 
-    def _scaled(self, inner: ArrayRecord, alpha: float) -> ArrayRecord:
-        new = super()._scaled(inner, alpha)
-        self._iterates = [self._arrays, new]
+    def _scaled(self, wrapped: ArrayRecord, alpha: float) -> ArrayRecord:
+        new = super()._scaled(wrapped, alpha)
+        self._last_two = (self._arrays, new)
         return new
 
 
 class Decay(ScaledStep):
     """A rate that shrinks by a constant factor every round that succeeds.
 
-    The metrics of each round hold "decay-alpha" or "decay-beta".
+    The metrics of each round have "decay-alpha" or "decay-beta".
 
     Args:
-        strategy: what aggregates.
-        rate: of round one, above 0; as `of="global"` 1.0 is the strategy within.
+        strategy: aggregates the replies.
+        rate: of round one, above 0; with `of="global"` 1.0 is the wrapped strategy.
         factor: in (0, 1]; the default is that of FedHyper's own comparison.
         of: "local", the clients' rate, sent as `config["lr"]`, or "global", the server's.
         trainable: as for `FedHyper`.
@@ -102,47 +98,37 @@ class Decay(ScaledStep):
         rate_key: str | None = None,
     ) -> None:
         super().__init__(strategy, trainable)
-        require(
-            of in ("local", "global"),
-            "Decay",
-            "of",
-            of,
-            'must be "local" or "global"',
-            '"local" decays the rate of the clients',
-        )
-        self._decay, self._local = DecayingRate(rate, factor), of == "local"
-        self._start, self._rate_key, self._said = float(rate), rate_key, False
+        remedy = '"local" decays the rate of the clients'
+        require_choice("Decay", "of", of, ("local", "global"), remedy)
+        self._rule, self._local = DecayRule(rate, factor), of == "local"
+        self._start, self._rate_key, self._rate_warned = float(rate), rate_key, False
 
     def _configure(
         self, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         if self._local:
-            # Read ahead on a copy: a round that fails is repeated at its rate.
-            now = copy.copy(self._decay).update()
             names = rate_names(config, self._rate_key)
             others = {n: config[n] for n in names if config.get(n, self._start) != self._start}
-            if others and not self._said:
-                self._said = True
+            if others and not self._rate_warned:
+                self._rate_warned = True
                 log.warning("Decay: the clients' rate begins at rate=%g, and train_config's %s "
                             "is not used", self._start, others)  # fmt: skip
-            config.update(dict.fromkeys(names, now))
+            config.update(dict.fromkeys(names, self._rule.rate))
         return super()._configure(round_, arrays, config, grid)
 
     def _rate(self, mean: MeanUpdate) -> tuple[float, dict[str, Any]]:
-        rate = self._decay.update()
+        rate = self._rule.update()
         return (1.0, {"decay-beta": rate}) if self._local else (rate, {"decay-alpha": rate})
 
     def _own_state(self) -> dict[str, Any]:
-        return self._decay.state_dict()
+        return self._rule.state_dict()
 
     def _parse_own(self, entries: Entries) -> Callable[[], None]:
         entries.integer("rounds")
-        fresh = copy.copy(self._decay)
-        fresh.load_state_dict(entries.whole())
-        if not copy.copy(fresh).update() > 0:
-            entries.refuse("rounds", entries.raw("rounds"), "must leave a rate above 0")
+        rule = copy.copy(self._rule)
+        rule.load_state_dict(entries.whole())
 
         def assign() -> None:
-            self._decay = fresh
+            self._rule = rule
 
         return assign

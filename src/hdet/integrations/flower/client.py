@@ -1,22 +1,7 @@
-"""The client's side: a message in, a reply out.
+"""The client's side of `hdet.integrations.flower`: a message in, a reply out.
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        model = Net()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # the message brings the rate
-        local = local_training(message, model, optimizer, steps=len(loader))
-        for x, y in loader:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            (loss + local.proximal()).backward()
-            local.step(loss)
-        return reply(message, context, model, local.report(num_examples=len(data)))
-
-    @app.query("selection")
-    def query(message: Message, context: Context) -> Message:
-        return answer_query(message, context, loss_of)  # loss_of(state_dict, batches)
-
-The keys of the records are those of `records`; all clients send the same.
+`local_training` reads a train message, `reply` and `answer_query` write the answers, so that
+all clients send the same keys, those of `records`. docs/federated.md has a whole client app.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,29 +37,29 @@ def local_training(
     *,
     max_norm: float | None = None,
 ) -> LocalTraining:
-    """Load the global model, and return this round's `LocalTraining` as the message asks.
+    """Load the global model, and return this round's `LocalTraining` as the message sets it.
 
-    Rate, proximal term and FedHyper-CL are what the server's strategies put into the message,
-    so that a client need not know them. Local.
+    Rate, proximal term and FedHyper-CL come from the server's strategies by the message, so
+    that a client need not know them. Local.
 
     Args:
         message: of type train.
-        model: gets the message's weights, entry by entry. They may be a part of it, such as
+        model: loads the message's weights, entry by entry. They may be a part of it, such as
             adapters; the rest stays as it is, and `reply` sends back that part alone.
         optimizer: over `model`'s parameters; its rates are replaced, their ratios are kept.
-        steps: K, how many steps will be made, at least 1.
+        steps: K, the number of steps that will be made, at least 1.
         max_norm: gradients are clipped to this norm; None is no clipping.
 
     Raises:
         ValueError: if the message lacks a rate, or `model` lacks one of its entries.
     """
-    config = only_config(message)
+    config: dict[str, Any] = dict(only_config(message))
     rate = config.get("lr")
     if not isinstance(rate, int | float):
         raise ValueError(
-            f"`local_training(message=...)` must bring the rate as config['lr']: it brings "
-            f"{sorted(config)}. Wrap the server's strategy in FedHyper or Decay, or give its "
-            f"start(...) train_config=ConfigRecord({{'lr': 0.01}})."
+            f"`local_training(message=...)` must have the rate as config['lr']: it has "
+            f"{sorted(config)}. Wrap the server's strategy in FedHyper or Decay, or pass "
+            f"train_config=ConfigRecord({{'lr': 0.01}}) to its start(...)."
         )
     _load(message, model)
     client_rate = None
@@ -82,17 +67,17 @@ def local_training(
         client_rate = ClientLocalRate(
             rate,
             steps,
-            _number(config[GAMMA]),
+            config[GAMMA],
             _previous_update(message, model),
-            growth=_number(config[GROWTH]),
-            beta_max=_number(config[BETA_MAX]) if BETA_MAX in config else None,
+            growth=config[GROWTH],
+            beta_max=config.get(BETA_MAX),
         )
     return LocalTraining(
         model,
         optimizer,
         rate,
         client_rate=client_rate,
-        proximal_mu=_number(config.get("proximal-mu", 0.0)),
+        proximal_mu=config.get("proximal-mu", 0.0),
         max_norm=max_norm,
     )
 
@@ -104,20 +89,20 @@ def reply(
     report: ClientReport,
     metrics: Mapping[str, float] | None = None,
 ) -> Message:
-    """Return the reply to a train message: the model, and what `report` says. Local.
+    """Return the reply to a train message: the model, and the report as metrics. Local.
 
     Args:
-        message: what is replied to.
+        message: to which this is the reply.
         context: of this node; its partition, if it has one, names the client.
-        model: after training; the entries that the message brought are sent.
+        model: after training; the entries that were in the message are sent.
         report: of `LocalTraining.report`.
         metrics: more numbers, under the same names on every client; the server averages them.
     """
     record = _metrics(context, report, "train-loss")
     record.update(metrics or {})
-    config = only_config(message)
+    config: dict[str, Any] = dict(only_config(message))
     if SHARE in config:
-        record[SHARE] = _number(config[SHARE])
+        record[SHARE] = config[SHARE]
     content = RecordDict({"arrays": _answer_of(message, model), "metrics": record})
     return Message(content, reply_to=message)
 
@@ -129,15 +114,15 @@ def answer_query(
 ) -> Message:
     """Return the answer to a query of `SelectClients`. Local.
 
-    The server asks each client once for its name, without a model, and asks those for a loss
-    whose loss the selector wants to know.
+    The server asks each client once for its name, without a model, and asks the candidates of
+    the selector for their loss.
 
     Args:
         message: of type "query.selection".
         context: of this node.
-        probe: called as probe(weights, batches), and only if the message brings weights, a
-            state dict; returns their loss on this client's data, on as many mini-batches as
-            the selector wants, or on all of the data if `batches` is None.
+        probe: called as probe(weights, batches) if the message has weights, a state dict; it
+            returns their loss on this client's data, on as many mini-batches as the selector
+            wants, or on all of the data if `batches` is None.
     """
     if message.content.array_records:
         batches = only_config(message).get("batches")
@@ -149,7 +134,7 @@ def answer_query(
 
 
 def _metrics(context: Context, report: ClientReport, loss: str) -> MetricRecord:
-    """Return a report as a record; what is None stays out, on all clients alike."""
+    """Return a report as a record, without the entries that are None."""
     numbers: dict[str, Any] = {
         "num-examples": report.num_examples,
         loss: report.loss,
@@ -172,14 +157,14 @@ def _weights(message: Message) -> dict[str, Tensor]:
     models = [record for name, record in records.items() if name != PREVIOUS_UPDATE]
     if len(models) != 1:
         raise ValueError(
-            f"a message must bring one model: this one brings {len(models)} ArrayRecords, "
+            f"a message must have one model: this one has {len(models)} ArrayRecords, "
             f"{sorted(records)}."
         )
     return {name: tensor(array) for name, array in models[0].items()}
 
 
 def _answer_of(message: Message, model: nn.Module) -> ArrayRecord:
-    """Return the model's entries, of those that the message brought; all if it brought none."""
+    """Return the model's entries that were in the message; all if it had none."""
     state = model.state_dict()
     if message.content.array_records:
         state = {name: state[name] for name in _weights(message)}
@@ -187,22 +172,18 @@ def _answer_of(message: Message, model: nn.Module) -> ArrayRecord:
 
 
 def _load(message: Message, model: nn.Module) -> None:
-    """Load the message's weights, which may be a part of the model, such as adapters.
-
-    Raises:
-        ValueError: if `model` lacks an entry of the message's.
-    """
+    """Load the message's weights; a `ValueError` if `model` lacks an entry of them."""
     weights, own = _weights(message), model.state_dict()
-    if strangers := sorted(weights.keys() - own.keys()):
+    if unknown := sorted(weights.keys() - own.keys()):
         raise ValueError(
-            f"the message brings {listed(strangers)}, which `model` does not have: it has "
-            f"{listed(sorted(own))}. Make server and clients begin from the same model."
+            f"the message has {listed(unknown)}, which `model` has not: it has "
+            f"{listed(sorted(own))}. Start server and clients from the same model."
         )
     kept = {name for name, p in model.named_parameters() if p.requires_grad} - weights.keys()
     if kept:
-        log.warning("local_training: the message brings nothing for %s, which are trained here "
-                    "all the same: they begin each round as `model` was made, and are not sent "
-                    "back", listed(sorted(kept)))  # fmt: skip
+        log.warning("local_training: the message has no %s, which are trained here all the "
+                    "same: they begin each round as `model` was made, and are not sent back",
+                    listed(sorted(kept)))  # fmt: skip
     model.load_state_dict(weights, strict=False)
 
 
@@ -211,14 +192,10 @@ def _previous_update(message: Message, model: nn.Module) -> Tensor | None:
     record = message.content.array_records.get(PREVIOUS_UPDATE)
     if record is None:
         return None
-    # An entry that the server does not scale has no update to speak of.
+    # The server sends no update of entries that it does not scale.
     pieces = [
         tensor(record[name]).to(p) if name in record else torch.zeros_like(p)
         for name, p in model.named_parameters()
         if p.requires_grad
     ]
     return torch.cat([piece.reshape(-1) for piece in pieces])
-
-
-def _number(value: Any) -> float:
-    return float(value)

@@ -1,18 +1,18 @@
-"""The global model as it was sent: what a reply must hold, and what becomes of its entries.
+"""The global model as it was sent: what a reply must hold, and how its entries are treated.
 
-The entries are of three kinds. Which is which follows from the model that the server sent, its
-types and numbers, and never from what an aggregation made of them:
+There are three kinds of entries. The kind follows from the model that the server sent, its
+types and numbers, and never from the result of an aggregation:
 
-    weights     real or complex, all numbers finite: averaged, and what updates consist of
+    weights     real or complex, all numbers finite: averaged, and part of updates
     counts      whole numbers and booleans (batches seen, masks, quantised weights): the
-                strategy within sees them as float64, and what it makes of them is rounded to
-                the model's own type, within what clients sent; they are part of no update
+                wrapped strategy sees them as float64, and its result is rounded to the model's
+                own type, within the range that clients sent; they are part of no update
     constants   entries with numbers that are not finite, such as a causal mask of -inf: those
-                numbers must come back as they were sent, and go on as they are; the strategy
-                within sees zeros in their place, since inf - inf is not a number
+                numbers must come back as they were sent, and are sent on as they are; the
+                wrapped strategy sees zeros in their place, since inf - inf is NaN
 
-Of whole numbers Flower's weighted mean is a float64, of which clients could make nothing; a
-median of booleans, or q-FedAvg's scaling in place, is an error of NumPy's.
+Flower's weighted mean of whole numbers is a float64, which clients could not load; a median of
+booleans, or q-FedAvg's scaling in place, fails in NumPy.
 """
 
 import math
@@ -22,9 +22,10 @@ from functools import reduce
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
+from ...federated.vectors import blocks
 from .records import BUFFERS, Trainable, listed, model_of
 
-# Half, single and double precision; what torch knows.
+# Bytes of double precision, the longest type that torch has.
 _LONGEST = 8
 
 Ranges = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -33,9 +34,7 @@ Ranges = dict[str, tuple[np.ndarray, np.ndarray]]
 class Unfit(ValueError):
     """Why a reply is left out, as a predicate: "sent ...".
 
-    Args:
-        reason: the predicate.
-        structural: whether it is a matter of form, which no further training would mend.
+    `structural` is whether it is a matter of form, which further training would not change.
     """
 
     def __init__(self, reason: str, structural: bool = False) -> None:
@@ -44,37 +43,16 @@ class Unfit(ValueError):
 
 
 class GlobalModel:
-    """The model of one round.
-
-    Args:
-        arrays: as the server sends it.
-        call: the public name of who sends it, for errors.
+    """The model of one round, as `call` sends it; a `ValueError` unless it holds numbers.
 
     Attributes:
         arrays: as given.
-        scale: the length of the weights as one vector, and at least that of as many ones.
-
-    Raises:
-        ValueError: if an entry cannot be read, or does not hold numbers.
+        scale: the norm of the weights as one vector, and at least that of as many ones.
     """
 
     def __init__(self, arrays: ArrayRecord, call: str) -> None:
         self.arrays = arrays
-        self._own: dict[str, np.ndarray] = {}
-        for name, array in arrays.items():
-            try:
-                numbers = decode(array)
-            except Unfit as fault:
-                raise ValueError(
-                    f"`{call}` got a model whose entry {name!r} {fault}: make it by "
-                    f"ArrayRecord(model.state_dict())."
-                ) from None
-            if numbers.dtype.kind not in "fciub":
-                raise ValueError(
-                    f"`{call}` got a model whose entry {name!r} is of {numbers.dtype}, and "
-                    f"must be of numbers: leave it out of the model's ArrayRecord."
-                )
-            self._own[name] = numbers
+        self._own = {name: _own_entry(name, array, call) for name, array in arrays.items()}
         self._counts = [n for n, own in self._own.items() if own.dtype.kind in "iub"]
         self._constants = {}
         count, square = 0, 0.0
@@ -99,30 +77,22 @@ class GlobalModel:
         return [name for name in self._constants if np.isnan(self._own[name]).any()]
 
     def trainable(self, trainable: Trainable, call: str) -> list[str]:
-        """Return the entries that rates apply to, in the model's order.
+        """Return the entries to which rates apply, in the model's order.
 
-        Args:
-            trainable: names, or a predicate of the name; None for all real weights that are no
-                running statistics of batch normalisation.
-            call: the public name that was called, for errors.
-
-        Raises:
-            ValueError: if a name is unknown or no real weight, or nothing remains.
+        None stands for all real weights but the running statistics of batch normalisation. A
+        name that is not one of real weights is a `ValueError`, as if nothing remains.
         """
-        real = [
-            name
-            for name, own in self._own.items()
-            if own.dtype.kind == "f" and name not in self._constants
-        ]
+        real = [n for n, own in self._own.items() if own.dtype.kind == "f"]
+        real = [n for n in real if n not in self._constants]
         if trainable is None:
             names = [n for n in real if n.rpartition(".")[2] not in BUFFERS]
         elif callable(trainable):
             names = [n for n in real if trainable(n)]
         else:
             names = [n for n in real if n in trainable]
-            if strangers := sorted(set(trainable) - set(names)):
+            if unknown := sorted(set(trainable) - set(names)):
                 raise ValueError(
-                    f"`{call}(trainable=...)` names {strangers}, which are no floating-point "
+                    f"`{call}(trainable=...)` names {unknown}, which are no floating-point "
                     f"entries of the model with finite numbers: it has {sorted(real)}."
                 )
         if not names:
@@ -133,17 +103,9 @@ class GlobalModel:
         return names
 
     def check(self, record: ArrayRecord) -> tuple[ArrayRecord, float]:
-        """Check a reply's model, entry by entry.
+        """Return a reply's model and the norm of its update; `Unfit` if it does not fit.
 
-        Args:
-            record: as it came.
-
-        Returns:
-            (record, length): the record with the model's entries in the model's order, since
-            some strategies go by position; and the length of its update, all weights counted.
-
-        Raises:
-            Unfit: if it is not such a model.
+        The entries are put into the model's order, since some strategies go by position.
         """
         if set(record) != set(self._own):
             lacking = listed(sorted(set(self._own) - set(record)))
@@ -151,7 +113,7 @@ class GlobalModel:
             raise Unfit(f"sent a model that lacks {lacking} and has {more} besides", True)
         entries, square = {}, 0.0
         for name, own in self._own.items():
-            entries[name], numbers = self._entry(name, record[name], own)
+            entries[name], numbers = self._checked(name, record[name], own)
             if name not in self._counts:
                 with np.errstate(all="ignore"):
                     step = np.asarray(numbers - own)
@@ -160,7 +122,7 @@ class GlobalModel:
         same = list(record) == list(entries) and all(record[n] is entries[n] for n in entries)
         return (record if same else ArrayRecord(entries)), math.sqrt(square)
 
-    def _entry(self, name: str, array: Array, own: np.ndarray) -> tuple[Array, np.ndarray]:
+    def _checked(self, name: str, array: Array, own: np.ndarray) -> tuple[Array, np.ndarray]:
         if tuple(array.shape) != own.shape:
             raise Unfit(f"sent {name!r} as {tuple(array.shape)}, not {own.shape}", True)
         try:
@@ -171,10 +133,9 @@ class GlobalModel:
             numbers = numbers.astype(numbers.dtype.newbyteorder("="))
             array = Array(numbers)
         # Clients may compute in another precision; another integer type has another range.
-        alike = numbers.dtype == own.dtype or (
+        if numbers.dtype != own.dtype and not (
             numbers.dtype.kind == own.dtype.kind == "f" and numbers.dtype.itemsize <= _LONGEST
-        )
-        if not alike:
+        ):
             raise Unfit(f"sent {name!r} as {numbers.dtype}, not {own.dtype}", True)
         if name in self._counts:
             return array, numbers
@@ -191,34 +152,32 @@ class GlobalModel:
             )
         return array, numbers
 
-    # What the strategy within sees, and what goes on of what it returns.
+    # What the wrapped strategy sees, and what is sent on of its result.
 
     @property
-    def _plain_already(self) -> bool:
+    def _is_plain(self) -> bool:
         return not self._counts and not self._constants
 
     def plain(self, record: ArrayRecord) -> ArrayRecord:
-        """Return a model as the strategy within is to see it: finite, and no counts."""
-        if self._plain_already:
+        """Return a model as the wrapped strategy is to see it: finite, and without counts."""
+        if self._is_plain:
             return record
         arrays = dict(record.items())
         for name in self._counts:
             arrays[name] = Array(record[name].numpy().astype(np.float64))
         for name, constant in self._constants.items():
-            numbers = np.array(record[name].numpy())
-            numbers[constant] = 0
-            arrays[name] = Array(numbers)
+            arrays[name] = _with(record[name], constant, 0)
         return ArrayRecord(arrays)
 
     def make_plain(self, reply: Message) -> None:
-        """Give a reply a plain model in place of its own."""
-        if not self._plain_already:
+        """Replace a reply's model by a plain one."""
+        if not self._is_plain:
             ((key, record),) = reply.content.array_records.items()
             reply.content = RecordDict({**dict(reply.content.items()), key: self.plain(record)})
 
-    def dress(self, message: Message, plain: ArrayRecord) -> None:
-        """Put the model's own entries into a message where a strategy put the plain ones."""
-        if self._plain_already:
+    def restore_in(self, message: Message, plain: ArrayRecord) -> None:
+        """Replace the plain entries that a strategy put into a message by the model's own."""
+        if self._is_plain:
             return
         for key, record in list(message.content.array_records.items()):
             given = {
@@ -236,61 +195,52 @@ class GlobalModel:
             )
 
     def ranges(self, replies: Sequence[Message]) -> Ranges:
-        """Return the least and the greatest that replies hold, of each number of each count."""
+        """Return the least and the greatest of each number of each count in the replies."""
         ranges = {}
         for name in self._counts if replies else ():
-            told = [model_of(reply)[name].numpy() for reply in replies]
-            ranges[name] = (reduce(np.minimum, told), reduce(np.maximum, told))
+            sent = [model_of(reply)[name].numpy() for reply in replies]
+            ranges[name] = (reduce(np.minimum, sent), reduce(np.maximum, sent))
         return ranges
 
     def restored(self, made: ArrayRecord, ranges: Ranges) -> ArrayRecord:
-        """Return what the strategy within made of plain replies, with the model's own types.
+        """Return the wrapped strategy's result with the model's own types.
 
-        Counts are rounded to the nearest number of their type, and brought between the least
-        and the greatest that replies held: a mean or median is there already, and what
-        momentum or Adam make of a count is not. So what all clients agree on is exact, however
-        large. Numbers that are not finite are the model's.
-
-        Args:
-            made: the new model.
-            ranges: see `ranges`.
+        Counts are rounded to the nearest number of their type, and clipped to the range of the
+        replies: a mean or median is in it already, momentum or Adam on a count may leave it.
+        So a count on which all clients agree is exact, however large. Numbers that are not
+        finite are the model's.
         """
-        if self._plain_already:
+        if self._is_plain:
             return made
         arrays = dict(made.items())
+        shapes = {name: tuple(array.shape) for name, array in made.items()}
         for name in self._counts:
-            if name in made and tuple(made[name].shape) == self._own[name].shape:
+            if shapes.get(name) == self._own[name].shape:
                 numbers = _rounded(made[name].numpy(), self._own[name].dtype)
                 low, high = ranges.get(name, (numbers, numbers))
                 arrays[name] = Array(np.asarray(np.minimum(np.maximum(numbers, low), high)))
         for name, constant in self._constants.items():
-            if name in made and tuple(made[name].shape) == constant.shape:
-                numbers = np.array(made[name].numpy())
-                numbers[constant] = self._own[name][constant]
-                arrays[name] = Array(numbers)
+            if shapes.get(name) == constant.shape:
+                arrays[name] = _with(made[name], constant, self._own[name][constant])
         return ArrayRecord(arrays)
 
-    def broken(self, made: ArrayRecord) -> list[str]:
+    def not_finite(self, made: ArrayRecord) -> list[str]:
         """Return the entries of a new model that are not finite, and should be."""
-        broken = []
+        found = []
         for name, array in made.items():
             numbers, constant = array.numpy(), self._constants.get(name, np.False_)
             if numbers.dtype.kind in "fc" and not (np.isfinite(numbers) | constant).all():
-                broken.append(name)
-        return broken
+                found.append(name)
+        return found
 
 
 def decode(array: Array) -> np.ndarray:
-    """Return an entry's numbers. Nothing is ever unpickled.
-
-    Raises:
-        Unfit: unless it is a NumPy array of the type and shape that the entry says.
-    """
+    """Return an entry's numbers; `Unfit` unless they are as claimed. Nothing is unpickled."""
     if array.stype != "numpy.ndarray":
         raise Unfit(f"is serialised as {array.stype!r}, and only 'numpy.ndarray' is read")
     try:
         numbers = array.numpy()
-    except Exception:  # whatever NumPy makes of whatever bytes
+    except Exception:  # whatever NumPy raises on whatever bytes
         numbers = None
     if not isinstance(numbers, np.ndarray) or numbers.dtype.hasobject:
         raise Unfit("holds bytes that are no whole NumPy array of numbers")
@@ -300,18 +250,14 @@ def decode(array: Array) -> np.ndarray:
         honest = False
     if not honest:
         raise Unfit(
-            f"says that it is {array.dtype} of shape {tuple(array.shape)}, and holds "
+            f"claims to be {array.dtype} of shape {tuple(array.shape)}, and is "
             f"{numbers.dtype} of shape {numbers.shape}"
         )
     return numbers
 
 
 def in_types(record: ArrayRecord, types: Collection[str]) -> ArrayRecord:
-    """Return a record with its real entries in these types, one for each entry.
-
-    Raises:
-        Unfit: if a number does not fit into its type.
-    """
+    """Return a record with its real entries in these types; `Unfit` if a number overflows."""
     arrays = {}
     for (name, array), dtype in zip(record.items(), types, strict=True):
         if array.dtype != dtype:
@@ -322,6 +268,28 @@ def in_types(record: ArrayRecord, types: Collection[str]) -> ArrayRecord:
             array = Array(cast)
         arrays[name] = array
     return ArrayRecord(arrays)
+
+
+def _own_entry(name: str, array: Array, call: str) -> np.ndarray:
+    entry = f"`{call}` got a model whose entry {name!r}"
+    try:
+        numbers = decode(array)
+    except Unfit as fault:
+        raise ValueError(
+            f"{entry} {fault}: make it by ArrayRecord(model.state_dict())."
+        ) from None
+    if numbers.dtype.kind not in "fciub":
+        raise ValueError(
+            f"{entry} is of {numbers.dtype}, and must be of numbers: leave it out of the "
+            f"model's ArrayRecord."
+        )
+    return numbers
+
+
+def _with(array: Array, where: np.ndarray, values: object) -> Array:
+    numbers = np.array(array.numpy())
+    numbers[where] = values
+    return Array(numbers)
 
 
 def _rounded(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -336,7 +304,10 @@ def _rounded(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _square(numbers: np.ndarray) -> float:
-    """Return the sum of squares, in float64; infinite if it is too large for one."""
+    """Return the sum of squares, in float64 block by block; infinite if it overflows."""
+    vector, total = numbers.reshape(-1), 0.0
     with np.errstate(over="ignore"):
-        magnitudes = np.abs(numbers).astype(np.float64).reshape(-1)
-        return float(np.dot(magnitudes, magnitudes))
+        for block in blocks(len(vector)):
+            magnitudes = np.abs(vector[block]).astype(np.float64)
+            total += float(np.dot(magnitudes, magnitudes))
+    return total

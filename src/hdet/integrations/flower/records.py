@@ -3,21 +3,21 @@
     config     "lr", "server-round", "proximal-mu" (FedProx), "fedhyper-..." (FedHyper-CL)
     arrays     the model; and with FedHyper-CL "previous-update", its trainable entries
     metrics    "num-examples", "train-loss", "squared-loss", "duration", "update-norm",
-               "partition-id" (-1 where the node has none), if given "label-counts", and
+               "partition-id" (-1 if the node has none), if given "label-counts", and
                "selection-share", as sent in the config
 
-The names that Flower's own apps use, "train_loss" say, are understood in their place.
+The names in Flower's own apps, such as "train_loss", are understood as well.
 """
 
 import logging
 import math
-import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from torch import Tensor
 
 PREVIOUS_UPDATE = "previous-update"
 PARTITION = "partition-id"
@@ -25,31 +25,36 @@ LABELS = "label-counts"
 SHARE = "selection-share"
 # FedHyper-CL's bounds in a message's config; the first tells a client to move its rate.
 GAMMA, GROWTH, BETA_MAX = "fedhyper-gamma", "fedhyper-growth", "fedhyper-beta-max"
-# One number under several names; the first is ours, and what a selector is told.
+# One number under several names, hdet's own first.
 LOSSES = ("train-loss", "train_loss", "loss")
 EXAMPLES = ("num-examples", "num_examples")
 RATES = ("lr", "learning-rate", "learning_rate")
-# What a name ends with that batch normalisation counts and does not train.
+# How the names of batch normalisation's statistics end, which are counted and not trained.
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 Trainable = Callable[[str], bool] | Collection[str] | None
 
-log = logging.getLogger("flwr")  # Flower's own, so that all lines of a run stand together
+log = logging.getLogger("flwr")  # Flower's own, so that all lines of a run are in one log
 
 
 def metrics_of(reply: Message) -> dict[str, Any]:
-    """Return what the reply's only MetricRecord holds; nothing if it has none."""
+    """Return the contents of the reply's only MetricRecord; nothing if it has none."""
     return dict(next(iter(reply.content.metric_records.values()), {}))
 
 
-def is_number(value: object) -> TypeGuard[float]:
-    """Return whether a metric is one number; True and False are none."""
+def model_of(reply: Message) -> ArrayRecord:
+    """Return the reply's only ArrayRecord."""
+    return next(iter(reply.content.array_records.values()))
+
+
+def is_metric(value: object) -> TypeGuard[float]:
+    """Return whether a metric is one plain number, and not a boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def first_of(told: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def first_of(metrics: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Return the first of several names under which there is a number."""
-    return next((name for name in names if is_number(told.get(name))), None)
+    return next((name for name in names if is_metric(metrics.get(name))), None)
 
 
 def partition_of(reply: Message) -> int | None:
@@ -65,11 +70,6 @@ def listed(names: Sequence[object]) -> str:
     return few if len(names) <= 4 else f"{few} and {len(names) - 4} more"
 
 
-def short(value: object) -> str:
-    """Return a value as part of a message: at most a few dozen characters."""
-    return clipped(reprlib.repr(value))
-
-
 def clipped(text: str) -> str:
     """Return the beginning of a text, on one line."""
     text = " ".join(text.split())
@@ -77,67 +77,47 @@ def clipped(text: str) -> str:
 
 
 def describe(reply: Message) -> str:
-    """Return a node in words: its id, and its partition if it named one."""
+    """Return a node's id, and its partition if it named one."""
     partition = partition_of(reply)
     node = str(reply.metadata.src_node_id)
     return node if partition is None else f"{node} (partition {partition})"
 
 
-def tensor(array: Array) -> torch.Tensor:
-    """Return an entry of a record as a tensor of its own."""
-    return torch.from_numpy(np.array(array.numpy()))
+def tensor(array: Array) -> Tensor:
+    """Return an entry of a record as a contiguous tensor with memory of its own."""
+    return torch.from_numpy(np.array(array.numpy(), order="C"))
 
 
-def flat(arrays: ArrayRecord, names: list[str]) -> torch.Tensor:
+def flat(arrays: ArrayRecord, names: list[str]) -> Tensor:
     """Return the trainable entries as one vector."""
     return torch.cat([tensor(arrays[name]).reshape(-1) for name in names])
 
 
-def model_of(reply: Message) -> ArrayRecord:
-    """Return the reply's only ArrayRecord."""
-    return next(iter(reply.content.array_records.values()))
-
-
-def unflatten(vector: torch.Tensor, arrays: ArrayRecord, names: list[str]) -> ArrayRecord:
-    """Return a flat vector as a record of the trainable entries.
-
-    Raises:
-        ValueError: if it is not as long as they are together.
-    """
+def unflatten(vector: Tensor, arrays: ArrayRecord, names: list[str]) -> ArrayRecord:
+    """Return a flat vector as a record of the trainable entries."""
     shapes = [tuple(arrays[n].shape) for n in names]
     sizes = [math.prod(shape) for shape in shapes]
     if len(vector) != sum(sizes):
         raise ValueError(
             f"the last update has {len(vector)} numbers, and the model's trainable entries "
-            f"{sum(sizes)}: load the state of a run with this model and this `trainable`."
+            f"have {sum(sizes)}: load the state of a run with this model and this `trainable`."
         )
-    pieces = vector.split(sizes)
-    parts = zip(names, pieces, shapes, strict=True)
+    parts = zip(names, vector.split(sizes), shapes, strict=True)
     return ArrayRecord({n: Array(piece.reshape(s).numpy()) for n, piece, s in parts})
 
 
 def rate_names(config: ConfigRecord, named: str | None) -> list[str]:
-    """Return the names under which clients look for their rate in a config; "lr" is ours.
-
-    Args:
-        config: what the caller wants clients to be told.
-        named: the name that the clients' app reads; None for those of `RATES` in `config`.
-    """
-    return list(
-        dict.fromkeys([*([named] if named else [n for n in RATES if n in config]), "lr"])
-    )
+    """Return the names of the clients' rate: `named` or those in the config, and "lr"."""
+    found = [named] if named else [n for n in RATES if n in config]
+    return list(dict.fromkeys([*found, "lr"]))
 
 
 def only_config(message: Message) -> ConfigRecord:
-    """Return a message's only ConfigRecord.
-
-    Raises:
-        ValueError: if it has none or several.
-    """
+    """Return a message's only ConfigRecord; a `ValueError` if it has none or several."""
     records = list(message.content.config_records.values())
     if len(records) != 1:
         raise ValueError(
-            f"a train message must hold one ConfigRecord, for the rates: the strategy within "
+            f"a train message must hold one ConfigRecord, for the rates: the wrapped strategy "
             f"sends {len(records)}. Put its settings into the config that it is given."
         )
     return records[0]

@@ -1,21 +1,21 @@
-"""Which replies of a round fit: each is checked for itself, and then against the others.
+"""Which replies of a round are usable: each is checked by itself, and then beside the others.
 
-The idea: Flower ends the run at a reply that does not fit; here that reply is left out, with
-its reason, and the round goes on. What must hold:
+Flower ends the run at an unusable reply; here that reply is left out, with its reason, and the
+round goes on. What must hold:
 
     by itself         it answers a message of this round, the first of its node; one model with
                       the entries, shapes and types that were sent, every number finite; one
                       record of finite metrics, with a weight above 0
-    beside others     the metrics that most others sent, since Flower averages what all have;
-                      an update that is not out of all proportion
+    beside others     the metrics that most others sent, since Flower averages those that all
+                      sent; an update that is not disproportionate
 
-*Out of all proportion.* Weights of 1e30 are finite, and one such reply ends a run. Honest
-updates differ a lot, too: a client with a thousand times the data makes a thousand times the
-steps. So an update is left out if it is longer than 1000 times the median of the others', the
-median of the last round counted as one of them, and at the same time longer than 10 times the
-model (or than a model of ones, if that is longer); and, whatever the others sent, if it is
-longer than 1e10 times that. This is for accidents. Against clients that mean harm there are
-Flower's Krum, Bulyan, FedMedian and FedTrimmedAvg, which can be wrapped.
+*Disproportionate.* Weights of 1e30 are finite, and one such reply ruins a run. But honest
+updates differ a lot: a client with a thousand times the data makes a thousand times the steps.
+So an update is left out if its norm is more than 1000 times the median of the others' (the
+median of the last round counts as one of them) and at the same time more than 10 times that of
+the model (or of a model of ones, if that is larger); and in any case if it is more than 1e10
+times that. This catches accidents. Against malicious clients wrap Flower's Krum, Bulyan,
+FedMedian or FedTrimmedAvg.
 """
 
 from bisect import insort
@@ -25,14 +25,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 
 from ...state import Entries
-from .metrics import check_metrics, form_of, translated
+from .metrics import check_metrics, form_of, with_names
 from .model import GlobalModel, Unfit, in_types
 from .records import clipped, describe, log, partition_of
 
-# How often the median update an update may be long; how often the model; and in any case.
+# The largest norm of an update, in medians of the others', in models, and in any case.
 _TIMES_OTHERS, _TIMES_MODEL, _TIMES_ANY = 1e3, 10.0, 1e10
+# So many replies that are all unusable for the same reason are no accident.
+_ENOUGH = 5
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 Choice = TypeVar("Choice", bound=Hashable)
@@ -40,31 +43,39 @@ Choice = TypeVar("Choice", bound=Hashable)
 
 @dataclass
 class Usual:
-    """What is usual in this run, for rounds in which the replies are too few to say.
+    """What is usual in this run, for rounds with too few replies to tell.
 
     Attributes:
-        form: the names of the metrics; None before anything came.
-        length: the median length of the last round's updates; None before anything came.
-        understood: names of metrics that came under another one, and which.
+        form: the names of the metrics; None before any reply.
+        norm: the median norm of the last round's updates; None before any reply.
+        aliases: names of metrics that came under another one, and which.
     """
 
     form: tuple[str, ...] | None = None
-    length: float | None = None
-    understood: dict[str, str] = field(default_factory=dict)
+    norm: float | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values."""
         form = None if self.form is None else list(self.form)
-        return {"form": form, "length": self.length}
+        return {"form": form, "length": self.norm}
+
+    def update(self, usable: "list[_Candidate]") -> None:
+        """Update by the usable replies of a round."""
+        if usable:
+            if self.form is None or len(usable) > 1:
+                self.form = form_of(usable[0].metrics)
+            norms = sorted(candidate.norm for candidate in usable)
+            self.norm = norms[(len(norms) - 1) // 2]
 
     @classmethod
     def parsed(cls, entries: Entries) -> "Usual":
-        """Return what `state_dict` was of; a `ValueError` if it is damaged."""
+        """Return what a `state_dict` was of; a `ValueError` if it is damaged."""
         names = entries.optional("form", entries.items)
         if names is not None and not all(isinstance(name, str) for name in names):
             entries.refuse("form", names, "must be a list of names")
-        length = entries.optional("length", entries.number, low=0.0)
-        return cls(None if names is None else tuple(names), length)
+        norm = entries.optional("length", entries.number, low=0.0)
+        return cls(None if names is None else tuple(names), norm)
 
 
 class Sifted(NamedTuple):
@@ -82,14 +93,46 @@ class Sifted(NamedTuple):
     left_out: dict[int, Unfit]
 
 
+class HopelessRun:
+    """Notices that nobody's reply was ever usable, for one reason that stays.
+
+    It takes several nodes to say so, or all that are connected: one may be broken. Where few
+    are asked in a round, that is after several rounds.
+    """
+
+    def __init__(self) -> None:
+        # None once a reply was usable.
+        self._refused: list[tuple[int, Unfit]] | None = []
+
+    def check(self, name: str, sifted: Sifted, grid: Grid) -> None:
+        """Raise a `RuntimeError` with the reason if further rounds would train nothing."""
+        if sifted.good:
+            self._refused = None
+        if self._refused is None:
+            return
+        self._refused += sifted.left_out.items()
+        reasons = {str(fault) for _, fault in self._refused}
+        if len(reasons) != 1 or not all(fault.structural for _, fault in self._refused):
+            return
+        heard = len({node for node, _ in self._refused})
+        there = len(list(grid.get_node_ids()))
+        if heard >= min(_ENOUGH, there) or (heard > 2 and len(self._refused) >= _ENOUGH):
+            raise RuntimeError(
+                f"{name}: every reply since the start was left out, and further rounds would "
+                f"train nothing: {heard} of {there} nodes {reasons.pop()}. Make the clients "
+                f"send back the entries that they are sent, with metrics that are finite "
+                f"numbers; `hdet.integrations.flower.reply` does."
+            )
+
+
 @dataclass
 class _Candidate:
-    """A reply that fits by itself, and its records."""
+    """A reply that is usable by itself, and its records."""
 
     reply: Message
     metrics: MetricRecord
     arrays: ArrayRecord
-    length: float
+    norm: float
 
 
 def sift(
@@ -99,31 +142,24 @@ def sift(
     usual: Usual,
     asked: Collection[int] | None,
 ) -> Sifted:
-    """Return the replies that fit; of each of the others, say what is wrong.
+    """Return the usable replies, in order, and log why each of the others is left out.
 
     Args:
-        replies: as Flower hands them over. Those that fit may get content that is in order.
+        replies: as Flower hands them over.
         model: that was sent; None if replies bring none, as those of an evaluation.
-        wanted: metrics that the strategy within must find; the first weighs a reply.
+        wanted: metrics that the wrapped strategy must find; the first weights a reply.
         usual: what is usual; updated.
         asked: the nodes that were sent a message; None if that is not known.
     """
-    replies = sorted(replies, key=_place)
-    left_out: dict[int, Unfit] = {}
-
-    def leave_out(reply: Message, fault: Unfit) -> None:
-        left_out[reply.metadata.src_node_id] = fault
-        log.warning("node %s %s; its reply is left out of this round", describe(reply), fault)
+    left_out: list[tuple[Message, Unfit]] = []
 
     def kept(these: list[_Candidate], faults: list[Unfit | None]) -> list[_Candidate]:
         pairs = list(zip(these, faults, strict=True))
-        for candidate, fault in pairs:
-            if fault is not None:
-                leave_out(candidate.reply, fault)
+        left_out.extend((c.reply, fault) for c, fault in pairs if fault is not None)
         return [candidate for candidate, fault in pairs if fault is None]
 
-    errors, fitting, heard = [], [], set()
-    for reply in replies:
+    errors, usable, heard = [], [], set()
+    for reply in sorted(replies, key=_rank):
         node = reply.metadata.src_node_id
         try:
             if asked is not None and node not in asked:
@@ -133,44 +169,43 @@ def sift(
                 continue
             if node in heard:
                 raise Unfit("has replied already")
-            fitting.append(_candidate(reply, model, wanted, usual))
+            usable.append(_candidate(reply, model, wanted, usual))
             heard.add(node)
         except Unfit as fault:
-            leave_out(reply, fault)
-    fitting = kept(fitting, _odd_forms(fitting, usual))
+            left_out.append((reply, fault))
+    usable = kept(usable, _unusual_forms(usable, usual))
     if model is not None:
-        fitting = kept(fitting, _odd_types(fitting, model))
-        fitting = kept(fitting, _odd_lengths(fitting, model, usual))
-    _remember(fitting, usual)
-    _put_in_order(fitting, model)
-    return Sifted([candidate.reply for candidate in fitting], errors, left_out)
+        usable = kept(usable, _unusual_types(usable, model))
+        usable = kept(usable, _disproportionate(usable, model, usual))
+    for reply, fault in left_out:
+        log.warning("node %s %s; its reply is left out of this round", describe(reply), fault)
+    usual.update(usable)
+    _put_in_order(usable, model)
+    reasons = {reply.metadata.src_node_id: fault for reply, fault in left_out}
+    return Sifted([candidate.reply for candidate in usable], errors, reasons)
 
 
 def _candidate(
     reply: Message, model: GlobalModel | None, wanted: Sequence[str], usual: Usual
 ) -> _Candidate:
-    """Check a reply by itself.
-
-    Raises:
-        Unfit: saying why it does not fit.
-    """
+    """Check a reply by itself; `Unfit` with the reason why it is unusable."""
     try:
         if not reply.has_content():
             raise Unfit("sent nothing", True)
-        arrays, length = ArrayRecord(), 0.0
+        arrays, norm = ArrayRecord(), 0.0
         if model is not None:
-            arrays, length = model.check(_only(reply.content.array_records, "ArrayRecord"))
+            arrays, norm = model.check(_only(reply.content.array_records, "ArrayRecord"))
         metrics = _only(reply.content.metric_records, "MetricRecord")
-        metrics, understood = translated(metrics, wanted)
+        metrics, aliases = with_names(metrics, wanted)
         check_metrics(metrics, wanted[0])
     except Unfit:
         raise
     except Exception as fault:
-        # Whatever else a client may think of: its reply is no reason to end the run.
+        # Whatever else a client may send: its reply is no reason to end the run.
         why = clipped(f"{type(fault).__name__}: {fault}")
-        raise Unfit(f"sent what cannot be read ({why})") from fault
-    usual.understood.update(understood)
-    return _Candidate(reply, metrics, arrays, length)
+        raise Unfit(f"sent a reply that cannot be read ({why})") from fault
+    usual.aliases.update(aliases)
+    return _Candidate(reply, metrics, arrays, norm)
 
 
 def _only(records: Mapping[str, Record], kind: str) -> Record:
@@ -179,8 +214,8 @@ def _only(records: Mapping[str, Record], kind: str) -> Record:
     return next(iter(records.values()))
 
 
-def _odd_forms(candidates: list[_Candidate], usual: Usual) -> list[Unfit | None]:
-    """Return who sent other metrics than most others; a tie is as in the rounds before."""
+def _unusual_forms(candidates: list[_Candidate], usual: Usual) -> list[Unfit | None]:
+    """Return the faults of those with other metrics than most; a tie is as before."""
     forms = [form_of(candidate.metrics) for candidate in candidates]
     form = _most_common(forms, usual.form)
     return [
@@ -191,8 +226,8 @@ def _odd_forms(candidates: list[_Candidate], usual: Usual) -> list[Unfit | None]
     ]
 
 
-def _odd_types(candidates: list[_Candidate], model: GlobalModel) -> list[Unfit | None]:
-    """Bring models into the precision of most others; return which cannot be."""
+def _unusual_types(candidates: list[_Candidate], model: GlobalModel) -> list[Unfit | None]:
+    """Convert models to the precision of most others; return the faults of those that fail."""
     types = [_types(candidate.arrays) for candidate in candidates]
     usual = _most_common(types, _types(model.arrays))
     faults: list[Unfit | None] = []
@@ -206,28 +241,22 @@ def _odd_types(candidates: list[_Candidate], model: GlobalModel) -> list[Unfit |
     return faults
 
 
-def _odd_lengths(
+def _disproportionate(
     candidates: list[_Candidate], model: GlobalModel, usual: Usual
 ) -> list[Unfit | None]:
-    """Return whose updates are out of all proportion; see above."""
-    lengths = sorted(candidate.length for candidate in candidates)
-    if usual.length is not None:
-        insort(lengths, usual.length)
+    norms = sorted(candidate.norm for candidate in candidates)
+    if usual.norm is not None:
+        insort(norms, usual.norm)
     faults: list[Unfit | None] = []
     for candidate in candidates:
         limit, beside = _TIMES_ANY * model.scale, ""
-        if len(lengths) > 1:
-            others = _median_of_others(lengths, candidate.length)
+        if len(norms) > 1:
+            others = _median_of_others(norms, candidate.norm)
             limit = min(limit, max(_TIMES_OTHERS * others, _TIMES_MODEL * model.scale))
-            beside = f", and the median of the others {others:.3g}"
-        faults.append(
-            None
-            if candidate.length <= limit
-            else Unfit(
-                f"sent an update of length {candidate.length:.3g}, out of all proportion: the "
-                f"model is {model.scale:.3g} long{beside}"
-            )
-        )
+            beside = f", and the median of the others' {others:.3g}"
+        text = f"sent an update of norm {candidate.norm:.3g}, which is disproportionate: "
+        text += f"the model's is {model.scale:.3g}{beside}"
+        faults.append(None if candidate.norm <= limit else Unfit(text))
     return faults
 
 
@@ -238,26 +267,17 @@ def _median_of_others(ordered: Sequence[float], own: float) -> float:
 
 
 def _most_common(values: Sequence[Choice], in_a_tie: Choice | None) -> Choice | None:
-    """Return what is most often among values; None if there are none."""
+    """Return the most common of values; None if there are none."""
     counts = Counter(values)
     most = [value for value, count in counts.items() if count == max(counts.values())]
     return in_a_tie if in_a_tie in most else next(iter(most), None)
 
 
-def _remember(fitting: list[_Candidate], usual: Usual) -> None:
-    if not fitting:
-        return
-    if usual.form is None or len(fitting) > 1:
-        usual.form = form_of(fitting[0].metrics)
-    lengths = sorted(candidate.length for candidate in fitting)
-    usual.length = lengths[(len(lengths) - 1) // 2]
-
-
-def _put_in_order(fitting: list[_Candidate], model: GlobalModel | None) -> None:
+def _put_in_order(usable: list[_Candidate], model: GlobalModel | None) -> None:
     """Give each reply its records as they are now, under the names that most others use."""
     kinds = (MetricRecord,) if model is None else (MetricRecord, ArrayRecord)
-    keys = _most_common([_keys(candidate.reply, kinds) for candidate in fitting], None)
-    for candidate in fitting:
+    keys = _most_common([_keys(candidate.reply, kinds) for candidate in usable], None)
+    for candidate in usable:
         content = candidate.reply.content
         named = dict(zip(keys or (), (candidate.metrics, candidate.arrays), strict=False))
         more = {
@@ -278,7 +298,7 @@ def _types(record: ArrayRecord) -> tuple[str, ...]:
     return tuple(array.dtype for array in record.values())
 
 
-def _place(reply: Message) -> tuple[int, int]:
-    """Return where a reply stands in the order of sums: by partition, else by node."""
+def _rank(reply: Message) -> tuple[int, int]:
+    """Return the sort key of a reply: its partition, else its node."""
     partition, node = partition_of(reply), reply.metadata.src_node_id
     return (1, node) if partition is None else (0, partition)

@@ -1,14 +1,14 @@
 """Client selection on Flower: a two-phase round around any strategy.
 
     1  names     once per node: which partition are you?
-    2  query     the model to `selector.candidates`, whose losses come back
-    3  select    `selector.select` says who trains; the strategy within sees only those
-    4  train     as ever; the replies are fed back to the selector
+    2  query     the model to `selector.candidates`, who answer with its loss
+    3  select    `selector.select` chooses the clients; the wrapped strategy sees only those
+    4  train     as ever; the selector is told of the replies
 
-Node ids are drawn anew in every run, so a selection cannot be repeated by them. Clients are
-known by their partition instead, a number, and where a node has none as "node 123...". The
-order of clients, and of replies in sums, is by that name: with a seed, selections and weights
-are the same whatever the ids are and whichever reply comes first.
+Node ids are new in every run, so a selection cannot be repeated by them. Clients are known by
+their partition instead, a number, or as "node 123..." if a node has none. The order of clients,
+and of replies in sums, is by that name: with a seed, selections and weights are the same
+whatever the ids are and whichever reply comes first.
 """
 
 import copy
@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from ...errors import require
+from ...errors import require, require_number, require_whole
 from ...federated.selection import ClientReport, Selector
 from ...state import Entries
 from . import advice
-from .metrics import check_metrics, examples_of, loss_of
+from .metrics import check_metrics, number_of
 from .records import (
     EXAMPLES,
     LABELS,
@@ -43,40 +43,40 @@ from .records import (
     partition_of,
 )
 from .selected_grid import SelectedGrid
-from .wrapper import Wrapper, chain
+from .wrapper import Aggregated, Wrapper, chain
 
 QUERY = "query.selection"
 _POLL = 1.0  # seconds between looks at who is connected
-# A weight of zero would divide by zero in the round in which only that client replies.
-_LEAST_SHARE = 1e-6
+# With a weight of zero, a round in which only that client replies would divide by zero.
+_MIN_SHARE = 1e-6
 _BY_ID = "it is known by its node id, so selections will not repeat in another run"
 
 Name = int | str
 
 
 class SelectClients(Wrapper):
-    """Lets a selector of `hdet.federated.selection` say who trains, around any strategy.
+    """Lets a selector of `hdet.federated.selection` choose the clients, around any strategy.
 
         FedProx(fraction_train=0.1)  ->  SelectClients(FedProx(), HeteroSelect(), count=10)
 
-    The strategy within must ask for all that it is shown: fraction_train 1.0, as by default.
-    Evaluation is its own, on all nodes. Clients answer queries by `answer_query`.
+    The wrapped strategy must train on all nodes that it is shown: fraction_train 1.0, as by
+    default. Its evaluation is on all nodes. Clients answer queries by `answer_query`.
 
-    To weigh replies by the selector's scores, as HeteRo-Select's second version does, give the
+    To weight replies by the selector's scores, as HeteRo-Select's second version does, give the
     innermost strategy weighted_by_key="selection-share"; `reply` on the clients returns it.
 
     Args:
-        strategy: what configures and aggregates; wrapped or not.
-        selector: who chooses.
+        strategy: configures and aggregates; wrapped or not.
+        selector: chooses the clients.
         count: how many train in a round, at least 1; all if fewer are connected.
         min_available_nodes: how many must be connected before a round begins; None is `count`.
         wait_timeout: seconds to wait for them, above 0, before the run ends with an error.
-        query_timeout: seconds to wait for answers to queries, above 0. Whoever is later is
-            silent to the selector.
+        query_timeout: seconds to wait for answers to queries, above 0. A later answer counts as
+            none.
         trainable: entries of the model that make an update, as for `FedHyper`.
 
     Raises:
-        ValueError: if an argument is out of range, or the strategy within would wait for more
+        ValueError: if an argument is out of range, or the wrapped strategy would wait for more
             nodes than it is shown.
     """
 
@@ -93,23 +93,19 @@ class SelectClients(Wrapper):
     ) -> None:
         super().__init__(strategy)
         call = "SelectClients"
-        require(count >= 1, call, "count", count, "must be at least 1", "choose somebody")
+        require_whole(call, "count", count, "choose at least one client", 1)
         least = count if min_available_nodes is None else min_available_nodes
-        require(least >= 1, call, "min_available_nodes", least, "must be at least 1", "try 2")
+        require_whole(call, "min_available_nodes", least, "try 2", 1)
         for name, seconds in (("wait_timeout", wait_timeout), ("query_timeout", query_timeout)):
-            require(seconds > 0, call, name, seconds, "must be above 0", "600 is ten minutes")
+            require_number(call, name, seconds, "try 600", above=0, finite=False)
         self._selector, self._count, self._trainable = selector, count, trainable
         self._wait_timeout, self._query_timeout = wait_timeout, query_timeout
-        self._least = max(least, self._wanted_within())
-        self._weighs = self._weight_key() == SHARE
-        require(
-            not self._weighs or hasattr(selector, "scores"),
-            call,
-            "selector",
-            type(selector).__name__,
-            f"has no scores to weigh replies by, which weighted_by_key={SHARE!r} asks for",
-            "use HeteroSelect or HeteroSelectV2, or weigh by num-examples",
-        )
+        self._least = max(least, self._wanted_nodes())
+        self._weights = self._weight_key() == SHARE
+        rule = f"has no scores to weight replies by, as weighted_by_key={SHARE!r} requires"
+        remedy = "use HeteroSelect or HeteroSelectV2, or weight by num-examples"
+        fits = not self._weights or hasattr(selector, "scores")
+        require(fits, call, "selector", type(selector).__name__, rule, remedy)
         self._entries: list[str] = []
         self._names: dict[int, Name] = {}
         self._probed: list[Name] = []
@@ -118,39 +114,35 @@ class SelectClients(Wrapper):
 
     @property
     def selected(self) -> list[Name]:
-        """Who was asked to train in the last round, by name, in order."""
+        """The clients that were asked to train in the last round, by name, in order."""
         return list(self._invited.values())
 
     @property
     def probed(self) -> list[Name]:
-        """Who was sent the model in the last round to be asked for its loss, in order."""
+        """The clients that were asked for their loss in the last round, by name, in order."""
         return list(self._probed)
 
-    def _wanted_within(self) -> int:
-        """Return how many nodes the strategies within want to see; refuse the impossible."""
-        wanted = 1
+    def _wanted_nodes(self) -> int:
+        """Return how many nodes the wrapped strategies want to see; refuse the impossible."""
+        wanted, call = 1, "SelectClients"
         for strategy in chain(self.strategy):
-            fraction = getattr(strategy, "fraction_train", 1.0)
-            require(
-                fraction == 1.0,
-                "SelectClients",
-                "strategy",
-                type(strategy).__name__,
-                f"has fraction_train={fraction}, and would train only some of the selected",
-                "leave it at 1.0, and give SelectClients the number of clients as count",
+            name, fraction = type(strategy).__name__, getattr(strategy, "fraction_train", 1.0)
+            rule = f"has fraction_train={fraction}, and would train only some of the selected"
+            remedy = (
+                "leave it at 1.0, and set SelectClients(count=...) to the number of clients"
             )
-            for name in ("min_train_nodes", "min_available_nodes"):
-                number = getattr(strategy, name, 1)
-                require(
-                    number <= self._count,
-                    "SelectClients",
-                    "count",
-                    self._count,
-                    f"is less than the {name}={number} of {type(strategy).__name__}, which "
-                    f"would wait for them for ever",
-                    f"lower {name}, or select more; how many must be connected is "
-                    f"SelectClients(min_available_nodes=...)",
+            require(fraction == 1.0, call, "strategy", name, rule, remedy)
+            for least in ("min_train_nodes", "min_available_nodes"):
+                number = getattr(strategy, least, 1)
+                rule = (
+                    f"is less than the {least}={number} of {name}, which would wait for them "
+                    f"for ever"
                 )
+                remedy = (
+                    f"lower {least}, or select more; how many must be connected is "
+                    f"SelectClients(min_available_nodes=...)"
+                )
+                require(number <= self._count, call, "count", self._count, rule, remedy)
                 wanted = max(wanted, number)
         return wanted
 
@@ -162,7 +154,7 @@ class SelectClients(Wrapper):
     ) -> Iterable[Message]:
         self._entries = self._model.trainable(self._trainable, "SelectClients")
         node_of = self._online(grid)
-        names = sorted(node_of, key=_place)
+        names = sorted(node_of, key=_rank)
         self._probed = self._selector.candidates(names)
         nodes = [node_of[name] for name in self._probed]
         probes = self._probe(round_, arrays, nodes, grid) if nodes else None
@@ -170,31 +162,29 @@ class SelectClients(Wrapper):
         self._invited = {node_of[name]: name for name in chosen}
         log.info("SelectClients: round %d trains on %s of %d clients, %d were probed",
                  round_, chosen, len(names), len(nodes))  # fmt: skip
-        within = type(list(chain(self.strategy))[-1]).__name__
-        shown = SelectedGrid(grid, list(self._invited), within)
-        return super()._configure(round_, arrays, config, shown)
+        innermost = type(list(chain(self.strategy))[-1]).__name__
+        shown = SelectedGrid(grid, list(self._invited), innermost)
+        return super()._configure(round_, arrays, config, cast(Grid, shown))
 
     def _address(self, message: Message) -> None:
-        if self._weighs:
+        if self._weights:
             scores: dict[Any, float] = getattr(self._selector, "scores", {})
             score = scores[self._invited[message.metadata.dst_node_id]]
-            only_config(message)[SHARE] = max(float(score), _LEAST_SHARE)
+            only_config(message)[SHARE] = max(float(score), _MIN_SHARE)
 
-    def _aggregate(
-        self, round_: int, good: list[Message], rest: list[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        good = sorted(good, key=lambda reply: _place(self._name_of(reply)))
-        # Read before aggregating, since some strategies use the replies' arrays up.
+    def _aggregate(self, round_: int, good: list[Message], errors: list[Message]) -> Aggregated:
+        good = sorted(good, key=lambda reply: _rank(self._name_of(reply)))
+        # Read before aggregating, since some strategies overwrite the replies' arrays.
         reports = self._reports(good, updates=True)
-        arrays, metrics = self._within(round_, good, rest)
+        arrays, metrics = self._wrapped(round_, good, errors)
         self._feed_back(round_, reports)
-        if missing := sorted(set(self._invited.values()) - reports.keys(), key=_place):
+        if missing := sorted(set(self._invited.values()) - reports.keys(), key=_rank):
             log.warning("SelectClients: round %d has no usable reply of %s; the selector goes "
-                        "on without", round_, missing)  # fmt: skip
+                        "on without them", round_, missing)  # fmt: skip
         return arrays, metrics
 
     def _feed_back(self, round_: int, reports: dict[Name, ClientReport]) -> None:
-        """Tell the selector; if it refuses, one by one, so that a single one is passed over."""
+        """Tell the selector; if it refuses, one by one, to pass over only the refused ones."""
         try:
             self._selector.feedback(round_, reports)
         except ValueError:
@@ -213,8 +203,8 @@ class SelectClients(Wrapper):
             if time.monotonic() > end:
                 raise RuntimeError(
                     f"SelectClients waited {self._wait_timeout:g} s for {self._least} nodes, "
-                    f"and {len(nodes)} are connected: start more, wait longer by "
-                    f"wait_timeout, or begin with fewer by min_available_nodes."
+                    f"and {len(nodes)} are connected: start more, raise wait_timeout, or lower "
+                    f"min_available_nodes."
                 )
             if len(nodes) != said:
                 said = len(nodes)
@@ -237,7 +227,7 @@ class SelectClients(Wrapper):
                 unnamed.append(node)
             elif name in taken:
                 log.warning("node %d is a second partition %d; %s", node, name, _BY_ID)
-            # A node that comes back with a new id takes up its partition's past.
+            # A node that comes back with a new id continues its partition's past.
             self._names[node] = f"node {node}" if name is None or name in taken else name
             taken.add(self._names[node])
         if unnamed:
@@ -255,7 +245,7 @@ class SelectClients(Wrapper):
         return self._reports(answers, updates=False)
 
     def _ask(self, messages: list[Message], grid: Grid) -> list[Message]:
-        """Return the answers, one a node; say who gave none."""
+        """Return the answers, one a node; log who gave none."""
         asked = {message.metadata.dst_node_id for message in messages}
         answers: dict[int, Message] = {}
         failed: list[Message] = []
@@ -279,19 +269,19 @@ class SelectClients(Wrapper):
         return list(answers.values())
 
     def _reports(self, replies: list[Message], updates: bool) -> dict[Name, ClientReport]:
-        """Return what replies say, by name; those that say nothing usable are left out."""
+        """Return the replies' reports by name, without those that cannot be used."""
         reports = {}
         old = flat(self._arrays, self._entries)
         for reply in replies:
             told = metrics_of(reply)
             try:
-                examples = examples_of(told)
+                examples = number_of(told, EXAMPLES)
                 if not updates:
-                    # Answers to queries come from here, and were not sifted.
+                    # Replies to training were checked already.
                     check_metrics(told, cast(str, first_of(told, EXAMPLES)))
                 new = flat(model_of(reply), self._entries) if updates else None
                 reports[self._name_of(reply)] = ClientReport(
-                    loss=loss_of(told),
+                    loss=number_of(told, LOSSES),
                     num_examples=examples,
                     duration=told.get("duration"),
                     update=None if new is None else new - old.to(new.dtype),
@@ -301,7 +291,7 @@ class SelectClients(Wrapper):
                 )
             except ValueError as fault:
                 text = f"node {describe(reply)} told the selector nothing: {fault}"
-                # Of replies that were sifted, all lack what one lacks.
+                # What one reply to training lacks, all lack.
                 if updates:
                     self._say("loss", f"{text}. {advice.LOSS}")
                 else:
@@ -309,30 +299,31 @@ class SelectClients(Wrapper):
         return reports
 
     def _say(self, about: str, text: str) -> None:
-        """Say something once a run: with the other advice, or now if that is past."""
+        """Log something once a run: with the other advice, or now if that is past."""
         if about in self._said:
             return
         self._said[about] = text
         if self._advised:
             log.warning("SelectClients: %s", text)
 
-    def _advice(self, told: set[str]) -> Sequence[str]:
+    def _advice(self, metrics: set[str]) -> Sequence[str]:
         selector = type(self._selector).__name__
-        if (loss := first_of(dict.fromkeys(told, 0.0), LOSSES)) not in (None, LOSSES[0]):
-            log.info("SelectClients: the clients' metric %r is taken for %r", loss, LOSSES[0])
-        lacking = [n for n in self._selector.goes_by if n.replace("_", "-") not in told]
+        if (loss := first_of(dict.fromkeys(metrics, 0.0), LOSSES)) not in (None, LOSSES[0]):
+            log.info("SelectClients: the clients' metric %r is used as %r", loss, LOSSES[0])
+        lacking = [n for n in self._selector.uses if n.replace("_", "-") not in metrics]
         if "label_counts" in lacking:
             self._say(
                 "labels",
-                f"the clients send no {LABELS!r}, by which {selector} knows whose data are "
-                f"unlike; without, that part of its choice is neutral. They tell the server "
-                f"what a client has; diversity='updates' does without. {advice.LABEL_COUNTS}",
+                f"the clients send no {LABELS!r}, by which {selector} knows how their data "
+                f"differ; without it, that part of its choice is neutral. It tells the server "
+                f"what data a client has; diversity='updates' needs none. "
+                f"{advice.LABEL_COUNTS}",
             )
         if more := [n.replace("_", "-") for n in lacking if n != "label_counts"]:
             self._say(
                 "statistics",
                 f"the clients do not send {' and '.join(map(repr, more))}, which {selector} "
-                f"goes by; without, that part of its choice is neutral. {advice.TRAIN}",
+                f"uses; without it, that part of its choice is neutral. {advice.TRAIN}",
             )
         return list(self._said.values())
 
@@ -350,6 +341,6 @@ class SelectClients(Wrapper):
         return lambda: self._selector.load_state_dict(state)
 
 
-def _place(name: Name) -> tuple[int, Name]:
-    """Return a name's place in the canonical order: partitions by number, then nodes."""
+def _rank(name: Name) -> tuple[int, Name]:
+    """Return the sort key of a name: partitions by number, then nodes."""
     return (0, name) if isinstance(name, int) else (1, name)

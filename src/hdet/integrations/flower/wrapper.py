@@ -1,14 +1,17 @@
 """How the Flower strategies of hdet wrap another strategy.
 
-The idea: a `Wrapper` is a Flower strategy around any other. It changes what goes out and what
-comes back, and leaves sampling, weighting and the server's optimizer to the strategy within.
-Flower shares one config among all messages and all rounds; a wrapper gives each message its
-own copy. Flower ends the run at a reply that does not fit; a wrapper leaves that reply out,
-and says whose it was and why (`replies`), and what the strategy within sees and returns is
-put into the model's own types (`model`).
+A `Wrapper` is a Flower strategy around any other. It changes messages on their way out and
+replies on their way back, and leaves sampling, weighting and the server's optimizer to the
+wrapped strategy. Flower shares one config among all messages and all rounds; a wrapper gives
+each message its own copy. Flower ends the run at an unusable reply; a wrapper leaves that reply
+out and logs whose it was and why (`replies`), and converts the model for the wrapped strategy
+and back (`model`).
 
-    start -> configure_train -> [wrapper] -> inner.configure_train -> messages -> clients
-    start <- aggregate_train <- [wrapper] <- inner.aggregate_train <- replies  <- clients
+    start -> configure_train -> [wrapper] -> wrapped.configure_train -> messages -> clients
+    start <- aggregate_train <- [wrapper] <- wrapped.aggregate_train <- replies  <- clients
+
+Wrappers can be nested. The outermost reads the model and checks the replies, once a round, and
+the others use what it found.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,25 +22,25 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from ...state import Entries
-from .inner_state import Shapes, memory_of, parse_memory, require_same_model, state_of
-from .model import GlobalModel, Unfit
+from .memory import Shapes, memory_of, parse_memory, require_same_model, state_of
+from .model import GlobalModel
 from .records import EXAMPLES, LABELS, PARTITION, log, metrics_of
-from .replies import Sifted, Usual, sift
+from .replies import HopelessRun, Usual, sift
 
-# So many replies of which all are wrong in the same way are no accident.
-_ENOUGH = 5
-# What a selector's registry counts to.
-_MOST_ROUNDS = 2**31 - 1
+# A selector counts no further.
+_MAX_ROUNDS = 2**31 - 1
+
+Aggregated = tuple[ArrayRecord | None, MetricRecord | None]
 
 
 class Wrapper(Strategy):
-    """A strategy around another; on its own it changes nothing but the order of replies.
+    """A strategy around another; on its own it only checks and sorts the replies.
 
     Args:
         strategy: any Flower strategy, wrapped or not.
 
     Raises:
-        TypeError: if `strategy` is none.
+        TypeError: if `strategy` is not a strategy.
     """
 
     def __init__(self, strategy: Strategy) -> None:
@@ -49,16 +52,18 @@ class Wrapper(Strategy):
         self.strategy = strategy
         self._arrays = ArrayRecord()
         self._model = GlobalModel(self._arrays, type(self).__name__)
+        # The round's model, given by a wrapper around this one, which then checks the replies.
+        self._given: GlobalModel | None = None
+        self._is_inner = False
         self._round = self._rounds_before = 0
         self._trained, self._evaluated = Usual(), Usual()
         self._asked: dict[str, set[int]] = {}
         self._grid: Grid | None = None
-        # Why nobody's reply was usable so far, in this run; None once one was.
-        self._refused: list[tuple[int, Unfit]] | None = []
+        self._hopeless = HopelessRun()
         self._advised = self._warned = False
 
     def summary(self) -> None:
-        """Log this strategy's settings, and those of the strategies within."""
+        """Log this strategy's settings, and those of the wrapped ones."""
         log.info("\t├──> %s: %s", type(self).__name__, self._settings())
         self.strategy.summary()
 
@@ -70,27 +75,18 @@ class Wrapper(Strategy):
         Args:
             server_round: the round, from 1 in each call of `start`.
             arrays: the global model.
-            config: what the caller wants clients to be told; a copy of it is changed.
+            config: the caller's config for the clients; a copy of it is changed.
             grid: the nodes.
 
         Raises:
             ValueError: if the model cannot be trained so.
         """
-        name = type(self).__name__
-        self._arrays, self._model = arrays, GlobalModel(arrays, f"{name}.start")
+        self._take_model(arrays)
         if server_round == 1:
             # Every `start` counts from 1. FedAdam's bias correction and a selector's draws
             # depend on the round, so a run that is resumed counts on.
             self._rounds_before = self._round
-            self._refused = []
-        if not self._wraps_ours():
-            for strategy in chain(self.strategy):
-                require_same_model(strategy, self._model)
-            if self._model.undefined and not self._warned:
-                self._warned = True
-                log.warning("%s: the model's entries %s hold NaN; those numbers are sent on "
-                            "as they are, and never trained",
-                            name, self._model.undefined)  # fmt: skip
+            self._hopeless = HopelessRun()
         self._round, self._grid = server_round + self._rounds_before, grid
         messages = [
             _with_own_config(message)
@@ -101,43 +97,50 @@ class Wrapper(Strategy):
         self._asked["train"] = {message.metadata.dst_node_id for message in messages}
         return messages
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def _take_model(self, arrays: ArrayRecord) -> None:
+        name, given, self._given = type(self).__name__, self._given, None
+        self._is_inner = given is not None
+        if given is None or given.arrays is not arrays:  # a strategy in between may change it
+            given = GlobalModel(arrays, f"{name}.start")
+        self._arrays, self._model = arrays, given
+        inner = [s for s in chain(self.strategy) if isinstance(s, Wrapper)]
+        for wrapper in inner:
+            wrapper._given = self._model
+        if inner:
+            return
+        for strategy in chain(self.strategy):
+            require_same_model(strategy, self._model)
+        if self._model.undefined and not self._warned:
+            self._warned = True
+            log.warning("%s: the model's entries %s hold NaN; those numbers are sent on as "
+                        "they are, and never trained", name, self._model.undefined)  # fmt: skip
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregated:
         """Return the new global model and the mean of the clients' metrics.
 
         Args:
             server_round: the round.
-            replies: of the clients; those that do not fit are left out, with a warning.
+            replies: of the clients; unusable ones are left out, with a warning.
 
         Returns:
             (model, metrics), or (None, None) if the round failed; then nothing has changed.
 
         Raises:
             RuntimeError: if since the start every reply was left out for the same reason, one
-                that no further round would mend.
+                that further rounds would not change.
         """
         wanted, asked = self._wanted_metrics(), self._asked.get("train")
-        sifted = sift(replies, self._model, wanted, self._trained, asked)
-        self._stop_if_hopeless(sifted)
-        return self._take(server_round + self._rounds_before, sifted.good, sifted.errors)
-
-    def _take(
-        self, round_: int, good: list[Message], rest: list[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate replies that are known to fit; what a wrapper around this one calls.
-
-        Args:
-            round_: the round, counted over all starts.
-            good: the replies.
-            rest: errors.
-        """
-        arrays, metrics = self._aggregate(round_, good, rest)
+        good, errors = self._checked(replies, self._model, wanted, self._trained, asked)
+        arrays, metrics = self._aggregate(server_round + self._rounds_before, good, errors)
         if good and not self._advised:
-            self._advise(set(metrics_of(good[0])))
+            for metric, other in self._trained.aliases.items():
+                log.info("%s: the clients' metric %r is used as %r",
+                         type(self).__name__, other, metric)  # fmt: skip
+            for advice in self._advice(set(metrics_of(good[0]))):
+                log.warning("%s: %s", type(self).__name__, advice)
             self._advised = True
         if metrics is not None:
-            # Means over clients that say nothing.
+            # Their means over clients say nothing.
             metrics.pop(PARTITION, None)
             metrics.pop(LABELS, None)
         return arrays, metrics
@@ -145,7 +148,14 @@ class Wrapper(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return what the strategy within returns; `config` is copied."""
+        """Return the messages of the wrapped strategy, which gets a copy of `config`.
+
+        Args:
+            server_round: the round.
+            arrays: the global model.
+            config: the caller's config for the clients.
+            grid: the nodes.
+        """
         at = server_round + self._rounds_before
         messages = list(self.strategy.configure_evaluate(at, arrays, config.copy(), grid))
         self._asked["evaluate"] = {message.metadata.dst_node_id for message in messages}
@@ -154,25 +164,41 @@ class Wrapper(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Return the mean of the clients' metrics; replies that do not fit are left out."""
-        wanted, asked = [self._weight_key()], self._asked.get("evaluate")
-        sifted = sift(replies, None, wanted, self._evaluated, asked)
-        at = server_round + self._rounds_before
-        return self._evaluate(at, sifted.good, sifted.errors)
+        """Return the mean of the clients' metrics.
 
-    def _evaluate(
-        self, round_: int, good: list[Message], errors: list[Message]
-    ) -> MetricRecord | None:
-        if isinstance(self.strategy, Wrapper):
-            return self.strategy._evaluate(round_, good, errors)
-        return self.strategy.aggregate_evaluate(round_, good + errors)
+        Args:
+            server_round: the round.
+            replies: of the clients; unusable ones are left out, with a warning.
+        """
+        wanted, asked = [self._weight_key()], self._asked.get("evaluate")
+        good, errors = self._checked(replies, None, wanted, self._evaluated, asked)
+        at = server_round + self._rounds_before
+        return self.strategy.aggregate_evaluate(at, good + errors)
+
+    def _checked(
+        self,
+        replies: Iterable[Message],
+        model: GlobalModel | None,
+        wanted: Sequence[str],
+        usual: Usual,
+        asked: set[int] | None,
+    ) -> tuple[list[Message], list[Message]]:
+        """Return the usable replies and the errors, which only the outermost wrapper checks."""
+        replies = list(replies)
+        if self._is_inner:
+            good = [reply for reply in replies if not reply.has_error()]
+            return good, [reply for reply in replies if reply.has_error()]
+        sifted = sift(replies, model, wanted, usual, asked)
+        if model is not None and self._grid is not None:
+            self._hopeless.check(type(self).__name__, sifted, self._grid)
+        return sifted.good, sifted.errors
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers and tensors: with the model, all that a resumed run needs.
 
-        Of Flower's strategies it holds what FedAvgM, FedAdam, FedYogi and FedAdagrad
-        remember, and adaptive clipping norms; of others, what their own `state_dict` returns,
-        if they have one. Privacy accountants are not in it.
+        Of Flower's strategies it holds the memory of FedAvgM, FedAdam, FedYogi and FedAdagrad,
+        and adaptive clipping norms; of others, the result of their own `state_dict`, if they
+        have one. Privacy accountants are not in it.
         """
         return {
             "round": self._round,
@@ -183,7 +209,7 @@ class Wrapper(Strategy):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state of `state_dict`; then `start` with the model of that time.
+        """Load a state of `state_dict`; then `start` with the model of that time.
 
         Rounds go on counting; only Flower's `Result` counts from 1 again.
 
@@ -199,15 +225,15 @@ class Wrapper(Strategy):
         self._parse(Entries(state, name, call=call, source=source))()
 
     def _parse(self, entries: Entries) -> Callable[[], None]:
-        """Return what takes up a state, this strategy's and those within; changes nothing yet.
+        """Return a function that assigns a state, here and in wrapped strategies.
 
         Raises:
-            ValueError: as for `load_state_dict`.
+            ValueError: as for `load_state_dict`; nothing is changed then.
         """
-        strangers = sorted(set(entries.keys()) - {"round", "own", "strategy", "model", "usual"})
-        if strangers:
-            entries.refuse("", strangers, "must have no such entries")
-        round_ = entries.integer("round", high=_MOST_ROUNDS)
+        known = {"round", "own", "strategy", "model", "usual"}
+        if unknown := sorted(set(entries.keys()) - known):
+            entries.refuse("", unknown, "must have no such entries")
+        round_ = entries.integer("round", high=_MAX_ROUNDS)
         # Older states have neither of the two.
         shapes = None
         if entries.has("model"):
@@ -215,50 +241,46 @@ class Wrapper(Strategy):
             shapes = {key: tuple(model.integers(key)) for key in model.keys()}  # noqa: SIM118
         rows = list(entries.rows("usual", 2)) if entries.has("usual") else []
         usual = [Usual.parsed(row) for row in rows] or [Usual(), Usual()]
-        within = _parse_within(self.strategy, entries, shapes)
-        own = self._parse_own(entries.entries("own"))
+        assign_wrapped = _parse_wrapped(self.strategy, entries, shapes)
+        assign_own = self._parse_own(entries.entries("own"))
 
         def assign() -> None:
-            within()
-            own()
+            assign_wrapped()
+            assign_own()
             self._round, (self._trained, self._evaluated) = round_, usual
 
         return assign
 
     def _wanted_metrics(self) -> list[str]:
-        """Return the metrics that the strategies within must find: first, what weighs."""
-        losses = [
-            getattr(strategy, "train_loss_key", None) for strategy in chain(self.strategy)
-        ]
+        """Return the metrics that the wrapped strategies must find; the weight first."""
+        losses = [getattr(inner, "train_loss_key", None) for inner in chain(self.strategy)]
         return [self._weight_key(), *(key for key in losses if key is not None)]
 
     def _weight_key(self) -> str:
-        """Return the metric by which the strategy within weighs replies."""
+        """Return the metric by which the wrapped strategy weights replies."""
         keys = [getattr(inner, "weighted_by_key", None) for inner in chain(self.strategy)]
         return next((key for key in keys if key is not None), EXAMPLES[0])
 
-    def _wraps_ours(self) -> bool:
+    def _wraps_a_wrapper(self) -> bool:
         return any(isinstance(strategy, Wrapper) for strategy in chain(self.strategy))
 
-    def _within(
+    def _wrapped(
         self, round_: int, replies: list[Message], errors: list[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Let the strategy within aggregate; an error passes through, with a word first."""
+    ) -> Aggregated:
+        """Let the wrapped strategy aggregate; an exception is logged and passes through."""
         try:
-            if isinstance(self.strategy, Wrapper):
-                return self.strategy._take(round_, replies, errors)
-            if self._wraps_ours():
+            if self._wraps_a_wrapper():
                 return self.strategy.aggregate_train(round_, replies + errors)
-            return self._within_in_plain(round_, replies, errors)
+            return self._wrapped_plain(round_, replies, errors)
         except Exception:
             name = type(self).__name__
-            log.error("%s: round %d failed in the strategy within, and changed nothing in %s",
+            log.error("%s: round %d failed in the wrapped strategy, and changed nothing in %s",
                       name, round_, name)  # fmt: skip
             raise
 
-    def _within_in_plain(
+    def _wrapped_plain(
         self, round_: int, replies: list[Message], errors: list[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    ) -> Aggregated:
         model = self._model
         ranges, go_back = model.ranges(replies), memory_of(self.strategy)
         for reply in replies:
@@ -266,7 +288,7 @@ class Wrapper(Strategy):
         arrays, metrics = self.strategy.aggregate_train(round_, replies + errors)
         if arrays is None:
             return None, metrics
-        if broken := model.broken(arrays):
+        if broken := model.not_finite(arrays):
             go_back()
             log.error("%s: round %d: %s made a model of the replies whose entries %s are not "
                       "finite; the round is left out, and nothing has changed",
@@ -275,38 +297,7 @@ class Wrapper(Strategy):
             return None, None
         return model.restored(arrays, ranges), metrics
 
-    def _stop_if_hopeless(self, sifted: Sifted) -> None:
-        """Raise if nobody's reply was ever usable, for one reason that stays what it is.
-
-        It takes several nodes to say so, or all that there are: one may be broken. Where few
-        are asked in a round, that is after several rounds.
-        """
-        if sifted.good:
-            self._refused = None
-        if self._refused is None or self._grid is None:
-            return
-        self._refused += sifted.left_out.items()
-        reasons = {str(fault) for _, fault in self._refused}
-        if len(reasons) != 1 or not all(fault.structural for _, fault in self._refused):
-            return
-        heard = len({node for node, _ in self._refused})
-        there = len(list(self._grid.get_node_ids()))
-        if heard >= min(_ENOUGH, there) or (heard > 2 and len(self._refused) >= _ENOUGH):
-            raise RuntimeError(
-                f"{type(self).__name__}: every reply since the start was left out, and further "
-                f"rounds would train nothing: {heard} of {there} nodes {reasons.pop()}. Make "
-                f"the clients send back what they are sent, entry by entry, with metrics that "
-                f"are finite numbers; `hdet.integrations.flower.reply` does."
-            )
-
-    def _advise(self, told: set[str]) -> None:
-        name = type(self).__name__
-        for metric, other in self._trained.understood.items():
-            log.info("%s: the clients' metric %r is taken for %r", name, other, metric)
-        for advice in self._advice(told):
-            log.warning("%s: %s", name, advice)
-
-    # What a wrapper may change.
+    # What a subclass may change.
 
     def _settings(self) -> str:
         return ""
@@ -314,49 +305,45 @@ class Wrapper(Strategy):
     def _configure(
         self, round_: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        if self._wraps_ours():
+        if self._wraps_a_wrapper():
             return self.strategy.configure_train(round_, arrays, config, grid)
         plain = self._model.plain(arrays)
         messages = list(self.strategy.configure_train(round_, plain, config, grid))
         for message in messages:
-            self._model.dress(message, plain)
+            self._model.restore_in(message, plain)
         return messages
 
     def _address(self, message: Message) -> None:
-        """Add to a message what its client alone, or this wrapper's clients, are to know."""
+        """Add to a message what is meant for its client alone, or for all."""
 
-    def _aggregate(
-        self, round_: int, good: list[Message], rest: list[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        return self._within(round_, good, rest)
+    def _aggregate(self, round_: int, good: list[Message], errors: list[Message]) -> Aggregated:
+        return self._wrapped(round_, good, errors)
 
-    def _advice(self, told: set[str]) -> Sequence[str]:
-        """Return what clients do not do, and the lines to add; said once, after round one.
-
-        Args:
-            told: the names of the metrics that they send.
-        """
-        del told
+    def _advice(self, metrics: set[str]) -> Sequence[str]:
+        """Return what clients that send these metrics lack, to be logged after round one."""
+        del metrics
         return []
 
     def _own_state(self) -> dict[str, Any]:
         return {}
 
     def _parse_own(self, entries: Entries) -> Callable[[], None]:
-        """Return what takes up this wrapper's own state; changes nothing yet."""
+        """Return a function that assigns this wrapper's own state; changes nothing yet."""
         del entries
         return lambda: None
 
 
 def chain(strategy: Any) -> Iterator[Strategy]:
-    """Yield a strategy and those within it, outermost first; Flower's wrappers too."""
+    """Yield a strategy and those that it wraps, outermost first; Flower's wrappers too."""
     while isinstance(strategy, Strategy):
         yield strategy
         strategy = getattr(strategy, "strategy", None)
 
 
-def _parse_within(strategy: Any, entries: Entries, shapes: Shapes | None) -> Callable[[], None]:
-    """Return what gives the strategies within their part of a state; changes nothing yet."""
+def _parse_wrapped(
+    strategy: Any, entries: Entries, shapes: Shapes | None
+) -> Callable[[], None]:
+    """Return a function that assigns the wrapped strategies' state; changes nothing yet."""
     if not isinstance(strategy, Wrapper) and hasattr(strategy, "load_state_dict"):
         given = entries.raw("strategy")
         return lambda: strategy.load_state_dict(given)
@@ -366,10 +353,10 @@ def _parse_within(strategy: Any, entries: Entries, shapes: Shapes | None) -> Cal
     own = parse_memory(strategy, inside, shapes)
     if not hasattr(strategy, "strategy"):
         return own
-    within = _parse_within(strategy.strategy, inside, shapes)
+    wrapped = _parse_wrapped(strategy.strategy, inside, shapes)
 
     def assign() -> None:
-        within()
+        wrapped()
         own()
 
     return assign

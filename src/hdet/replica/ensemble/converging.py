@@ -1,8 +1,7 @@
 """What both schedulers share: losses between steps, and the replicas as one.
 
-Between two syncs the replicas' weights differ, and so would what a checkpoint or an
-evaluation took from them: `torch.distributed.checkpoint` picks each tensor from another rank,
-and writes a chimera. `converged` is the remedy.
+Between two syncs the replicas' weights differ, and `torch.distributed.checkpoint`, which takes
+each tensor from another rank, would save a mixture of them. `converged` is the remedy.
 """
 
 from abc import ABC, abstractmethod

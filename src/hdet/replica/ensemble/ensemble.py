@@ -1,10 +1,10 @@
 """The replicas of a run as one object: they gather what each has seen, and are averaged.
 
 A sync is two calls. `gather` begins with a roll call, so that a process that does not come is
-an error and not a silence; then follows one small collective (losses, whether the weights are
-finite, their layout), and one more where tensors differ that no optimizer steps. `average`
-averages, and gathers what that has measured. When they are called is decided by the caller from
-step counts alone, so that every rank does the same.
+an error and not a silence. Then one small collective follows (losses, whether the weights are
+finite, their layout), and another where tensors differ that no optimizer steps. `average`
+averages, and gathers what that has measured. The caller decides from step counts alone when
+they are called, so that every rank does the same.
 
 Source: HDET (arXiv 2604.24708), equations (3) and (4).
 """
@@ -14,8 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -86,14 +85,10 @@ class Ensemble:
     # --- before a sync
 
     def counts(self, skipped: bool | None) -> bool:
-        """Return whether a step of the scheduler counts; see `Stepping`. Local.
+        """Return whether a step of the scheduler counts; if not, its losses are dropped. Local.
 
-        If it does not, the losses observed for it are dropped.
-
-        Raises:
-            RuntimeError: if the process group is not there, or another than it was made for,
-                the scheduler is stepped inside `converged()`, several times per optimizer
-                step, or without one for long.
+        Raises a `RuntimeError` inside `converged()`, or where the calls of the scheduler and of
+        the optimizer do not match; see `Stepping`.
         """
         self.require_connection()
         if self._gathered_sums is not None:
@@ -133,39 +128,19 @@ class Ensemble:
         self.rank = self.replicas.rank
 
     def appear(self, takes_part: bool) -> None:
-        """Let the others see whether this process has ended, or takes no part. Local.
-
-        Args:
-            takes_part: whether the replicas ever differ here, and so meet.
-        """
+        """Let the others see whether this process has ended, or never takes part. Local."""
         if takes_part:
             _met.add(self)
         if self.replicas.connected and self.replicas.size > 1:
             self._roll_call.appear(takes_part)
 
     def assemble(self, call: str, step: int) -> None:
-        """Wait until every process has come, ahead of anything collective.
-
-        Args:
-            call: what makes the replicas meet.
-            step: optimizer steps so far.
-
-        Raises:
-            RuntimeError: if a process does not come, or for something else.
-        """
+        """Wait until every process has come to `call` at `step`; raise if one does not."""
         self.require_connection()
         self._roll_call.assemble(call, step, self._device())
 
     def introduce(self, step: int) -> None:
-        """Compare what has to be the same on every replica. Collective.
-
-        Args:
-            step: that is about to be counted.
-
-        Raises:
-            ValueError: on every rank, if there is a difference.
-            RuntimeError: if a process does not come.
-        """
+        """Raise on every rank unless the replicas' settings are the same. Collective."""
         call = "the first step since it was made or loaded,"
         self.assemble(call, step)
         mine = torch.tensor([digest(self._facts()), 1.0], dtype=torch.float64)
@@ -188,11 +163,10 @@ class Ensemble:
         """Return what the replicas have to tell each other. Collective; `average` follows.
 
         Args:
-            step: optimizer steps so far, the same on every rank.
+            step: optimizer steps so far.
             call: what makes the replicas meet.
             probe: this replica's loss on the common probe batch; NaN for none.
-            differing: the parameter groups whose rates differed between the replicas, the
-                same on every rank.
+            differing: the parameter groups whose rates differed between the replicas.
             recoverable: whether the caller can go on where no replica is finite.
 
         Raises:
@@ -238,17 +212,16 @@ class Ensemble:
     ) -> None:
         """Average weights and the state that follows them. Collective, after `gather`.
 
-        Broken replicas are left out too. Where all are, nothing is averaged.
+        Broken replicas are left out too; where all are, nothing is averaged.
 
         Args:
-            leave_out: replicas that give nothing to the average; it is written to them like
-                to the others.
+            leave_out: replicas that give nothing to the average, and receive it all the same.
             kept: takes up each tensor that is averaged, with a copy of what it was. Such a
-                sync is to be undone, and is not counted.
+                sync will be undone, and is not counted.
         """
         pending, self._pending = self._pending, None
         assert pending is not None, "gather first"
-        gathered, averaging, outsiders = pending.gathered, pending.averaging, pending.outsiders
+        gathered, averaging, outsiders, began, moment = pending
         divergence = [math.nan] * self.replicas.size
         if not gathered.all_broken:
             device, tensors = self._device(), list(self._insiders())
@@ -260,7 +233,7 @@ class Ensemble:
                 kept += [(t, t.detach().clone()) for t in (*tensors, *outsiders)]
             silent = sorted({*gathered.broken, *leave_out})
             beside = Averaging(outsiders, self.replicas, device=device)
-            with self._roll_call.explained(*pending.moment):
+            with self._roll_call.explained(*moment):
                 squares = averaging.run(silent, measure=True)
                 squares += beside.run(silent, measure=True)
                 pairs = self._exchange(squares)
@@ -268,8 +241,7 @@ class Ensemble:
         self.weights_changed()
         reshard(self._model)
         if kept is None:
-            took = 1000 * (time.perf_counter() - pending.began)
-            self.history.add(gathered, divergence, took)
+            self.history.add(gathered, divergence, 1000 * (time.perf_counter() - began))
 
     def weights_changed(self) -> None:
         """Take the weights as they are for the beginning of an interval. Local."""
@@ -299,15 +271,10 @@ class Ensemble:
 
     @contextmanager
     def converged(self, step: int, restore: bool) -> Iterator[None]:
-        """Make all replicas one for the block; the state is then the same on every rank.
+        """Make all replicas one for the block. Collective on entering.
 
-        Collective on entering.
-
-        Args:
-            step: optimizer steps so far.
-            restore: whether each replica has its own weights and state back afterwards; else
-                they go on from the common ones. After a sync that healed a broken replica
-                nothing is put back: what was broken is not worth it.
+        With `restore` each replica has its own weights and state back afterwards, unless one
+        was broken and was healed.
         """
         kept: list[tuple[Tensor, Tensor]] = []
         gathered = self.gather(step, "`converged`")
@@ -326,10 +293,7 @@ class Ensemble:
     # --- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers; inside `converged()` the same on every rank.
-
-        Elsewhere `interval` is this process's own, and has its coordinates.
-        """
+        """Return plain numbers; inside `converged()` the same on every rank."""
         shared = self._gathered_sums is not None
         return self.history.state_dict(self._gathered_sums or self._sums(), shared)
 
@@ -385,8 +349,7 @@ class Ensemble:
 _met: "weakref.WeakSet[Ensemble]" = weakref.WeakSet()
 
 
-@dataclass
-class _Pending:
+class _Pending(NamedTuple):
     """What `average` takes up from `gather`."""
 
     gathered: Gathered

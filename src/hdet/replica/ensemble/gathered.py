@@ -1,7 +1,7 @@
 """What the replicas have told each other at a sync: plain numbers, the same on every rank."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Gathered:
 
     losses: list[float]
     probes: list[float]
-    given: bool
-    broken: list[int]
-    masked: list[int]
+    given: bool = True
+    broken: list[int] = field(default_factory=list)
+    masked: list[int] = field(default_factory=list)
 
     @property
     def all_broken(self) -> bool:

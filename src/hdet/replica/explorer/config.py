@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ...errors import require
+from ...errors import require_number, require_whole
 
 
-def _constant(interval: str, default: float) -> Any:
-    return field(default=default, metadata={"interval": interval})
+def _constant(default: float, **limits: float) -> Any:
+    return field(default=default, metadata=limits)
 
 
 @dataclass(frozen=True)
@@ -81,67 +81,55 @@ class SearchConfig:
         ValueError: if one is out of its range.
     """
 
-    search_start: float = _constant("(0, 1]", 0.05)
-    search_width: float = _constant("(0, 10]", math.log(2))
-    search_drift: float = _constant("[0, 1]", 0.5)
-    search_end_confidence: float = _constant("[-1, 0]", -0.3)
-    signal_confidence: float = _constant("[0, 1]", 0.5)
-    confidence_decay: float = _constant("[0, 1)", 0.6)
-    track_step: float = _constant("[0, 10]", 0.1)
-    unprobed_damping: float = _constant("[0, 1]", 0.3)
-    decay_power: float = _constant("[0, 100]", 4.0)
-    confidence_scale: float = _constant("(0, inf)", 3.0)
-    ridge: float = _constant("(0, inf)", 0.01)
-    confounded_ridge: float = _constant("(0, inf)", 0.5)
-    outlier_ceiling: float = _constant("(0, inf)", 2.0)
-    probe_mix: float = _constant("(0, 1]", 0.15)
-    averaging_weight: float = _constant("(0, 1]", 0.07)
-    max_weight_move: float = _constant("(0, inf]", 10.0)
-    max_refused_weights: int = _constant("[0, 1000]", 3)
-    loss_weight: float = _constant("(0, 1]", 0.2)
-    noise_weight: float = _constant("(0, 1]", 0.1)
-    noise_deviations: float = _constant("(0, inf)", 4.0)
-    jump_deviations: float = _constant("(0, inf)", 6.0)
-    settled_after: int = _constant("[1, 1000]", 5)
-    implausible_factor: float = _constant("(0, inf)", 10.0)
-    early_implausible_factor: float = _constant("(0, inf)", 1000.0)
-    divergence_threshold: float = _constant("[0, inf]", 4.0)
-    spike_threshold: float = _constant("[0, inf]", 0.25)
-    rollback_factor: float = _constant("[1, 1000]", 3.0)
-    max_rollbacks: int = _constant("[1, 1000]", 3)
-    blame_factor: float = _constant("[1, 1000]", 1.5)
-    same_level_factor: float = _constant("[1, inf)", 2.0)
-    max_doublings: int = _constant("[0, 1000]", 10)
-    calm_syncs: int = _constant("[1, 1000]", 3)
-    retry_syncs: int = _constant("[1, 1000]", 5)
-    steady_syncs: int = _constant("[1, 1000]", 10)
-    max_nonfinite_syncs: int = _constant("[1, 1000]", 3)
+    search_start: float = _constant(0.05, above=0, high=1)
+    search_width: float = _constant(math.log(2), above=0, high=10)
+    search_drift: float = _constant(0.5, low=0, high=1)
+    search_end_confidence: float = _constant(-0.3, low=-1, high=0)
+    signal_confidence: float = _constant(0.5, low=0, high=1)
+    confidence_decay: float = _constant(0.6, low=0, below=1)
+    track_step: float = _constant(0.1, low=0, high=10)
+    unprobed_damping: float = _constant(0.3, low=0, high=1)
+    decay_power: float = _constant(4.0, low=0, high=100)
+    confidence_scale: float = _constant(3.0, above=0)
+    ridge: float = _constant(0.01, above=0)
+    confounded_ridge: float = _constant(0.5, above=0)
+    outlier_ceiling: float = _constant(2.0, above=0)
+    probe_mix: float = _constant(0.15, above=0, high=1)
+    averaging_weight: float = _constant(0.07, above=0, high=1)
+    max_weight_move: float = _constant(10.0, above=0, finite=False)
+    max_refused_weights: int = _constant(3, low=0)
+    loss_weight: float = _constant(0.2, above=0, high=1)
+    noise_weight: float = _constant(0.1, above=0, high=1)
+    noise_deviations: float = _constant(4.0, above=0)
+    jump_deviations: float = _constant(6.0, above=0)
+    settled_after: int = _constant(5, low=1)
+    implausible_factor: float = _constant(10.0, above=0)
+    early_implausible_factor: float = _constant(1000.0, above=0)
+    divergence_threshold: float = _constant(4.0, low=0, finite=False)
+    spike_threshold: float = _constant(0.25, low=0, finite=False)
+    rollback_factor: float = _constant(3.0, low=1, high=1000)
+    max_rollbacks: int = _constant(3, low=1)
+    blame_factor: float = _constant(1.5, low=1, high=1000)
+    same_level_factor: float = _constant(2.0, low=1)
+    max_doublings: int = _constant(10, low=0)
+    calm_syncs: int = _constant(3, low=1)
+    retry_syncs: int = _constant(5, low=1)
+    steady_syncs: int = _constant(10, low=1)
+    max_nonfinite_syncs: int = _constant(3, low=1)
 
     def __post_init__(self) -> None:
         for constant in fields(self):
-            interval, value = constant.metadata["interval"], getattr(self, constant.name)
-            whole = isinstance(constant.default, int)
-            number = isinstance(value, int if whole else int | float)
-            require(
-                number and not isinstance(value, bool) and _contains(interval, value),
-                "SearchConfig",
-                constant.name,
-                value,
-                f"must be a {'whole number' if whole else 'number'} in {interval}",
-                f"leave it out for {constant.default:.3g}",
+            check = require_whole if isinstance(constant.default, int) else require_number
+            value, remedy = (
+                getattr(self, constant.name),
+                f"the default is {constant.default:.3g}",
             )
+            check("SearchConfig", constant.name, value, remedy, **constant.metadata)
 
     @property
     def rollback_fall(self) -> float:
         """The fall of the log rate at a rollback."""
         return math.log(self.rollback_factor)
-
-
-def _contains(interval: str, value: float) -> bool:
-    """Return whether a value lies in an interval, as "(0, 1]"."""
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = low <= value if interval[0] == "[" else low < value
-    return above and (value <= high if interval[-1] == "]" else value < high)
 
 
 DEFAULT = SearchConfig()

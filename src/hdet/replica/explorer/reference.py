@@ -3,7 +3,8 @@
 Slow and plain on purpose: what the distributed code is tested against, and a way to run an
 ensemble, or a benchmark of one, without several processes. It leaves out what a run needs
 and the algorithm does not: checkpoints, shards, broken replicas. The values move by the same
-`Exploration`, which is arithmetic on plain numbers; all that happens to weights is here anew.
+arithmetic on plain numbers, `Exploration` and `HeldSchedule`; all that happens to weights is
+here anew.
 """
 
 import copy
@@ -25,6 +26,7 @@ from .checks import collect
 from .config import DEFAULT, SearchConfig
 from .dimensions import Dimension, Request
 from .exploration import Decision, Exploration
+from .held_schedule import HeldSchedule
 from .probe import Mode, evaluate
 
 
@@ -103,10 +105,9 @@ def train(
         config=config,
     )
     shares_state = all(d.shares_state for d in dimensions[0])
-    follow = weight_dependent_state if shares_state else all_state
+    followed = weight_dependent_state if shares_state else all_state
     schedule = _schedule(make_optimizer(copy.deepcopy(model)), make_schedule, total_steps)
-    ended_at: list[float] | None = None
-    highest = list(schedule[0])
+    groups = [HeldSchedule(rate, rate) for rate in schedule[0]]
     average: list[Tensor] | None = None
     refused = 0
     buffers: list[Tensor] = []
@@ -114,9 +115,9 @@ def train(
     interval: list[list[float]] = []
 
     for t in range(total_steps):
-        highest = [max(h, s) for h, s in zip(highest, schedule[t], strict=True)]
-        held = _held(schedule[t], highest, ended_at)
-        base, eta = _set_values(dimensions, optimizers, state, schedule[t], held)
+        for group, rate in zip(groups, schedule[t], strict=True):
+            group.advance(rate)
+        base, eta = _set_values(dimensions, optimizers, state, groups)
 
         losses = [loss(m, t, r) for r, m in enumerate(models)]
         share_gradients(models, losses)
@@ -137,14 +138,11 @@ def train(
             scored = [
                 _score(probe, m, here, config.probe_mix, probe_mode, seed, sync) for m in models
             ]
-        shares = [_ratio(x, h) for x, h in zip(schedule[t], highest, strict=True)]
-        decision = state.decide(
-            Gathered(losses=L, probes=scored, given=True, broken=[], masked=[]),
-            [1.0 if d.group is None else shares[d.group] for d in dimensions[0]],
-        )
+        shares = [1.0 if d.group is None else groups[d.group].share for d in dimensions[0]]
+        decision = state.decide(Gathered(losses=L, probes=scored), shares)
         if on_sync is not None:
             on_sync(sync, scored, decision)
-        average_replicas(models, optimizers, decision.excluded, follow)
+        average_replicas(models, optimizers, decision.excluded, followed)
         if decision.rollback and average is not None:
             trace.rollbacks += 1
             _roll_back(models, optimizers, average, buffers)
@@ -154,45 +152,32 @@ def train(
             average = _take_in(average, models[0], config.averaging_weight)
             buffers = [b.clone() for b in models[0].buffers()]
         if decision.phase != decision.next_phase:
-            searching = decision.next_phase == "search"
-            ended_at = None if searching else list(schedule[t])
-            highest = highest if searching else list(schedule[t])
+            for group in groups:
+                ended = decision.next_phase == "track"
+                group.end_search() if ended else group.resume_search()
         trace.values.append(state.base_values())
     return trace
-
-
-def _ratio(value: float, highest: float) -> float:
-    return value / highest if highest > 0 else 1.0
-
-
-def _held(
-    scheduled: list[float], highest: list[float], ended_at: list[float] | None
-) -> list[float]:
-    """Return the schedule as the search has left it: falls are followed, rises are not."""
-    if ended_at is None:
-        return list(scheduled)
-    triples = zip(scheduled, highest, ended_at, strict=True)
-    return [end * (s / h) if h > 0 else s for s, h, end in triples]
 
 
 def _set_values(
     dimensions: list[list[Dimension]],
     optimizers: list[Optimizer],
     state: Exploration,
-    scheduled: list[float],
-    held: list[float],
+    groups: list[HeldSchedule],
 ) -> tuple[list[float], list[list[float]]]:
     """Set every replica's values; return base and replicas' rates of each group."""
     # What is not explored follows the schedule, rises and falls.
-    base, eta = list(scheduled), [[rate] * len(optimizers) for rate in scheduled]
+    base = [group.now for group in groups]
+    eta = [[rate] * len(optimizers) for rate in base]
     rows = zip(dimensions[0], state.base_values(), state.values(), strict=True)
     for j, (dimension, value, row) in enumerate(rows):
         if dimension.group is None:
             for own, x in zip(dimensions, row, strict=True):
                 own[j].write(x)
         else:
-            base[dimension.group] = value * held[dimension.group]
-            eta[dimension.group] = [held[dimension.group] * factor for factor in row]
+            held = groups[dimension.group].value
+            base[dimension.group] = value * held
+            eta[dimension.group] = [held * factor for factor in row]
     for r, optimizer in enumerate(optimizers):
         for group, rates in zip(optimizer.param_groups, eta, strict=True):
             group["lr"] = rates[r]

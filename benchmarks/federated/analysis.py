@@ -1,0 +1,320 @@
+"""What a run folder of the study shows: the tables of its report, page and README."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from ..core.page import fmt, table
+from ..core.records import RECORDS, record
+from ..core.statistics import Estimate, estimate
+from ..selection_scale.study import scale_table
+from . import selections, starts
+from .methods import PLAIN, RANDOM, SELECTORS, STRATEGIES
+from .selections import Compared, Selections, better
+from .starts import Grid, Starts, paired, speed, worst_against
+from .study import COMMAND, MU, MU_SELECTORS, OTHER_MUS, Folder, Plan, unfinished, units
+
+RECORD = RECORDS / "federated"
+# The least that FedHyper's authors report: points over FedAvg, and times fewer rounds; and
+# the points that a start may be below FedAvg.
+LEAST_GAIN, LEAST_SPEED, TOLERANCE = 2.2, 1.1, 0.5
+MEASURES = {
+    "last": "last accuracy",
+    "late_deviation": "late deviation",
+    "worst_class": "worst class",
+    "peak": "peak",
+    "final": "final",
+    "drop": "drop",
+}
+_README = (
+    starts.OURS, "fedhyper-g+cl-paper", PLAIN, "fedexp", "fedadam", "decay-sl", "delta-sgd",
+    "delta-sgd-paper",
+)  # fmt: skip
+
+
+def runs(folder: Folder) -> pd.DataFrame:
+    """Return a row for each finished run: what it was, and its numbers."""
+    results = folder.results()
+    done = [unit for unit in units(folder.plan()) if unit.key in results]
+    return pd.DataFrame(
+        {**results[unit.key], **asdict(unit.settings), "experiment": unit.experiment}
+        for unit in done
+    )
+
+
+def found_in(folder: Folder) -> tuple[Grid, Selections]:
+    """Return what a folder shows so far: strategies from every start, and selectors."""
+    found = runs(folder)
+    return (starts.starts(found), selections.selections(found)) if len(found) else ({}, {})
+
+
+def command(plan: Plan) -> str:
+    """Return the command that makes such a folder again."""
+    words = [*COMMAND.split(), "--experiments", ",".join(plan.experiments)]
+    words += ["--seeds", str(plan.rate_seeds), "--selection-seeds", str(plan.selection_seeds)]
+    return shlex.join([*words, "--rounds", str(plan.rounds)])
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Differences over seeds, by what they are to, that are all to be above a threshold."""
+
+    differences: Mapping[str, Estimate]
+    threshold: float = 0.0
+
+    @property
+    def reached(self) -> bool:
+        """Whether the means are."""
+        return all(one.mean > self.threshold for one in self.differences.values())
+
+    def clear(self, comparisons: int = 1) -> bool:
+        """Whether the intervals are, so wide that so many comparisons hold together."""
+        lows = (one.mean - one.half_width(comparisons) for one in self.differences.values())
+        return all(low > self.threshold for low in lows)
+
+    def lowest(self, spec: str = "+.2f") -> str:
+        """Return the lowest difference, its interval, and to whom it is."""
+        name, found = min(self.differences.items(), key=lambda item: item[1].mean)
+        return f"{found.interval(spec)}{name and f', {name}'}"
+
+
+def goals(grid: Grid, compared: Compared) -> dict[str, dict[tuple[str, str], Goal]]:
+    """Return what is wanted of our two methods, by experiment, name and task."""
+    rates, selection = {}, {}
+    for task, rows in grid.items():
+        ours, others = rows[starts.OURS], [rows[name] for name in starts.BASELINES]
+        gains = {at(cell): found for cell, found in ours.gains.items()}
+        worst = {row.label: worst_against(ours, row) for row in others}
+        rates["every start", task] = Goal(gains, -TOLERANCE)
+        rates["gain", task] = Goal({"": ours.gain}, LEAST_GAIN)
+        rates["rounds", task] = Goal({"": ours.faster_by_seed}, LEAST_SPEED)
+        rates["worst start", task] = Goal(worst)
+    for task, rows in compared.items():
+        ours, others = rows[selections.OURS], selections.BASELINES
+        for measure in selections.DECIDING:
+            found = {SELECTORS[n][0]: better(ours, rows[n], measure) for n in others}
+            selection[measure, task] = Goal(found)
+    return {"rates": rates, "selection": selection}
+
+
+def met(goals: Mapping[tuple[str, str], Goal]) -> dict[str, int]:
+    """Return how many goals of an experiment are met, of how many, in which sense."""
+    comparisons = sum(len(goal.differences) for goal in goals.values())
+    return {
+        "comparisons": comparisons,
+        "all": len(goals),
+        "reached": sum(goal.reached for goal in goals.values()),
+        "clearly": sum(goal.clear() for goal in goals.values()),
+        "corrected": sum(goal.clear(comparisons) for goal in goals.values()),
+    }
+
+
+def starts_table(rows: Mapping[str, Starts]) -> pd.DataFrame:
+    """Return a task's strategies over the grid of starts."""
+    return pd.DataFrame([_starts_row(row) for row in rows.values()])
+
+
+def _starts_row(row: Starts) -> dict[str, str]:
+    plain, (faster, reached) = row.strategy == PLAIN, speed(row.ratios)
+    return {
+        "strategy": row.label,
+        "mean accuracy": f"{row.mean:.2f}",
+        "gain over FedAvg": "" if plain else row.gain.interval("+.2f"),
+        "starts better, worse": "" if plain else f"{row.clear(1)}, {row.clear(-1)}",
+        "lowest gain": "" if plain else f"{row.gains[row.lowest].mean:+.2f}",
+        "worst start": f"{row.worst_accuracy:.2f}",
+        "at": at(row.worst),
+        "rounds, times fewer": fmt(faster, ".2f"),
+        "reached": fmt(reached, ".0%"),
+        "diverged": f"{row.diverged.to_numpy().sum()} of {row.diverged.size}",
+    }
+
+
+def at(cell: tuple[float, float]) -> str:
+    """Return a start in words."""
+    return f"beta {cell[0]:g}, alpha {cell[1]:g}"
+
+
+def against_table(rows: Mapping[str, Starts]) -> pd.DataFrame:
+    """Return by how much FedHyper is above each baseline, and everybody's best start."""
+    ours = rows[starts.OURS]
+    shown = [
+        {
+            "baseline": row.label,
+            "mean: FedHyper less it": paired(ours.by_seed, row.by_seed).interval("+.2f"),
+            "worst start: FedHyper less it": worst_against(ours, row).interval("+.2f"),
+            "its best start": f"{row.best_accuracy:.2f}",
+        }
+        for row in map(rows.__getitem__, starts.BASELINES)
+    ]
+    return pd.DataFrame(shown)
+
+
+def by_rate_table(grid: Grid) -> pd.DataFrame:
+    """Return FedHyper's mean gain by the clients' initial rate."""
+    rows = []
+    for task, strategies in grid.items():
+        gains = strategies[starts.OURS].gains_by_local_rate
+        texts = {f"beta {beta:g}": f"{gain:+.2f}" for beta, gain in gains.items()}
+        rows.append({"mean gain from": task, **texts})
+    return pd.DataFrame(rows)
+
+
+def means_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return a task's selectors, accuracies in percent."""
+    return _by_selector(rows, MEASURES, lambda row, m: f"{estimate(row[m]):.2f}")
+
+
+def random_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return a task's selectors less Random, paired by seed."""
+    others = {name: row for name, row in rows.items() if name != RANDOM}
+    plain = rows[RANDOM]
+    return _by_selector(
+        others, MEASURES, lambda row, m: paired(row[m], plain[m]).interval("+.2f")
+    )
+
+
+def better_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return by how much HeteRo-Select is better than each baseline."""
+    ours = rows[selections.OURS]
+    others = {name: rows[name] for name in selections.BASELINES if name in rows}
+    deciding = {name: MEASURES[name] for name in selections.DECIDING}
+    return _by_selector(others, deciding, lambda row, m: better(ours, row, m).interval("+.2f"))
+
+
+def _by_selector(
+    rows: Mapping[str, pd.DataFrame],
+    measures: Mapping[str, str],
+    text: Callable[[pd.DataFrame, str], str],
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"selector": SELECTORS[name][0], **{head: text(row, m) for m, head in measures.items()}}
+        for name, row in rows.items()
+    )
+
+
+def traffic_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return what a task's selectors cost, and how evenly they select."""
+    shown = []
+    for name, row in rows.items():
+        faster, reached = speed(row["ratio"])
+        cost = {
+            "selector": SELECTORS[name][0],
+            "Jain's index": f"{estimate(row['fairness']):.3f}",
+            "rounds, times fewer": fmt(faster, ".2f"),
+            "reached": fmt(reached, ".0%"),
+            "MB to clients": f"{row['bytes_down'].mean() / 1e6:.3g}",
+            "MB from clients": f"{row['bytes_up'].mean() / 1e6:.3g}",
+            "probes": f"{row['probed'].mean():,.0f}",
+            "diverged": f"{row['diverged'].sum()} of {len(row)}",
+        }
+        shown.append(cost)
+    return pd.DataFrame(shown)
+
+
+def mu_tables(chosen: Selections) -> dict[str, pd.DataFrame]:
+    """Return last accuracies under other strengths of FedProx's term, by what they are."""
+    task, mus = "mnist", sorted({*OTHER_MUS, MU})
+
+    def made(text: Callable[[str, float], str]) -> pd.DataFrame:
+        return pd.DataFrame(
+            {"selector": SELECTORS[name][0], **{f"mu = {mu:g}": text(name, mu) for mu in mus}}
+            for name in MU_SELECTORS
+        )
+
+    def last(name: str, mu: float) -> Any:
+        return chosen.get((task, mu, name), {}).get("last", pd.Series(dtype=float))
+
+    def less(one: tuple[str, float], other: tuple[str, float]) -> str:
+        return "–" if one == other else paired(last(*one), last(*other)).interval("+.2f")
+
+    return {
+        "last accuracy": made(lambda *which: f"{estimate(last(*which)):.2f}"),
+        "less without the term": made(lambda name, mu: less((name, mu), (name, 0.0))),
+        "HeteRo-Select less the others": made(
+            lambda name, mu: less((selections.OURS, mu), (name, mu))
+        ),
+    }
+
+
+def tables(grid: Grid, chosen: Selections) -> dict[str, pd.DataFrame]:
+    """Return all tables that a folder's runs give so far, by their titles."""
+    made = {f"{task}: every start": starts_table(rows) for task, rows in grid.items()}
+    for task, rows in selections.compared(chosen).items():
+        made[f"{task}: selection"] = means_table(rows)
+        made[f"{task}: selection, less Random"] = random_table(rows)
+        made[f"{task}: what selection costs"] = traffic_table(rows)
+    if any(mu != MU for _, mu, _ in chosen):
+        made |= {f"FedProx's term: {title}": t for title, t in mu_tables(chosen).items()}
+    return made
+
+
+def values() -> dict[str, Any]:
+    """Return the numbers that docs/federated-benchmark.md names."""
+    folder = Folder(RECORD)
+    grid, chosen = found_in(folder)
+    compared = selections.compared(chosen)
+    wanted = goals(grid, compared)
+    return {
+        "command": command(folder.plan()),
+        "environment": folder.environment(),
+        "missing": len(unfinished(folder)),
+        "settings": {unit.experiment: unit.settings for unit in units(folder.plan())},
+        "seeds": {task: len(rows[RANDOM]) for task, rows in compared.items()},
+        "grid": grid,
+        "starts": wanted["rates"],
+        "selectors": wanted["selection"],
+        "met": {name: met(its) for name, its in wanted.items()},
+        "above": {
+            task: {
+                name: paired(rows[starts.OURS].by_seed, rows[name].by_seed).sign
+                for name in starts.BASELINES
+            }
+            for task, rows in grid.items()
+        },
+        "best": {
+            task: [rows[name].best_accuracy for name in starts.BASELINES]
+            for task, rows in grid.items()
+        },
+        "signs": {
+            key: [found.sign for found in goal.differences.values()]
+            for key, goal in wanted["selection"].items()
+        },
+        "tables": tables(grid, chosen),
+        "against": {task: against_table(rows) for task, rows in grid.items()},
+        "by_rate": by_rate_table(grid),
+        "better": {task: better_table(rows) for task, rows in compared.items()},
+        "scale": record("selection_scale"),
+        "scale_table": scale_table(record("selection_scale")),
+    }
+
+
+def readme() -> str:
+    """Return the two tables as they stand in README.md."""
+    grid, chosen = found_in(Folder(RECORD))
+    compared = selections.compared(chosen)
+    head, rows = ["25 starts"], []
+    for task in grid:
+        head += [f"{task}: mean", "worst start"]
+    for name in _README:
+        found = [by_name[name] for by_name in grid.values()]
+        numbers = [(f"{row.mean:.1f}", f"{row.worst_accuracy:.1f}") for row in found]
+        rows.append([STRATEGIES[name][0], *chain(*numbers)])
+    first = table(pd.DataFrame(rows, columns=head), STRATEGIES[starts.OURS][0])
+    head, rows = ["selector"], []
+    for task in compared:
+        head += [f"{task}: less Random", "late deviation"]
+    for name, (label, _) in SELECTORS.items():
+        cells = [label]
+        for by_name in compared.values():
+            mine = by_name[name]
+            less = paired(mine["last"], by_name[RANDOM]["last"]).interval("+.2f")
+            cells += ["" if name == RANDOM else less, f"{mine['late_deviation'].mean():.2f}"]
+        rows.append(cells)
+    return (
+        f"{first}\n\n{table(pd.DataFrame(rows, columns=head), SELECTORS[selections.OURS][0])}"
+    )

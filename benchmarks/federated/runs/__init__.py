@@ -1,1 +1,0 @@
-"""Federated tasks, engines and benchmarks: behind `hdet federate` and `hdet bench`."""
