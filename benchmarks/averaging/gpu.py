@@ -74,7 +74,7 @@ def measure_averaging(device: torch.device, scale: float) -> dict:
         copy = seconds(lambda a=flat, b=other: b.copy_(a), 25)
         rows = {"average_": seconds(lambda t=tensors: average_(t), 15)}
         rows["with divergence"] = seconds(measured, 15)
-        for bucket in (25, 50, 100, 200, 400):
+        for bucket in (50, 100, 200, 400):
             size = bucket * MIB
             rows[f"average_, {bucket} MiB"] = seconds(
                 lambda t=tensors, s=size: average_(t, bucket_bytes=s), 7

@@ -55,7 +55,7 @@ def average_(
             where they differ; constants, such as a mask of minus infinity, are left alone.
             To be given under FSDP2, which otherwise may go on with gathered older weights.
         bucket_bytes: size of a bucket in bytes, at least 1024; default 25 MiB on a CPU, as in
-            DDP, and 100 MiB on an accelerator.
+            DDP, and 200 MiB on an accelerator.
 
     Returns:
         The replicas that were left out for being non-finite, ascending; the same on every
@@ -177,14 +177,13 @@ class Averaging:
         """
         # The first two buckets come last: their buffers stay filled, to be sent.
         count = len(self._transfers)
-        sums = [t.sums(fill=count - k < 2) for k, t in enumerate(self._transfers[::-1], 1)]
+        backwards = enumerate(self._transfers[::-1], 1)
+        norms = [norm for k, t in backwards for norm in t.norms(fill=count - k < 2)]
         finite = beside is None or not beside.turned
-        if sums:
-            # A sum is the quickest pass there is, and NaN and infinity come through it. So
-            # does the overflow of finite numbers; then every value is looked at.
-            total = torch.stack([_total(part, self.device) for part in sums])
-            if not bool(total.isfinite().all()):
-                finite &= all(transfer.finite() for transfer in self._transfers)
+        # NaN and infinity come through a norm. So does the overflow of finite numbers; then
+        # every value is looked at.
+        if norms and not bool(_squares(norms, self.device).isfinite()):
+            finite &= all(transfer.finite() for transfer in self._transfers)
         others = [] if beside is None else beside.tensors
         layout = hash((self._plan.layout, *map(layout_of, others)))
         # 32 bits of a hash pass unharmed through a float64, and through sums over shards.
@@ -225,12 +224,13 @@ class Averaging:
         return squares
 
 
-def _total(numbers: Sequence[Tensor], device: torch.device) -> Tensor:
-    return torch.stack(tuple(numbers)).sum().to(device, torch.float64)
-
-
 def _squares(norms: Sequence[Tensor], device: torch.device) -> Tensor:
-    return torch.stack(tuple(norms)).double().square().sum().to(device)
+    """Return the sum of their squares, in float64 on a device."""
+    kinds: dict[tuple, list[Tensor]] = {}
+    for norm in norms:
+        kinds.setdefault((norm.device, norm.dtype), []).append(norm)
+    sums = [torch.stack(same).double().square().sum().to(device) for same in kinds.values()]
+    return torch.stack(sums).sum()
 
 
 def divergences(rows: Sequence[Sequence[float]]) -> list[float]:

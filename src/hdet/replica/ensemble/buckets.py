@@ -20,7 +20,7 @@ from .contents import layout_of, local_floats
 # DDP's own bucket size: large enough to hide the latency of a collective.
 BUCKET_BYTES = 25 * 2**20
 # An accelerator also has to hide the host's time for each call.
-ACCELERATOR_BUCKET_BYTES = 4 * BUCKET_BYTES
+ACCELERATOR_BUCKET_BYTES = 8 * BUCKET_BYTES
 # Elements that are worked on together on a CPU: few enough to stay in a core's cache from one
 # pass over them to the next. Elsewhere each call has a price, and a bucket is one run.
 RUN = 2**18

@@ -6,8 +6,9 @@ Source: HDET (arXiv 2604.24708), equation (3).
 # torch's multi-tensor operations have names with an underscore, and no other.
 # pyright: reportPrivateImportUsage=false
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -17,10 +18,7 @@ from torch import Tensor
 from .buckets import RUN, Bucket, flat
 from .groups import Replicas
 
-# From this mean size on tensors are looked at one by one; smaller ones are packed for it.
-_LARGE = 2**16
-# Elements of a row whose distance one block of a GPU takes.
-_WIDTHS = (2048, 256)
+_LARGE = 2**16  # mean size from which on tensors are looked at where they are, unpacked
 Norms = tuple[list[Tensor], list[Tensor]]  # of own values minus mean, and of the mean
 
 
@@ -49,22 +47,26 @@ class Transfer(ABC):
         # NCCL divides on the way, which saves a pass over the tensors; gloo can't.
         self._divides = replicas.backend(self.buffer.device) in ("nccl", "xccl")
         self._filled = self._under_way = False
+        # NCCL ends the process where it fails, unless it was made to wait: then nobody is left
+        # to put old values back.
+        waits = not self._divides or "TORCH_NCCL_BLOCKING_WAIT" in os.environ
+        self._needs_buffer = waits or not bucket.in_place
         self._works: list[dist.Work | None] = []
         self._pieces = [
             [tensors[k] if span is None else _part(tensors[k], span) for k, span in run.pieces]
             for run in bucket.runs
         ]
 
-    def sums(self, fill: bool) -> list[Tensor]:
-        """Return sums of all values: not finite if any value is not.
+    def norms(self, fill: bool) -> list[Tensor]:
+        """Return norms of all values: not finite if any value is not.
 
         Args:
             fill: whether to fill the buffer for `send`, if that is cheap now.
         """
         large = self.buffer.numel() >= _LARGE * sum(map(len, self._pieces))
         if large and not (fill and self.buffer.device.type == "cpu"):
-            wire = self.buffer.dtype
-            return [piece.sum(dtype=wire) for run in self._pieces for piece in run]
+            pieces = [piece for run in self._pieces for piece in run]
+            return list(torch._foreach_norm(pieces, 2, self.buffer.dtype))
         self._filled = fill
         return self._fill(look=True)
 
@@ -79,8 +81,9 @@ class Transfer(ABC):
             silent: whether this replica gives nothing.
             measure: whether its own values are needed in `receive`.
         """
-        if not self._filled:
+        if not self._filled and (measure or self._needs_buffer):
             self._fill(look=False)
+            self._filled = True
         wires = self._wires(measure)
         self._under_way = True
         if silent:
@@ -109,7 +112,7 @@ class Transfer(ABC):
 
     @abstractmethod
     def _fill(self, look: bool) -> list[Tensor]:
-        """Copy all pieces into the buffer; return their sums if they are to be looked at."""
+        """Copy all pieces into the buffer; return norms if they are to be looked at."""
 
     @abstractmethod
     def _wires(self, measure: bool) -> list[Tensor]:
@@ -129,42 +132,48 @@ class Transfer(ABC):
 class _InPlace(Transfer):
     """Large tensors, each reduced in its own memory; the buffer keeps their old values."""
 
-    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        return [(run[0], r.part) for run, r in zip(self._pieces, self._runs, strict=True)]
+    def _groups(self) -> Iterator[tuple[list[Tensor], list[Tensor], Tensor]]:
+        """Yield pieces, their slots, and those as one tensor, to be worked on together."""
+        wires, slots = self._wires(False), [run.part for run in self._runs]
+        if self.buffer.device.type != "cpu":
+            yield wires, slots, self.buffer
+            return
+        for wire, slot in zip(wires, slots, strict=True):
+            for a, b in zip(wire.split(RUN), slot.split(RUN), strict=True):
+                yield [a], [b], b
 
     def _fill(self, look: bool) -> list[Tensor]:
-        sums = []
-        for piece, slot in self._pairs():
-            for a, b in _in_cache(piece, slot):
-                b.copy_(a)
-                if look:
-                    sums.append(b.sum())
-        return sums
+        norms = []
+        for pieces, _, part in self._groups():
+            torch.cat(pieces, out=part)
+            if look:
+                norms.append(torch.linalg.vector_norm(part))
+        return norms
 
     def _wires(self, measure: bool) -> list[Tensor]:
         return [run[0] for run in self._pieces]
 
     def put_back(self) -> None:
-        if not self._under_way:
+        if not self._under_way or not self._filled:
             return
         for work in self._works:
             with suppress(Exception):
                 if work is not None:
                     work.wait()
-        for piece, slot in self._pairs():
-            piece.copy_(slot)
+        for pieces, slots, _ in self._groups():
+            torch._foreach_copy_(pieces, slots)
 
     def _write(self, divisor: float, measure: bool) -> Norms:
         gaps: list[Tensor] = []
         means: list[Tensor] = []
-        for piece, slot in self._pairs():
-            for mean, own in _in_cache(piece, slot):
+        if divisor != 1 or measure:
+            for pieces, slots, part in self._groups():
                 if divisor != 1:
-                    mean.div_(divisor)
+                    torch._foreach_div_(pieces, divisor)
                 if measure:
-                    gaps.append(_distance(own, mean))
-            if measure:
-                means += _norms(self._share(piece))
+                    torch._foreach_sub_(slots, pieces)
+                    gaps.append(torch.linalg.vector_norm(part))
+                    means += torch._foreach_norm([self._share(piece) for piece in pieces])
         return gaps, means
 
 
@@ -174,12 +183,12 @@ class _Packed(Transfer):
     _own: Tensor | None = None
 
     def _fill(self, look: bool) -> list[Tensor]:
-        sums = []
+        norms = []
         for pieces, run in zip(self._pieces, self._runs, strict=True):
             torch._foreach_copy_(run.slots, pieces)
             if look:
-                sums.append(run.part.sum())
-        return sums
+                norms.append(torch.linalg.vector_norm(run.part))
+        return norms
 
     def _wires(self, measure: bool) -> list[Tensor]:
         self._own = self.buffer.clone() if measure else None
@@ -190,6 +199,7 @@ class _Packed(Transfer):
 
     def _write(self, divisor: float, measure: bool) -> Norms:
         gaps: list[Tensor] = []
+        means: list[Tensor] = []
         start = 0
         for pieces, run in zip(self._pieces, self._runs, strict=True):
             if divisor != 1:
@@ -197,9 +207,9 @@ class _Packed(Transfer):
             if self._own is not None:
                 own = self._own[start : start + run.part.numel()]
                 gaps.append(torch.linalg.vector_norm(own.sub_(run.part)))
+                means.append(torch.linalg.vector_norm(self._share(run.part)))
                 start += own.numel()
             torch._foreach_copy_(pieces, run.slots)
-        means = _norms(self._share(self.buffer)) if measure else []
         self._own = None
         return gaps, means
 
@@ -207,28 +217,3 @@ class _Packed(Transfer):
 def _part(tensor: Tensor, span: slice) -> Tensor:
     whole = flat(tensor)
     return whole if span.stop - span.start == whole.numel() else whole[span]
-
-
-def _in_cache(a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return two tensors in runs that a core's cache holds, on a CPU."""
-    if a.device.type != "cpu" or a.numel() <= RUN:
-        return [(a, b)]
-    return list(zip(a.split(RUN), b.split(RUN), strict=True))
-
-
-def _norms(tensor: Tensor) -> list[Tensor]:
-    """Return norms of parts: a float32 sum over more than a run would lose digits on a CPU."""
-    return [torch.linalg.vector_norm(part) for part, _ in _in_cache(tensor, tensor)]
-
-
-def _distance(own: Tensor, mean: Tensor) -> Tensor:
-    """Return the norm of `own - mean`. What is in `own` is lost."""
-    if own.device.type == "cuda":
-        # `cdist` takes differences and their norm in one pass, and writes next to nothing.
-        high, low = _WIDTHS
-        for width in range(high, low, -1):
-            if own.numel() % width == 0:
-                a, b = own.view(-1, 1, width), mean.view(-1, 1, width)
-                rows = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-                return torch.linalg.vector_norm(rows)
-    return torch.linalg.vector_norm(own.sub_(mean))
