@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
 
 def dtensors(tensors: Sequence[Tensor]) -> "list[DTensor]":
     """Return those that are sharded."""
-    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    kind: Any = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     return [] if kind is None else [t for t in tensors if isinstance(t, kind)]
 
 
