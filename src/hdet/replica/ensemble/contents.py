@@ -23,8 +23,9 @@ def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
 
 def dtensors(tensors: Sequence[Tensor]) -> "list[DTensor]":
     """Return those that are sharded."""
-    kind: Any = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    return [] if kind is None else [t for t in tensors if isinstance(t, kind)]
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    found: list[Any] = [] if kind is None else [t for t in tensors if isinstance(t, kind)]
+    return found
 
 
 def local_part(tensor: Tensor) -> Tensor:
