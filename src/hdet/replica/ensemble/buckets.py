@@ -159,9 +159,9 @@ def flat(tensor: Tensor) -> Tensor:
     Raises:
         ValueError: if its elements overlap or leave gaps.
     """
-    tensor = tensor.detach()
     if tensor.is_contiguous():
-        return tensor.view(-1)
+        return tensor if tensor.dim() == 1 else tensor.detach().view(-1)
+    tensor = tensor.detach()
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     dense = tensor.permute(order)
     if not dense.is_contiguous():
