@@ -244,3 +244,37 @@ def test_a_damaged_state_is_refused(value):
     state = {"taken_over": False, "values": {"weight_decay/0": value}}
     with pytest.raises(ValueError, match="`values.weight_decay/0`"):
         values.parsed(Entries(state, "Explorer"))
+
+
+# --- a step between syncs
+
+
+def test_a_step_looks_at_this_replicas_values_alone():
+    optimizer = optimizer_of()
+    values = values_of(optimizer, [hdet.lr(), hdet.weight_decay()])
+    values.apply(HIGH)
+    factors = [row[HIGH] for row in values.values()]
+    values._exploration.values = lambda *_: pytest.fail("all replicas")  # pyright: ignore
+    for step in range(3):
+        values.lend()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 / (step + 2)
+        values.follow()
+        rates = [0.1 / (step + 2) * factor for factor in factors[:2]]
+        assert [group["lr"] for group in optimizer.param_groups] == rates
+        assert values.own_rates() == rates
+        assert [group["weight_decay"] for group in optimizer.param_groups] == factors[2:]
+
+
+def test_a_rate_that_is_a_tensor_is_written_only_where_it_changes():
+    optimizer = optimizer_of(torch.tensor(0.1, dtype=torch.float64))
+    values = values_of(optimizer, [hdet.lr()])
+    values.apply(LOW)
+    tensor = optimizer.param_groups[0]["lr"]
+    version = tensor._version
+    for rate in (0.1, 0.1, 0.05):
+        values.lend()
+        optimizer.param_groups[0]["lr"] = rate
+        values.follow()
+        assert optimizer.param_groups[0]["lr"] is tensor
+        assert (tensor._version == version) == (rate == 0.1)

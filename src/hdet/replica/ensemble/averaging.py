@@ -4,8 +4,8 @@ Tensors travel in buckets (`buckets`). Two buffers take turns: one is on the wir
 other is filled or emptied. They are the extra memory there is, whatever the model's size; to
 measure the divergence takes another copy of what is packed in them. Every element is written
 back through the tensor's own memory: `data_ptr`, strides and memory format stay, which CUDA
-graphs and compiled code rely on. Where a collective fails, each element is either this
-replica's own or the mean: what was being reduced is put back from the buffer.
+graphs and compiled code rely on. Where a collective raises an error, each element is either
+this replica's own or the mean: what was being reduced is put back from the buffer.
 
 Before the first bucket leaves, the replicas tell each other whether they hold the same layout
 and only finite values, and what of the rest differs (`outsiders`). One that does not is left

@@ -1,7 +1,8 @@
 """The values of every replica: what others make of them, times what has been found and spread.
 
     rate of replica r, group g    = factor_g * rho_g,r * held schedule_g(t)
-    anything else, on its scale   = place + width * z_r + (what others left - where it began)
+    anything else, on its scale   = coordinate + width * z_r
+                                    + (what others left - where it began)
 
 Others may change what is explored: the wrapped scheduler, another one beside it, the user's
 loop. The wrapped scheduler finds the unscaled value, as if no replica were there. Whatever else
