@@ -60,7 +60,7 @@ def test_what_nobody_changed_stays_the_same_to_the_last_bit():
         values.apply(step % REPLICAS)
         values.take_over()
         values.lend()
-        values.take_back()
+        values.follow()
     assert values.shared() == before
     assert not values.taken_over
 
@@ -114,7 +114,7 @@ def test_cycled_momenta_are_followed_on_the_scale_of_the_odds():
     values.apply(HIGH)
     values.lend()
     optimizer.param_groups[0]["betas"] = (0.8, 0.99)
-    values.take_back()
+    values.follow()
     assert values.base_values() == pytest.approx([0.8])
     low, middle, high = sorted(values.values()[0])
     assert middle == pytest.approx(0.8)
@@ -152,7 +152,7 @@ def test_a_group_whose_rate_is_not_explored_is_never_touched():
         values.apply(replica)
         values.take_over()
         values.lend()
-        values.take_back()
+        values.follow()
     assert optimizer.param_groups[1]["lr"] == "not read"
 
 
@@ -218,8 +218,7 @@ def test_a_rate_that_is_set_again_after_a_sync_is_named():
             assert values.agree(rows) == named
             assert values.unscaled() == pytest.approx([0.04])
             values.apply(replica)
-            group = values._cells[0]._group  # pyright: ignore
-            overwrite(group)
+            overwrite(values._optimizer.param_groups[0])
             values.take_over()
 
 

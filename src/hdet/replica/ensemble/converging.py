@@ -28,7 +28,7 @@ class Converging(ABC):
     @property
     def _exploring(self) -> bool:
         """Whether there are several replicas, and they differ."""
-        return self._apart and self._ensemble.replicas.size > 1
+        return self._ensemble.size > 1 and self._apart
 
     @property
     @abstractmethod

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from ...errors import where
 from ...state import Entries
 from .agreement import Facts, digest, refuse_difference
-from .averaging import Averaging, check_health, check_layout
+from .averaging import Averaging, check_health, check_layout, divergences
 from .gathered import Gathered
 from .groups import Replicas
 from .history import History
@@ -69,7 +69,8 @@ class Ensemble:
         self.average_state = average_state
         self.meter = LossMeter()
         self.history = History(replicas)
-        self._size = replicas.size
+        self.size = replicas.size
+        self._note_world()
         self._optimizer = optimizer
         self._model = model
         self._name = name
@@ -104,19 +105,28 @@ class Ensemble:
 
     def require_connection(self) -> None:
         """Raise a `RuntimeError` unless the replicas are those it was made for. Local."""
-        if self.replicas.size != self._size:
+        if self._world is not None and self.replicas.world is self._world():
+            return  # The usual step ends here: to ask the group for its size takes longer.
+        if self.replicas.size != self.size:
             raise RuntimeError(
-                f"{where()}`{self._name}` was made for {self._size} replicas, and the process "
+                f"{where()}`{self._name}` was made for {self.size} replicas, and the process "
                 f"group now has {self.replicas.size}: make it after "
                 f"torch.distributed.init_process_group, and use it before the group is "
                 f"destroyed."
             )
-        if not self.replicas.connected and self._size > 1:
+        if not self.replicas.connected and self.size > 1:
             raise RuntimeError(
                 f"`{self._name}(world_size={self.replicas.size})` has no process group to "
                 f"average over: call torch.distributed.init_process_group first, and start "
                 f"the script with torchrun."
             )
+        self._note_world()
+
+    def _note_world(self) -> None:
+        world = self.replicas.world
+        # Weakly: a process group that was destroyed goes.
+        self._world = None if world is None else weakref.ref(world)
+        self.rank = self.replicas.rank
 
     def appear(self, takes_part: bool) -> None:
         """Let the others see whether this process has ended, or never takes part. Local."""
@@ -228,7 +238,7 @@ class Ensemble:
                 squares = averaging.run(silent, measure=True)
                 squares += beside.run(silent, measure=True)
                 pairs = self._exchange(squares)
-            divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
+            divergence = divergences(pairs)
         self.weights_changed()
         reshard(self._model)
         if kept is None:

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ...state import Entries
+from ..ensemble.contents import is_dtensor, local_part
 from ..ensemble.optimizer_state import reset_state
 from .config import DEFAULT, SearchConfig
 
@@ -32,8 +32,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local_part(tensor.detach())
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
@@ -237,15 +236,17 @@ def _part(saved: Entries, key: str, mine: Tensor, dtype: torch.dtype, exists: bo
 
 def _layout(tensor: Tensor) -> str:
     """Return how a tensor is sharded, in words; nothing for a plain one."""
-    if not isinstance(tensor, DTensor):
+    if not is_dtensor(tensor):
         return ""
     return f"{list(tensor.placements)} of {tuple(tensor.shape)}"
 
 
 def _like(parameter: Tensor, local: Tensor) -> Tensor:
     """Return this process's part of a tensor as the parameter is: sharded, or plain."""
-    if not isinstance(parameter, DTensor):
+    if not is_dtensor(parameter):
         return local
+    from torch.distributed.tensor import DTensor
+
     return DTensor.from_local(
         local,
         parameter.device_mesh,

@@ -223,40 +223,29 @@ class Explorer(ExplorerState):
                 neither loss nor probe at a sync, or nothing finite to go back to.
         """
         refuse_epoch(NAME, epoch)
-        self._refuse_superseded()
-        if self._apart:
-            self._ensemble.require_connection()
-        if self._exploring and not self._ensemble.counts(skipped):
+        if not self._counts(loss, skipped):
             return
-        if loss is not None:
-            self.observe(loss)
-        self._ensemble.meter.keep()
-        if self._scaled:
-            refuse_other_groups(len(self._schedule.groups), self.optimizer)
-        if self._exploring and not self._introduced:
-            self._ensemble.introduce(self._step + 1)
-            self._introduced = True
-        scaled = self._scaled
-        if scaled:
-            self._values.take_over()
+        exploring, scaled, values = self._exploring, self._scaled, self._values
         self._step += 1
-        self._synced = False
         since = self._step - self._warmup
-        if self._exploring and since > 0 and since % self._interval == 0:
+        self._synced = exploring and since > 0 and since % self._interval == 0
+        if self._synced:
+            if scaled:
+                values.take_over()
             self._sync()
-            self._synced = True
         told = self._plateau_loss() if self._schedule.needs_a_loss else None
         if scaled:
-            self._values.lend()
+            values.lend()
         self._schedule.step(self._step, told)
         if scaled:
-            self._values.take_back()
-        elif self._exploring:
+            values.follow()
+        elif exploring:
             self._schedule.track()
-        if self._step == self._warmup:
+        if since == 0:
             self._schedule.read()
             self._ensemble.meter.reset()
-        self._apply()
+        if self._synced or not scaled or values.replica != self._ensemble.rank:
+            self._apply()
 
     def metrics(self) -> dict[str, Any]:
         """Return what is explored and what the last sync found. Local, on any rank.
@@ -297,10 +286,29 @@ class Explorer(ExplorerState):
         """Return this replica's learning rates, one for each parameter group. Local."""
         if not self._scaled:
             return self._schedule.last_lr()
-        rank = self._ensemble.replicas.rank
-        return [row[rank] for row in self._values.rates()]
+        return list(self._values.own_rates())
 
     # --- internals
+
+    def _counts(self, loss: Tensor | float | None, skipped: bool | None) -> bool:
+        """Take in a step's loss; return whether the step counts, or was skipped."""
+        if self._superseded is not None:
+            self._refuse_superseded()
+        ensemble, exploring = self._ensemble, self._exploring
+        if exploring:
+            if not ensemble.counts(skipped):
+                return False
+        elif self._apart:
+            ensemble.require_connection()
+        if loss is not None:
+            ensemble.meter.observe(loss)
+        ensemble.meter.keep()
+        if self._scaled:
+            refuse_other_groups(len(self._schedule.groups), self.optimizer)
+        if exploring and not self._introduced:
+            ensemble.introduce(self._step + 1)
+            self._introduced = True
+        return True
 
     def _agree(self) -> None:
         """Make what others have changed the same on every replica. Collective if they have."""

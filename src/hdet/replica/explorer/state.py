@@ -187,11 +187,8 @@ class ExplorerState(Converging, OuterScheduler):
     @property
     def _active(self) -> bool:
         """Whether their values differ by now."""
-        return (
-            self._exploring
-            and bool(self._exploration.dimensions)
-            and self._step >= self._warmup
-        )
+        explores = bool(self._exploration.dimensions)
+        return explores and self._step >= self._warmup and self._exploring
 
     @property
     def _scaled(self) -> bool:

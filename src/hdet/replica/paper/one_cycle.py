@@ -242,15 +242,19 @@ class OneCycleAutoLR(OneCycleState):
                 promised and no process group is there.
         """
         refuse_epoch(NAME, epoch)
-        if self._constructed and self._apart:
-            self._ensemble.require_connection()
-        if self._constructed and self._exploring and not self._ensemble.counts(skipped):
+        if not self._constructed:
+            super().step()
             return
+        ensemble, exploring = self._ensemble, self._exploring
+        if exploring:
+            if not ensemble.counts(skipped):
+                return
+        elif self._apart:
+            ensemble.require_connection()
         if loss is not None:
-            self.observe(loss)
-        self._ensemble.meter.keep()
-        if self._constructed:
-            self._before_step(self.last_epoch + 1)
+            ensemble.meter.observe(loss)
+        ensemble.meter.keep()
+        self._before_step(self.last_epoch + 1, exploring)
         super().step()
 
     def metrics(self) -> dict[str, Any]:
@@ -281,9 +285,9 @@ class OneCycleAutoLR(OneCycleState):
         finally:
             self.last_epoch = asked
         self._base_now = [float(lr) for lr in (self._base.values or schedule)]
-        if not (self._exploring and self._spread > 0):
+        if not (self._spread > 0 and self._ensemble.size > 1):
             return schedule
-        rank = self._ensemble.replicas.rank
+        rank = self._ensemble.rank
         rows = zip(self._base_now, self._rhos(), strict=True)
         return [base * row[rank] for base, row in rows]
 
@@ -304,7 +308,7 @@ class OneCycleAutoLR(OneCycleState):
         """Return the multiplier in effect for each parameter group and replica."""
         base = self._base
         acted_at = None if base.values is None else base.acted_at
-        size, groups = self._ensemble.replicas.size, len(base.velocities)
+        size, groups = self._ensemble.size, len(base.velocities)
         return group_multipliers(size, self._spread, groups, self._seed, acted_at)
 
     def _replica_lrs(self) -> list[list[float]]:
@@ -312,7 +316,7 @@ class OneCycleAutoLR(OneCycleState):
         rows = zip(self._base_now, self._rhos(), strict=True)
         return [[base * rho for rho in row] for base, row in rows]
 
-    def _before_step(self, step: int) -> None:
+    def _before_step(self, step: int, exploring: bool) -> None:
         """Check, and sync if it is due, ahead of the rates for optimizer step `step`."""
         if step > self.total_steps:
             raise ValueError(
@@ -325,10 +329,12 @@ class OneCycleAutoLR(OneCycleState):
                 f"{where()}`{NAME}` was made for {made} parameter groups and the optimizer "
                 f"now has {groups}: add groups before making the scheduler."
             )
-        if self._exploring and not self._introduced:
+        if not exploring:
+            return
+        if not self._introduced:
             self._ensemble.introduce(step)
             self._introduced = True
-        if self._exploring and step % self._interval == 0:
+        if step % self._interval == 0:
             self._sync(step)
 
     def _sync(self, step: int) -> None:
