@@ -11,6 +11,7 @@ Source: HDET (arXiv 2604.24708), equations (3) and (4).
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
