@@ -1,7 +1,7 @@
 """Hyperparameters that tune themselves while the model trains.
 
-Importing this loads nothing: a name brings what it needs, which is torch, when it is first
-used. So the `hdet` command listens to Ctrl-C before the seconds that torch takes.
+Importing this loads nothing: torch loads when a name is first used. So the `hdet` command
+responds to Ctrl-C at once, and not only after the seconds that torch takes.
 """
 
 from importlib import import_module

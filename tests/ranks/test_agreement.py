@@ -126,7 +126,9 @@ def test_a_rank_that_has_nothing_to_explore_is_named_at_once(odd):
         said = ranks[rank]
         assert said is not None
         assert f"RuntimeError: [rank {rank} of 3] " in said
-        assert "for rank 1, where the scheduler has nothing to explore and never comes" in said
+        assert (
+            "for rank 1, where the scheduler has nothing to explore, so it never joins" in said
+        )
 
 
 def _idle(odd):

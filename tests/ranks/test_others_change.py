@@ -218,7 +218,7 @@ def _two(shared):
 def test_of_two_that_would_set_the_same_rate_the_later_is_right_and_the_other_says_so():
     for rank, (said, begun, rates) in enumerate(run_ranks(_two, 2, True)):
         assert said is not None
-        assert said.startswith(f"[rank {rank} of 2] `Explorer`: another one was made later for")
+        assert said.startswith(f"[rank {rank} of 2] `Explorer`: a newer one controls")
         assert "`lr/0` of the same optimizer" in said
         assert begun == [0.05, 0.05]
         assert sorted(rates) == pytest.approx([0.05 / 1.3, 0.05 * 1.3])

@@ -187,7 +187,7 @@ def test_hypergradient_with_zero_hyper_lr_is_ddp_bit_for_bit(problem, digits):
 )
 def test_a_missing_package_is_named_with_its_remedy(name, package, digits, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf'`{package}`: pip install "hdet-benchmarks"'):
+    with pytest.raises(ImportError, match=rf"`{package}`: pip install --editable benchmarks"):
         BASELINES[name](ADAMW, digits, 1e-2, 0)
 
 

@@ -1,8 +1,8 @@
 """How tensors travel to be averaged: which of them together, and through what memory.
 
-A tensor of at least a sixteenth of a bucket is reduced in its own memory, and a buffer keeps its
-old values. Smaller ones are packed into a buffer, and so is half precision, which is summed in
-float32. A plan depends on the tensors' layout alone and holds none of them: it is
+A tensor of at least a sixteenth of a bucket is reduced in its own memory, and a buffer keeps
+its old values. Smaller ones are packed into a buffer, and so is half precision, which is
+summed in float32. A plan depends on the tensors' layout alone and holds none of them: it is
 kept for the next time, for as long as the first tensor lives.
 """
 

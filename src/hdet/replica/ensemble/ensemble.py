@@ -266,9 +266,9 @@ class Ensemble:
         if len(set(steps)) > 1:
             said = ", ".join(f"{r} at {step:g}" for r, step in enumerate(steps))
             raise RuntimeError(
-                f"{where()}`{self._name}`: the replicas meet after different numbers of "
-                f"optimizer steps ({said}). Each has to call `step` once per optimizer step, "
-                f"and all have to load the same checkpoint."
+                f"{where()}`{self._name}`: the replicas reached the sync after different "
+                f"numbers of optimizer steps ({said}). Each has to call `step` once per "
+                f"optimizer step, and all have to load the same checkpoint."
             )
 
     @contextmanager

@@ -5,7 +5,7 @@ would leave them waiting inside a collective, or pair that up with a different o
 So each process first signs in at the store through which the process group was set up, and
 goes on when all have. A process that has ended is named within seconds (`liveness`); one that
 is only late is waited for, and named when the group's own timeout is nearly over. Processes
-that come for different things, such as a sync and `converge`, learn it here too.
+that make different calls, such as a sync and `converge`, learn it here too.
 
 The load on the store does not grow with the steps: three counters for each group of
 processes, and one line for each process, overwritten at every sync.
@@ -196,7 +196,7 @@ class _Roster:
             )
 
     def compare(self) -> None:
-        """Raise on every rank if they have come for different things."""
+        """Raise on every rank if they are making different calls."""
         told = self._store.add(f"{self._key}/purpose{self._times % 2}", 0)
         if told == self._purposes[self._times % 2] * len(self.ranks):
             return
@@ -205,7 +205,7 @@ class _Roster:
             _, name, moment = self._last_line(rank)
             said.append(f"rank {rank} for {moment} of `{name}`")
         self._refuse(
-            f": the ranks have come for different things: {', '.join(said)}. Make the same "
+            f": the ranks are making different calls: {', '.join(said)}. Make the same "
             f"schedulers with the same arguments on every rank, a probe on all or on none, "
             f"and call the same methods."
         )
@@ -218,8 +218,8 @@ class _Roster:
             if idle := [rank for rank in missing if self._store.check([f"{abstain}/{rank}"])]:
                 self._refuse(
                     f" waits at {self._moment} for {_listed(idle)}, where the scheduler has "
-                    f"nothing to explore and never comes. Make it with the same arguments on "
-                    f"every rank."
+                    f"nothing to explore, so it never joins. Make it with the same arguments "
+                    f"on every rank."
                 )
             ended = appear(self._store).ended(missing)
             if not ended:

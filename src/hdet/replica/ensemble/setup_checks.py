@@ -44,7 +44,7 @@ def unwrapped(optimizer: Any, call: str) -> Optimizer:
     if isinstance(parts, list | tuple | dict):
         raise ValueError(
             f"{where()}`{call}` got {type(optimizer).__name__}, a container of {len(parts)} "
-            f"optimizers: a rate that is set on it does not reach them. Make one scheduler "
+            f"optimizers: setting its rate does not affect them. Make one scheduler "
             f"for each optimizer inside, and step them all."
         )
     if not isinstance(optimizer, Optimizer):

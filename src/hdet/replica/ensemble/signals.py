@@ -58,7 +58,7 @@ class LossMeter:
         if not is_float:
             what = f"a tensor of {loss.dtype}" if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(
-                f"{where()}A loss is a float, and {what} was given: `step(epoch)` is not how "
+                f"{where()}Expected a float as the loss, got {what}: `step(epoch)` is not how "
                 f"this scheduler is called. Give this replica's own training loss, or nothing."
             )
         if isinstance(loss, Tensor):

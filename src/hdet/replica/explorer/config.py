@@ -63,7 +63,7 @@ class SearchConfig:
         divergence_threshold: a replica has diverged where its loss is above the lowest by
             more than so many times the improvement of the run, and larger rates are worse;
             infinity excludes none (measured).
-        spike_threshold: share of the improvement whose loss is a loss spike, after which all
+        spike_threshold: fraction of the improvement that, if lost, counts as a loss spike: all
             replicas go back to the averaged weights; infinity never does.
         rollback_factor: a rollback divides the rate by it.
         max_rollbacks: largest number of rollbacks in a row.

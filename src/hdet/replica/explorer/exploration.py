@@ -161,7 +161,7 @@ class Exploration:
         phase, offsets, before = self.rates.phase, self._offsets, self._factors_in_words()
         losses = self._readable(gathered.probes if self._paired else gathered.losses)
         found, slope = self._slopes(losses)
-        signs = [confidence(t, self.config) for t in found.t]
+        confidences = [confidence(t, self.config) for t in found.t]
         excluded = diverged(
             self.rates.tracker,
             losses,
@@ -169,11 +169,11 @@ class Exploration:
             searching=self.rates.searching,
             paired=self._paired,
         )
-        move = self._search(signs, losses, gathered.losses, bool(excluded))
+        move = self._search(confidences, losses, gathered.losses, bool(excluded))
         finite = [loss for loss in losses if math.isfinite(loss)]
         # Where replicas have diverged, the rates go no further than to the best replica's.
         best = losses.index(min(finite)) if excluded else None
-        self._move(move, phase, signs, shares, best)
+        self._move(move, phase, confidences, shares, best)
         self.syncs += 1
         self._offsets = self._drawn()
         rollback = move.rollback or gathered.all_broken
@@ -191,7 +191,7 @@ class Exploration:
             next_phase=self.rates.phase,
             offsets=offsets,
             slopes=found,
-            confidence=signs,
+            confidence=confidences,
             new_level=move.new_level,
             note=note,
         )
@@ -235,7 +235,7 @@ class Exploration:
 
     def _search(
         self,
-        signs: Sequence[float],
+        confidences: Sequence[float],
         losses: Sequence[float],
         training: Sequence[float],
         excluded: bool,
@@ -246,7 +246,7 @@ class Exploration:
         # Of many losses of different batches the lowest is low by chance.
         typical = lowest if self._paired or not finite else statistics.median(finite)
         rates = self._rates()
-        sign = math.fsum(signs[j] for j in rates) / len(rates) if rates else 0.0
+        sign = math.fsum(confidences[j] for j in rates) / len(rates) if rates else 0.0
         log_rate = 0.0
         if rates:
             log_rate = math.fsum(self.coordinates[j] for j in rates) / len(rates)
@@ -259,14 +259,14 @@ class Exploration:
         self,
         move: Move,
         phase: Phase,
-        signs: Sequence[float],
+        confidences: Sequence[float],
         shares: Sequence[float],
         best: int | None,
     ) -> None:
         """Move the base values; `best` is the replica whose rates are the limit, if any."""
         forced = move.rollback or move.given_back
         for j, dimension in enumerate(self.dimensions):
-            step = self.config.track_step * signs[j]
+            step = self.config.track_step * confidences[j]
             if dimension.is_rate:
                 if phase == "search" or forced:
                     step = move.step

@@ -2,9 +2,10 @@
 
 Data-parallel replicas share every gradient and train with different hyperparameters. A
 learning rate is the schedule times a learned factor, one for each parameter group. A loss
-becomes the next learning rate in `Explorer._sync`, every `sync_every` steps:
+becomes the next learning rate in `Explorer.step`, every `sync_every` steps; all but the last
+line is in `_sync`:
 
-    gathered = ensemble.gather(...)           the losses of all replicas, on every rank
+    gathered = ensemble.gather(...)           the replicas' losses, on the probe and their own
     decision = exploration.decide(gathered)   slopes, who is excluded, the next factors  (1, 7)
     ensemble.average(decision.excluded)       theta_r <- mean of the other replicas         (3)
     averaged.restore()                        if the decision is a rollback
@@ -79,13 +80,13 @@ class Explorer(ExplorerState):
     probe=hdet.probe(model, held_out, loss))`, `scheduler.step(loss)`, and
     `with scheduler.converged():` around saving and evaluating.
 
-    Make it on every rank, after `torch.distributed.init_process_group`. `step` is collective
-    at its first call and at every `sync_every`-th, `converge` always; everything else is local.
-    With one replica, or nothing to explore under shared gradients, it does exactly what the
-    wrapped scheduler does, bit for bit.
+    Construct it on every rank, after `torch.distributed.init_process_group`. `step` is
+    collective at its first call and at every `sync_every`-th, `converge` always. With one
+    replica, or nothing to explore under shared gradients, it does exactly what the wrapped
+    scheduler does, bit for bit.
 
-    It is an `LRScheduler` and may stand beside others: what they, or the training loop, change
-    between two steps is taken over as a factor on the rate, or on whatever else is explored.
+    It is an `LRScheduler` and can be combined with others: what they, or the training loop,
+    change between two steps carries over as a factor on the rate, or on what else is explored.
 
     Args:
         optimizer: any torch optimizer whose update is scaled by `lr`. Under FSDP2 on a
@@ -220,7 +221,7 @@ class Explorer(ExplorerState):
         Raises:
             ValueError: if a parameter group was added while there are several replicas, or
                 `epoch` is given; on every rank, if the replicas' settings differ.
-            RuntimeError: if a rank does not come to a sync; on every rank, if there is
+            RuntimeError: if a rank fails to reach a sync; on every rank, if there is
                 neither loss nor probe at a sync, or nothing finite to go back to.
         """
         refuse_epoch(NAME, epoch)
@@ -239,6 +240,7 @@ class Explorer(ExplorerState):
             values.lend()
         self._schedule.step(self._step, told)
         if scaled:
+            # At the factors from before the sync, if there was one; `_apply` sets the new.
             values.follow()
         elif exploring:
             self._schedule.track()

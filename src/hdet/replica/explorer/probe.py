@@ -47,9 +47,9 @@ def probe(
 
     Args:
         model: given to `loss`; the plain module rather than its DDP wrapper.
-        loader: gives batches: tensors, or tuples, lists and dicts of them. Data that the
-            replicas do not train on serve best, as fresh as there are. Larger batches give
-            a clearer signal, at one forward pass each per sync.
+        loader: gives batches: tensors, or tuples, lists and dicts of them. Data that
+            the replicas do not train on works best. Larger batches give a clearer signal, at
+            one forward pass each per sync.
         loss: loss(model, batch) -> mean loss, one element. Label smoothing and other
             regularisers left out, it scores what you care for. If it takes derivatives of
             the model, wrap it in `torch.enable_grad()`, or it is called a second time.

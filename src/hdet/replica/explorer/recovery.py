@@ -39,7 +39,7 @@ class Recovery:
 
     Attributes:
         config: the constants.
-        row: rollbacks in a row; 0 when all is well.
+        row: consecutive rollbacks; 0 when all is well.
         unsettled: syncs for which all has to be calm until they are over.
         loss: at the last of them, or of the level on trial; infinite if it was not finite.
         start: the log rate before them.

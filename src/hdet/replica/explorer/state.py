@@ -146,9 +146,9 @@ class ExplorerState(Converging, OuterScheduler):
     def _refuse_superseded(self) -> None:
         if self._superseded is not None:
             raise RuntimeError(
-                f"{where()}`{NAME}`: another one was made later for `{self._superseded}` of "
-                f"the same optimizer, and both would set it. Step only the one that was made "
-                f"last, or give each its own `explore`."
+                f"{where()}`{NAME}`: a newer one controls `{self._superseded}` of the same "
+                f"optimizer, and both would set it. Step only the one that was made last, or "
+                f"give each its own `explore`."
             )
 
     def _take_over_schedule(self, entries: Entries, state: dict[str, Any]) -> None:

@@ -57,9 +57,9 @@ class OneCycleAutoLR(OneCycleState):
     After:  `scheduler = hdet.OneCycleAutoLR(optimizer, 1e-3, total_steps, <spread, ...>)`,
     `scheduler.step(loss)`, and `with scheduler.converged():` around saving and evaluating.
 
-    Make it on every rank, after `torch.distributed.init_process_group`. `step` is collective
-    once every `model_sync_interval` steps, `converge` always; everything else is local. With
-    one replica, or a spread of 0 under shared gradients, it is OneCycleLR, bit for bit.
+    Construct it on every rank, after `torch.distributed.init_process_group`. `step` is
+    collective once every `model_sync_interval` steps, `converge` always; all else is local.
+    With one replica, or a spread of 0 under shared gradients, it is OneCycleLR, bit for bit.
 
     Args:
         optimizer: any torch optimizer whose update is scaled by `lr`. Under FSDP2 on a
@@ -237,9 +237,9 @@ class OneCycleAutoLR(OneCycleState):
         Raises:
             ValueError: past `total_steps`, where OneCycleLR raises too; if a parameter group
                 was added, or `epoch` is given; on every rank, if the replicas' settings differ.
-            RuntimeError: if a rank does not come to a sync; on every rank, if auto-LR was
-                never given a loss, if all replicas are non-finite, or if replicas were
-                promised and no process group is there.
+            RuntimeError: if a rank fails to reach a sync; on every rank, if auto-LR was
+                never given a loss, if all replicas are non-finite, or if `world_size` is
+                above 1 and there is no process group.
         """
         refuse_epoch(NAME, epoch)
         if not self._constructed:
@@ -255,6 +255,7 @@ class OneCycleAutoLR(OneCycleState):
             ensemble.meter.observe(loss)
         ensemble.meter.keep()
         self._before_step(self.last_epoch + 1, exploring)
+        # torch's own step asks `get_lr` for the rates, and writes them.
         super().step()
 
     def metrics(self) -> dict[str, Any]:
