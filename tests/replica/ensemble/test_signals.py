@@ -32,7 +32,7 @@ def test_a_loss_with_a_graph_is_taken_without_it():
 @pytest.mark.parametrize("value", [3, True, torch.tensor(3), torch.tensor(True), "1.0", 1j])
 def test_a_number_of_epochs_is_not_taken_for_a_loss(value):
     meter = LossMeter()
-    with pytest.raises(ValueError, match=r"A loss is a float.*`step\(epoch\)` is not how"):
+    with pytest.raises(ValueError, match=r"Expected a float.*`step\(epoch\)` is not how"):
         meter.observe(value)
     assert meter.row(CPU).tolist() == [0, 0, 0, 0]
 
