@@ -38,43 +38,29 @@ _README = (
 class Row:
     """One configuration over its finished seeds; NaN (in JSON, null) for what is not finite.
 
-    Attributes:
-        name: of the configuration.
-        configuration: its label.
-        seeds: how many have finished.
-        mean_lr: mean over seeds of the mean base learning rate.
-        final_lr: mean over seeds of the last base learning rate.
-        train_loss: mean over seeds.
-        train_error: its standard error; NaN with one seed.
-        held_out_loss: mean over seeds.
-        held_out_error: its standard error; NaN with one seed.
-        diverged: how many seeds did.
-        seconds: mean wall time of one run.
-        sync_share: mean share of it spent in syncs.
-        warm_start: whether it had the checkpoint's steps on top of its own.
-        losses: the training loss by seed.
+    Rates, losses and times are means over seeds; errors are NaN with one seed.
     """
 
     name: str
-    configuration: str
-    seeds: int
-    mean_lr: float
+    configuration: str  # its label
+    seeds: int  # how many have finished
+    mean_lr: float  # of the base learning rate, over steps
     final_lr: float
     train_loss: float
     train_error: float
     held_out_loss: float
     held_out_error: float
-    diverged: int
+    diverged: int  # how many seeds did
     seconds: float
     sync_share: float
-    warm_start: bool
-    losses: dict[str, float]
+    warm_start: bool  # whether it had the checkpoint's steps on top of its own
+    losses: dict[str, float]  # the training loss by seed
 
 
 def summarise(folder: RunFolder) -> list[Row]:
     """Return a row for each configuration with a finished run, in the table's order."""
     rows = []
-    for configuration in folder.settings().configurations:
+    for configuration in folder.plan().configurations:
         found = folder.results(configuration.name)
         if not found:
             continue
@@ -108,12 +94,7 @@ def compare(a: Row, b: Row) -> Estimate:
 
 
 def table(rows: Sequence[Row], paper: bool = False) -> pd.DataFrame:
-    """Return the rows as texts.
-
-    Args:
-        rows: from `summarise`, or a record.
-        paper: whether to put the paper's own numbers beside ours.
-    """
+    """Return the rows as texts, with the paper's own numbers beside ours if `paper`."""
     lines = []
     for row in rows:
         held_out = Estimate(row.held_out_loss, row.held_out_error, row.seeds)
@@ -134,7 +115,7 @@ def table(rows: Sequence[Row], paper: bool = False) -> pd.DataFrame:
 
 def missing(folder: RunFolder) -> list[str]:
     """Name the runs that were asked for and have no result yet."""
-    settings = folder.settings()
+    settings = folder.plan()
     return [
         f"{row.label}, seed {seed}"
         for row in settings.configurations

@@ -1,13 +1,20 @@
 """The command `python -m benchmarks compare`."""
 
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.commands import (
+    MOST,
+    Out,
+    Resume,
+    asked_for,
+    errors_said,
+    new_path,
+    ready,
+)
 from ..core.files import write_json
 from ..core.ranks import first_process, on_ranks, world_size
 from ..core.report import print_table, write_report
@@ -37,10 +44,8 @@ def compare(
         Path | None,
         typer.Option(help="Where the task's data are, if not where expected."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; default runs/compare-...")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
+    out: Out = None,
+    resume: Resume = None,
     sync_every: Annotated[
         int, typer.Option(min=1, help="T, optimizer steps between averagings.")
     ] = 5,
@@ -57,40 +62,36 @@ def compare(
     the same stream. The folder that is printed at the end has every number, the plots,
     and report.html.
     """
-    path = resume or out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
+    path = resume or out or new_path(f"compare-{task}")
     folder = RunFolder(path)
     with errors_said(COMMAND, path):
-        if resume is not None:
-            nothing_else_given(context, {"resume"})
-            settings = folder.settings()
-            # Missing data are an error of the user's: say so here, not from a rank.
-            get_task(settings.task, settings.data)
-        else:
-            settings = plan(
+        settings = asked_for(
+            context,
+            folder,
+            lambda: plan(
                 task=task,
                 replicas=world_size() or replicas,
                 steps=steps,
                 seeds=seeds,
-                only=[name.strip() for name in only.split(",") if name.strip()],
+                only=only,
                 data=None if data is None else str(data.resolve()),
                 sync_every=sync_every,
                 spread=spread,
                 loss_scale=loss_scale,
-            )
+            ),
+        )
+        # Missing data are an error of the user's: say so here, not from a rank.
+        get_task(settings.task, settings.data)
         if world_size() not in (None, settings.replicas):
             raise ValueError(
                 f"{path} was begun with {settings.replicas} replicas, and torchrun "
                 f"has started {world_size()}: start as many as before."
             )
         with ready(folder, settings, resume is not None):
-            _run(folder, settings)
-
-
-def _run(folder: RunFolder, settings: Settings) -> None:
-    if first_process():
-        _introduce(folder.path, settings)
-    if on_ranks(run_all, settings.replicas, str(folder.path), settings):
-        print(f"Report: {report(folder)}")
+            if first_process():
+                _introduce(path, settings)
+            if on_ranks(run_all, settings.replicas, str(path), settings):
+                print(f"Report: {report(folder)}")
 
 
 def report(folder: RunFolder) -> Path:
@@ -98,7 +99,7 @@ def report(folder: RunFolder) -> Path:
     # Matplotlib is slow to import, and the hours of a run need none of it.
     from .plots import draw_all
 
-    settings, rows, lacking = folder.settings(), summarise(folder), missing(folder)
+    settings, rows, lacking = folder.plan(), summarise(folder), missing(folder)
     content = {"rows": [asdict(row) for row in rows], "missing": lacking}
     write_json(folder.path / "summary.json", content)
     print_table(table(rows), "Losses: mean ± standard error over seeds.")

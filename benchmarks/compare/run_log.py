@@ -20,11 +20,7 @@ from .records import Result, StepLine
 
 
 class RunLog:
-    """What happened at each step and sync; call `begin` first.
-
-    Args:
-        path: the folder of the run.
-    """
+    """What happened at each step and sync; call `begin` first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path / "metrics.jsonl"
@@ -41,11 +37,7 @@ class RunLog:
         return self._means[-1] if self._means else math.nan
 
     def begin(self, done: int) -> None:
-        """Keep the lines of the first `done` steps, and go on behind them. Local.
-
-        Raises:
-            FolderError: if some of those lines are not there, or damaged.
-        """
+        """Keep the lines of the first `done` steps, and go on behind them. Local."""
         anew = f"remove {self._path.parent}, and --resume does that run again"
         kept = list(_lines_up_to(self._path, done, anew)) if done else []
         for line in kept:
@@ -59,14 +51,7 @@ class RunLog:
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def step(self, step: int, loss: Tensor, metrics: dict[str, Any], seconds: float) -> None:
-        """Take note of an optimizer step, without waiting for the loss. Local.
-
-        Args:
-            step: which, from 1.
-            loss: this replica's.
-            metrics: of the scheduler, before the step.
-            seconds: that it took.
-        """
+        """Take note of a step, and of the metrics before it; no loss is waited for. Local."""
         self._block.append(loss.detach().double())
         self._seconds += seconds
         rates = {key: metrics[key] for key in ("base_lr", "replica_lr")}
@@ -107,19 +92,15 @@ class RunLog:
         self._seconds, self._sync_seconds = state["seconds"], state["sync_seconds"]
 
     def result(self, held_out: float) -> Result:
-        """Return how the run ended, the same on every rank. Collective.
-
-        Args:
-            held_out: the held-out loss.
-        """
+        """Return how the run ended, the same on every rank. Collective."""
         # No step at all is what a run leaves that is lost at its very first.
         means, rates = self._means or [math.nan], self._rates or [math.nan]
-        train_loss = tail_mean(means)
+        tail = means[-max(1, len(means) // 10) :]
         seconds = torch.tensor([self._seconds, self._sync_seconds])
         dist.all_reduce(seconds)
         total, syncs = (seconds / dist.get_world_size()).tolist()
         return Result(
-            train_loss=train_loss,
+            train_loss=sum(tail) / len(tail),
             held_out_loss=held_out,
             diverged=not math.isfinite(held_out) or unlearned(means),
             mean_lr=sum(rates) / len(rates),
@@ -127,12 +108,6 @@ class RunLog:
             seconds=total,
             sync_share=syncs / total if total else 0.0,
         )
-
-
-def tail_mean(means: list[float]) -> float:
-    """Return the mean loss of the last tenth of the steps, at least one."""
-    tail = means[-max(1, len(means) // 10) :]
-    return sum(tail) / len(tail)
 
 
 def unlearned(means: list[float]) -> bool:

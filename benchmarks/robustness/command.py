@@ -1,14 +1,23 @@
 """The command `python -m benchmarks robustness`."""
 
 import shlex
-from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.commands import (
+    MOST,
+    Out,
+    Processes,
+    Resume,
+    asked_for,
+    errors_said,
+    names,
+    new_path,
+    ready,
+)
 from ..core.files import write_json
 from ..core.report import print_table, write_report
 from .analysis import cells, problem_table, standings_table, summary
@@ -29,27 +38,20 @@ def robustness(
     starts: Annotated[
         str, typer.Option(help="Initial peak rates, as multiples of the best.")
     ] = ",".join(map(start_label, STARTS)),
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; default runs/robustness-...")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
-    ] = None,
+    out: Out = None,
+    resume: Resume = None,
+    processes: Processes = None,
 ) -> None:
     """Start every method from rates far too low to far too high, and see how it ends.
 
     A sweep of plain DDP finds each problem's best peak rate first; the starts are
     multiples of it. The folder that is printed has every number, plots and report.html.
     """
-    path = resume or out or Path("runs") / f"robustness-{datetime.now():%Y%m%d-%H%M%S}"
+    path = resume or out or new_path("robustness")
     folder = Folder(path)
     with errors_said(COMMAND, path):
-        if resume is not None:
-            nothing_else_given(context, {"resume", "processes"})
-            settings = folder.plan()
-        else:
-            settings = plan(_names(problems), _names(methods), _numbers(starts), seeds)
+        asked = names("problems", problems, PROBLEMS), names("methods", methods, LABELS)
+        settings = asked_for(context, folder, lambda: plan(*asked, _numbers(starts), seeds))
         for problem in settings.problems:
             # Missing data are an error of the user's: say so before anything is written.
             load(problem)
@@ -93,12 +95,8 @@ def _again(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(Fraction(part)) for part in _names(text)]
+        return [float(Fraction(part)) for part in text.split(",") if part.strip()]
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"--starts {text!r} must be numbers: try 1/10,1,10.") from None

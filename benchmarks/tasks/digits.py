@@ -53,7 +53,7 @@ class DigitsTask(Task):
         except ImportError as error:
             raise MissingDataError(
                 "`digits` needs the images that come with scikit-learn, and the module "
-                '`sklearn` is not installed: pip install "hdet[bench]"'
+                "`sklearn` is not installed: pip install --editable benchmarks"
             ) from error
         pixels, targets = load_digits(return_X_y=True)
         images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 8, 8) / 16

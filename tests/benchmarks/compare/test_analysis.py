@@ -50,7 +50,7 @@ def test_the_table_has_the_papers_numbers_beside_ours(folder: RunFolder) -> None
     full = lines.loc["HDET (full)"]
     assert full["train loss"] == "3.2780 ± 0.0010"
     assert (full["paper: mean LR"], full["paper: train loss"]) == ("0.0009", "3.277")
-    assert lines.loc["DDP at 2.1 times the low rate", "paper: train loss"] == ""
+    assert lines.loc["DDP at 2.1x low", "paper: train loss"] == ""
 
 
 def test_the_report_stands_alone_and_its_summary_is_strict_json(folder: RunFolder) -> None:
@@ -65,7 +65,7 @@ def test_the_report_stands_alone_and_its_summary_is_strict_json(folder: RunFolde
     assert str(folder.path) not in page
     content = json.loads((folder.path / "summary.json").read_text(), parse_constant=refuse)
     assert content["rows"][2]["train_loss"] is None
-    assert content["missing"] == missing(folder) == ["DDP at 4.3 times the low rate, seed 1"]
+    assert content["missing"] == missing(folder) == ["DDP at 4.3x low, seed 1"]
 
 
 def test_what_a_run_has_left_so_far_is_drawn(tmp_path: Path) -> None:
