@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
+from .averaging.study import command as averaging
 from .bilevel.command import bilevel
 from .bilevel_speed.study import command as bilevel_speed
 from .compare.command import compare
 from .core.page import PAGES, write
 from .cost.study import command as cost
 from .federated.command import federated
+from .overhead.study import command as overhead
 from .penalties.study import command as penalties
 from .remedies.study import command as remedies
 from .robustness.command import robustness
@@ -26,8 +28,10 @@ app = typer.Typer(
 for study in (compare, robustness, federated, bilevel):
     app.command()(study)
 for name, study in {
+    "averaging": averaging,
     "bilevel-speed": bilevel_speed,
     "cost": cost,
+    "overhead": overhead,
     "penalties": penalties,
     "remedies": remedies,
     "scale": scale,

@@ -39,21 +39,6 @@ ALLOWED = {
     "replica.explorer": {"replica.ensemble", "replica.explorer", *SHARED},
     "replica.paper": {"replica.ensemble", "replica.paper", *SHARED},
 }
-# Mathematics that knows neither tensors nor processes.
-PURE = [
-    SOURCE / "replica" / f"{name}.py"
-    for name in (
-        "explorer/attribution",
-        "explorer/config",
-        "explorer/divergence",
-        "explorer/exploration",
-        "explorer/loss_tracker",
-        "explorer/rate_search",
-        "explorer/recovery",
-        "paper/controller",
-        "paper/spread",
-    )
-]
 
 
 def part_of(names: list[str]) -> str:
@@ -90,13 +75,6 @@ def test_no_arrow_points_the_wrong_way(file):
     inside = file.relative_to(SOURCE).with_suffix("").parts
     part = part_of(list(inside[:-1] if inside[-1] == "__init__" or len(inside) > 1 else inside))
     assert imports(file) <= ALLOWED[part], part
-
-
-@pytest.mark.parametrize("file", PURE, ids=lambda f: f.stem)
-def test_pure_parts_import_no_torch(file):
-    found = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Import)]
-    assert not [a.name for n in found for a in n.names if a.name.split(".")[0] == "torch"]
-    assert "from torch" not in file.read_text()
 
 
 def test_importing_hdet_loads_torch_and_nothing_heavier():

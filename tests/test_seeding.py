@@ -1,6 +1,6 @@
 import torch
 
-from hdet.seeding import generator
+from hdet.seeding import generator, unkeyed
 
 
 def test_a_key_draws_the_same_in_every_process():
@@ -19,3 +19,8 @@ def test_the_global_random_state_is_not_touched():
     state = torch.get_rng_state()
     generator(3, "x")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_unkeyed_generator_is_that_of_the_seed_alone():
+    expected = torch.randn(3, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(torch.randn(3, generator=unkeyed(7)), expected)

@@ -1,6 +1,6 @@
 """What averaging costs: `hdet.average_` against its limit and against torch's own.
 
-    python benchmarks/averaging.py [--rounds 31] [--ranks 4]
+    python -m benchmarks averaging [--rounds 31] [--ranks 4]
 
 The limit is one `all_reduce` of the same bytes, already flat: no averaging of separate
 tensors can do with less. The copying floor adds the copies to and from a flat
@@ -9,17 +9,18 @@ buffer, and nothing else. torch's peer is
 tensors and ten large ones, of 40 MB each way.
 """
 
-import argparse
 import itertools
 import weakref
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
+import typer
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hdet
-from hdet.replica.ensemble import averaging
+from hdet.replica.ensemble import buckets
 
 from ..core.ranks import on_ranks
 from ..core.records import write_record
@@ -94,10 +95,10 @@ def measure(rounds: int) -> None:
             },
             rounds,
         )
-        averaging._resting.clear()
+        buckets._kept.clear()
         with PeakMemory() as memory:
             hdet.average_(parameters)
-        bucket = min(averaging.BUCKET_BYTES, flat.nbytes)
+        bucket = min(buckets.BUCKET_BYTES, flat.nbytes)
         results[name] = {
             "ms": {k: sorted(v)[len(v) // 2] * 1000 for k, v in seconds.items()},
             "floor / limit": ratios(seconds, "floor", "limit"),
@@ -108,15 +109,14 @@ def measure(rounds: int) -> None:
         }
     if dist.get_rank() == 0:
         content = {"rounds": rounds, "ranks": dist.get_world_size(), "results": results}
-        write_record("averaging", "python benchmarks/averaging.py", content)
+        write_record("averaging", "python -m benchmarks averaging", content)
         for name, row in results.items():
             print(name, row)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=31)
-    parser.add_argument("--ranks", type=int, default=4)
-    options = parser.parse_args()
-
-    on_ranks(measure, options.ranks, options.rounds)
+def command(
+    rounds: Annotated[int, typer.Option(min=3, help="Times that each takes its turn.")] = 31,
+    ranks: Annotated[int, typer.Option(min=2, help="Processes.")] = 4,
+) -> None:
+    """What averaging costs, against one all-reduce of the same bytes."""
+    on_ranks(measure, ranks, rounds)

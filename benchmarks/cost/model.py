@@ -4,7 +4,7 @@ Nothing is measured here. `cost.py` gives it what a machine has been measured to
 compares; `cost_cluster.py` gives it the nominal figures of large machines. Times are in
 seconds, sizes in bytes, bandwidths in bytes per second of one process.
 
-The averaging of one process (`hdet.replica.ensemble.averaging`), in order:
+The averaging of one process (`hdet.replica.ensemble.averaging`) on a CPU, in order:
 
     check       the first two buckets are packed, and everything is looked at once
     gather      one small all-reduce: is everybody finite, and of the same layout
@@ -102,10 +102,15 @@ class Traffic:
     cache: int
 
 
-def packing(kept: int) -> Traffic:
-    """Return the traffic of one element into its bucket: copied, then summed."""
+def in_place(kept: int, elements: float = math.inf) -> bool:
+    """Return whether a tensor is reduced in its own memory: large ones, but half precision."""
+    return wire_itemsize(kept) == kept and 8 * elements * kept >= BUCKET_BYTES
+
+
+def packing(kept: int, looked_at: bool = True) -> Traffic:
+    """Return the traffic of one element into its buffer: copied, and perhaps looked at."""
     wire = wire_itemsize(kept)
-    return Traffic(memory=kept + wire, cache=wire)
+    return Traffic(memory=kept + wire, cache=wire if looked_at else 0)
 
 
 def checking(kept: int) -> Traffic:
@@ -113,14 +118,17 @@ def checking(kept: int) -> Traffic:
     return Traffic(memory=kept, cache=0)
 
 
-def unpacking(kept: int, measured: bool) -> Traffic:
-    """Return the traffic of one element out of its bucket: divided, then copied.
+def unpacking(kept: int, measured: bool, packed: bool) -> Traffic:
+    """Return the traffic of one element that has arrived: divided, and copied if packed.
 
-    Where divergence is measured it is subtracted in between, and two norms are taken.
+    Where divergence is measured, the mean is subtracted from what was kept, and a norm taken.
+    The norm of the mean is left out: each replica takes it of its own share.
     """
     wire = wire_itemsize(kept)
-    if measured:
-        return Traffic(memory=2 * wire + 2 * kept, cache=3 * wire + 2 * kept)
+    if not packed:
+        return Traffic(4 * wire, 2 * wire) if measured else Traffic(2 * wire, 0)
+    if measured:  # A copy of the buffer, made before it is sent.
+        return Traffic(memory=6 * wire + kept, cache=3 * wire)
     return Traffic(memory=2 * wire + kept, cache=wire)
 
 
@@ -156,14 +164,19 @@ class Copies:
         return self.check + sum(self.packs) + sum(self.unpacks)
 
 
-def copies(elements: int, kept: int, rates: Rates, measured: bool = False) -> Copies:
-    """Return the time of all passes over so many elements."""
+def copies(
+    elements: int, kept: int, rates: Rates, measured: bool = False, packed: bool | None = None
+) -> Copies:
+    """Return the time of all passes over so many elements, by default of large tensors."""
+    packed = not in_place(kept) if packed is None else packed
     buckets = bucket_elements(elements, kept)
     first = sum(buckets[:2])
     check = rates.seconds(packing(kept), first)
     check += rates.seconds(checking(kept), elements - first)
-    packs = [0.0 if i < 2 else rates.seconds(packing(kept), n) for i, n in enumerate(buckets)]
-    return Copies(check, packs, [rates.seconds(unpacking(kept, measured), n) for n in buckets])
+    later = packing(kept, looked_at=False)
+    packs = [0.0 if i < 2 else rates.seconds(later, n) for i, n in enumerate(buckets)]
+    unpacks = unpacking(kept, measured, packed)
+    return Copies(check, packs, [rates.seconds(unpacks, n) for n in buckets])
 
 
 def pipeline_seconds(
@@ -255,7 +268,8 @@ class Prediction:
 
 def predict(load: Load, seen: Measured) -> Prediction:
     """Return the time of an averaging by a process whose parts have been measured."""
-    passes = copies(load.elements, load.kept, seen.rates, measured=load.gathers > 1)
+    packed = not in_place(load.kept, load.each)
+    passes = copies(load.elements, load.kept, seen.rates, load.gathers > 1, packed)
     size = wire_itemsize(load.kept)
     wires = [
         seen.latency + n * size * seen.per_byte

@@ -1,7 +1,7 @@
 """What a run folder of the study shows: the tables of its report, page and README."""
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from ..core.statistics import Estimate, estimate
 from ..selection_scale.study import scale_table
 from . import selections, starts
 from .methods import PLAIN, RANDOM, SELECTORS, STRATEGIES
-from .selections import Compared, Selections, better
+from .selections import MEASURES, Compared, Selections, better
 from .starts import Grid, Starts, paired, speed, worst_against
 from .study import COMMAND, MU, MU_SELECTORS, OTHER_MUS, Folder, Plan, unfinished, units
 
@@ -22,14 +22,6 @@ RECORD = RECORDS / "federated"
 # The least that FedHyper's authors report: points over FedAvg, and times fewer rounds; and
 # the points that a start may be below FedAvg.
 LEAST_GAIN, LEAST_SPEED, TOLERANCE = 2.2, 1.1, 0.5
-MEASURES = {
-    "last": "last accuracy",
-    "late_deviation": "late deviation",
-    "worst_class": "worst class",
-    "peak": "peak",
-    "final": "final",
-    "drop": "drop",
-}
 _README = (
     starts.OURS, "fedhyper-g+cl-paper", PLAIN, "fedexp", "fedadam", "decay-sl", "delta-sgd",
     "delta-sgd-paper",
@@ -164,36 +156,23 @@ def by_rate_table(grid: Grid) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def means_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return a task's selectors, accuracies in percent."""
-    return _by_selector(rows, MEASURES, lambda row, m: f"{estimate(row[m]):.2f}")
-
-
-def random_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return a task's selectors less Random, paired by seed."""
-    others = {name: row for name, row in rows.items() if name != RANDOM}
-    plain = rows[RANDOM]
-    return _by_selector(
-        others, MEASURES, lambda row, m: paired(row[m], plain[m]).interval("+.2f")
+def by_selector(
+    rows: Mapping[str, pd.DataFrame],
+    text: Callable[[pd.DataFrame, str], str],
+    measures: Sequence[str] = tuple(MEASURES),
+) -> pd.DataFrame:
+    """Return a table with a row for each selector, a column for each measure."""
+    return pd.DataFrame(
+        {"selector": SELECTORS[name][0], **{MEASURES[m]: text(row, m) for m in measures}}
+        for name, row in rows.items()
     )
 
 
 def better_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return by how much HeteRo-Select is better than each baseline."""
-    ours = rows[selections.OURS]
-    others = {name: rows[name] for name in selections.BASELINES if name in rows}
-    deciding = {name: MEASURES[name] for name in selections.DECIDING}
-    return _by_selector(others, deciding, lambda row, m: better(ours, row, m).interval("+.2f"))
-
-
-def _by_selector(
-    rows: Mapping[str, pd.DataFrame],
-    measures: Mapping[str, str],
-    text: Callable[[pd.DataFrame, str], str],
-) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"selector": SELECTORS[name][0], **{head: text(row, m) for m, head in measures.items()}}
-        for name, row in rows.items()
+    ours, others = rows[selections.OURS], {name: rows[name] for name in selections.BASELINES}
+    return by_selector(
+        others, lambda row, m: better(ours, row, m).interval("+.2f"), selections.DECIDING
     )
 
 
@@ -245,8 +224,11 @@ def tables(grid: Grid, chosen: Selections) -> dict[str, pd.DataFrame]:
     """Return all tables that a folder's runs give so far, by their titles."""
     made = {f"{task}: every start": starts_table(rows) for task, rows in grid.items()}
     for task, rows in selections.compared(chosen).items():
-        made[f"{task}: selection"] = means_table(rows)
-        made[f"{task}: selection, less Random"] = random_table(rows)
+        plain, others = rows[RANDOM], {n: row for n, row in rows.items() if n != RANDOM}
+        made[f"{task}: selection"] = by_selector(rows, lambda row, m: f"{estimate(row[m]):.2f}")
+        made[f"{task}: selection, less Random"] = by_selector(
+            others, lambda row, m, plain=plain: paired(row[m], plain[m]).interval("+.2f")
+        )
         made[f"{task}: what selection costs"] = traffic_table(rows)
     if any(mu != MU for _, mu, _ in chosen):
         made |= {f"FedProx's term: {title}": t for title, t in mu_tables(chosen).items()}

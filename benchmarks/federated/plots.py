@@ -7,7 +7,8 @@ and worst start of every strategy; `differences`, `late`, `curves` and `bytes` a
 """
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from ..core.plotting import figure, legend, plain
 from . import selections, starts
 from .methods import PLAIN, RANDOM, SELECTORS
-from .selections import Compared
+from .selections import MEASURES, Compared
 from .starts import Grid, Starts, paired
 from .study import GLOBAL_RATES, LOCAL_RATES
 
@@ -37,11 +38,6 @@ _LOOKS: dict[str, tuple[str, Any]] = {
     selections.OURS: (_INK, "-"),
     "hetero-select-reconstruction": ("#44AA99", (0, (5, 1.5))),
     "hetero-select-v2": ("#882255", (0, (1.5, 1.2))),
-}
-_MEASURES = {
-    "last": "last accuracy",
-    "late_deviation": "late deviation",
-    "worst_class": "worst class",
 }
 
 
@@ -173,55 +169,51 @@ def _starts(file: Path, grid: Grid) -> None:
 
 
 def _differences(file: Path, compared: Compared) -> None:
-    """Draw the three deciding numbers less Random's, a row of panels for each task."""
-
-    def draw(ax: Axes, y: int, name: str, values: pd.Series, random: pd.Series) -> None:
-        found = paired(values, random)
-        half, color = np.nan_to_num(found.half_width()), _LOOKS[name][0]
-        if name != RANDOM:
-            ax.errorbar(found.mean, y, xerr=half, fmt="o", color=color, ms=6, lw=1.8, capsize=3)
-        ax.axvline(0, color="#444444", lw=0.9, zorder=1)
-
+    """Draw the three deciding numbers less Random's."""
     caption = f"Mean over seeds and its 95 % interval; {_seeds(compared)}."
-    measures = dict.fromkeys(_MEASURES, "points")
-    _panels(file, ("Less Random, paired by seed", caption), compared, measures, draw)
+    measures = dict.fromkeys(selections.DECIDING, "points")
+    with _panels(file, "Less Random, paired by seed", caption, compared, measures) as panels:
+        for ax, y, color, values, random in panels:
+            if values is not random:
+                found = paired(values, random)
+                half = np.nan_to_num(found.half_width())
+                look: Any = {"fmt": "o", "color": color, "ms": 6, "lw": 1.8, "capsize": 3}
+                ax.errorbar(found.mean, y, xerr=half, **look)
+            ax.axvline(0, color="#444444", lw=0.9, zorder=1)
 
 
 def _late(file: Path, compared: Compared) -> None:
-    """Draw last accuracy and late deviation of every seed, a row of panels for each task."""
-
-    def draw(ax: Axes, y: int, name: str, values: pd.Series, random: pd.Series) -> None:
-        color = _LOOKS[name][0]
-        ax.plot(values, [y] * len(values), "|", color=color, ms=9, alpha=0.45)
-        ax.plot(values.mean(), y, "o", color=color, ms=7, mec="white")
-
-    words = (
-        "Last accuracy and late standard deviation",
-        f"Strokes: seeds. Circle: their mean; {_seeds(compared)}.",
-    )
-    _panels(file, words, compared, {"last": "percent", "late_deviation": "points"}, draw)
+    """Draw last accuracy and late deviation of every seed."""
+    caption = f"Strokes: seeds. Circle: their mean; {_seeds(compared)}."
+    measures = {"last": "percent", "late_deviation": "points"}
+    title = "Last accuracy and late standard deviation"
+    with _panels(file, title, caption, compared, measures) as panels:
+        for ax, y, color, values, _ in panels:
+            ax.plot(values, [y] * len(values), "|", color=color, ms=9, alpha=0.45)
+            ax.plot(values.mean(), y, "o", color=color, ms=7, mec="white")
 
 
+@contextmanager
 def _panels(
-    file: Path,
-    words: tuple[str, str],
-    compared: Compared,
-    measures: Mapping[str, str],
-    draw: Callable[..., None],
-) -> None:
-    """Draw a panel for each task and measure, with a line for each selector."""
-    labels = {name: SELECTORS[name][0] for rows in compared.values() for name in rows}
+    file: Path, title: str, caption: str, compared: Compared, measures: Mapping[str, str]
+) -> Iterator[list[tuple[Axes, int, str, pd.Series, pd.Series]]]:
+    """Give the panel, line, colour, values and Random's of each task, measure and selector."""
+    labels = _labels(compared)
     height = (0.3 * len(labels) + 1.1) * len(compared) + 0.9
-    with figure(file, height, *words) as drawn:
+    with figure(file, height, title, caption) as drawn:
         panels = drawn.subplots(len(compared), len(measures), sharey=True, squeeze=False)
+        lines = []
         for row, (task, rows) in zip(panels, compared.items(), strict=True):
             for ax, (measure, unit) in zip(row, measures.items(), strict=True):
-                for name, its in rows.items():
-                    y = list(labels).index(name)
-                    draw(ax, y, name, its[measure], rows[RANDOM][measure])
+                values = {name: its[measure] for name, its in rows.items()}
+                lines += [
+                    (ax, list(labels).index(n), _LOOKS[n][0], its, values[RANDOM])
+                    for n, its in values.items()
+                ]
                 side = "left is steadier" if measure in selections.LESS else "right is better"
-                ax.set(title=f"{task}: {side}", xlabel=f"{_MEASURES[measure]}, {unit}")
+                ax.set(title=f"{task}: {side}", xlabel=f"{MEASURES[measure]}, {unit}")
             _name_rows(row[0], labels, selections.OURS)
+        yield lines
 
 
 def _curves(file: Path, compared: Compared) -> None:
@@ -256,7 +248,7 @@ def _curves(file: Path, compared: Compared) -> None:
 
 def _bytes(file: Path, compared: Compared) -> None:
     """Draw the bytes of a run both ways, a panel for each task."""
-    labels = {name: SELECTORS[name][0] for rows in compared.values() for name in rows}
+    labels = _labels(compared)
     caption = "Upper bar: to the clients. Lower bar: from them."
     title = "Bytes of a run, probes included"
     with figure(file, 0.36 * len(labels) + 1.9, title, caption) as drawn:
@@ -276,6 +268,10 @@ def _name_rows(ax: Axes, labels: Mapping[str, str], ours: str) -> None:
     ax.set_ylim(len(labels) - 0.5, -0.5)
     for tick, name in zip(ax.get_yticklabels(), labels, strict=True):
         tick.set_fontweight("bold" if name == ours else "normal")
+
+
+def _labels(compared: Compared) -> dict[str, str]:
+    return {name: SELECTORS[name][0] for rows in compared.values() for name in rows}
 
 
 def _seeds(compared: Compared) -> str:

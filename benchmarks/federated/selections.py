@@ -18,6 +18,14 @@ from .study import MU, OTHER_MUS, TASKS
 
 OURS = "hetero-select"
 BASELINES = (RANDOM, "power-of-choice", "oort", "oort-without-system")
+MEASURES = {
+    "last": "last accuracy",
+    "late_deviation": "late deviation",
+    "worst_class": "worst class",
+    "peak": "peak",
+    "final": "final",
+    "drop": "drop",
+}
 DECIDING = ("last", "late_deviation", "worst_class")
 # Of these less is better.
 LESS = ("late_deviation", "drop")

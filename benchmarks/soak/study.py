@@ -239,7 +239,7 @@ class Run:
             hash=digest.hexdigest()[:32],
             finite=all(bool(x.isfinite().all()) for x in tensors),
             masked=metrics["masked"],
-            explosions=metrics["explosions"],
+            explosions=metrics["rollbacks"],
         )
 
 
@@ -284,8 +284,10 @@ def train(folder: Path, steps: int, seed: int) -> None:
     rate = (steps - first) / (time.perf_counter() - began)
     run.note(tensors=tensors_alive())
     metrics = run.explorer.metrics()
+    # The names that the records have.
+    names = {"explosions": "rollbacks", "cliffs": "exclusions"}
     keys = ("masked_total", "explosions", "cliffs", "syncs")
-    run.note(ended=steps, rate=rate, **{key: metrics[key] for key in keys})
+    run.note(ended=steps, rate=rate, **{key: metrics[names.get(key, key)] for key in keys})
     dist.barrier()
     dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""The client: local epochs of SGD as the server's message asks, and answers to queries."""
+"""The client: local epochs of SGD at the message's rate, and answers to queries."""
 
 import torch
 from flwr.app import Context, Message
@@ -34,14 +34,14 @@ def train(message: Message, context: Context) -> Message:
         for batch in torch.randperm(len(labels), generator=source).split(run["batch-size"])
     ]
     model = net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # the message brings the rate
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)  # the message has the rate
     local = local_training(message, model, optimizer, steps=len(batches))
     for batch in batches:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(images[batch]), labels[batch])
         (loss + local.proximal()).backward()
         local.step(loss)
-    # A histogram of labels tells the server about the data: only for the selector that uses it.
+    # A histogram of labels tells the server about the data: only for a selector that uses it.
     counts = torch.bincount(labels, minlength=10).tolist()
     asked = run["selector"] == "heteroselect"
     report = local.report(num_examples=len(labels), label_counts=counts if asked else None)
@@ -50,13 +50,13 @@ def train(message: Message, context: Context) -> Message:
 
 @app.query("selection")
 def query(message: Message, context: Context) -> Message:
-    """Tell the selector who this is, or the loss of a model here."""
+    """Answer the selector: with this client's partition, or the loss of a model here."""
 
     def probe(weights: dict, batches: int | None) -> ClientReport:
         images, labels = examples_of(context)
         some = torch.arange(len(labels))
         if batches is not None:
-            # In a random order, since the examples stand class by class.
+            # In a random order, since the examples are sorted by class.
             source = torch.Generator().manual_seed(context.run_config["seed"])
             some = torch.randperm(len(labels), generator=source)
             some = some[: batches * context.run_config["batch-size"]]

@@ -1,4 +1,4 @@
-"""The task: Fashion-MNIST, or a stand-in, among clients whose labels are unlike."""
+"""The task: Fashion-MNIST, or a stand-in, on clients with different label distributions."""
 
 import gzip
 from functools import lru_cache
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-FEWEST = 8  # examples of the smallest client
+MIN_EXAMPLES = 8  # examples of the smallest client
 
 Examples = tuple[Tensor, Tensor]
 
@@ -42,7 +42,7 @@ def load(data: str) -> tuple[Examples, Examples]:
         file = folder / f"{name}-ubyte.gz"
         if not file.exists():
             raise FileNotFoundError(
-                f"{file} is not there: `apt-get install dataset-fashion-mnist`, or give the "
+                f"{file} does not exist: `apt-get install dataset-fashion-mnist`, or give the "
                 f"folder of the four files: --run-config 'data=\"/my/folder\"'."
             )
         skip = 16 if "images" in name else 8
@@ -78,11 +78,11 @@ def partition(data: str, clients: int, dirichlet: float, seed: int) -> list[Tens
             for part, piece in zip(parts, np.split(indices, cuts), strict=True):
                 part.append(piece)
         whole = [torch.from_numpy(np.concatenate(part)) for part in parts]
-        if min(len(part) for part in whole) >= FEWEST:
+        if min(len(part) for part in whole) >= MIN_EXAMPLES:
             return whole
     raise ValueError(
-        f"no split of {len(labels)} examples among {clients} clients gives each {FEWEST}: "
-        f"take fewer clients, or a larger `dirichlet` than {dirichlet}."
+        f"no split of {len(labels)} examples among {clients} clients gives each "
+        f"{MIN_EXAMPLES}: use fewer clients, or a larger `dirichlet` than {dirichlet}."
     )
 
 

@@ -73,3 +73,28 @@ def test_a_smoothness_that_was_given_is_taken():
     constants = Constants(oracle)
     constants.see(oracle.flat_x(x0), theta)
     assert constants.smoothness == 7.0
+
+
+def test_the_jacobians_norm_is_found_to_a_percent_and_never_below():
+    made, (theta, x0) = quadratic(jacobian_norm=None), start()
+    oracle = Oracle(made.problem, theta, x0, "test")
+    flat, one = oracle.flat_x(x0), torch.ones(1, dtype=F64)
+    # |J| is all of omega where eps and |grad g| are 0, and delta and mu are 1.
+    found = Constants(oracle).omega(theta, flat, 0 * one, 0 * one, one, 1.0)
+    true = float(torch.linalg.matrix_norm(made.a2.T @ made.a3, 2))
+    assert true <= found <= 1.03 * true
+
+
+def test_the_norm_of_a_jacobian_that_vanishes_is_zero():
+    problem = Problem(
+        lambda x: x.sum(),
+        lambda x, theta: (theta.exp() * x.square()).sum() / 2,
+        mu=1.0,
+        upper_smoothness=0.0,
+        inverse_hessian_lipschitz=0.0,
+        jacobian_lipschitz=1.0,
+    )
+    theta = torch.zeros(2, dtype=F64)
+    oracle, one = Oracle(problem, theta, theta, "test"), torch.ones(1, dtype=F64)
+    # J = diag(exp(theta) x), at x = 0.
+    assert Constants(oracle).omega(theta, theta[None], 0 * one, 0 * one, one, 1.0) == 0

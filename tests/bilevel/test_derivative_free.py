@@ -127,7 +127,7 @@ def test_a_solver_that_falls_short_is_said(method):
         ({"accuracy": 0.0}, r"accuracy=0.0\)` must be finite and above 0"),
         ({"max_steps": 0}, r"max_steps=0\)` must be a whole number of at least 1"),
         ({"budget": 0}, r"budget=0\)` must be a whole number of at least 1"),
-        ({"solver": "adam"}, r"solver='adam'\)` is not known"),
+        ({"solver": "adam"}, r"solver='adam'\)` must be \"newton-cg\""),
     ],
 )
 def test_bad_arguments_are_refused(method, given, words):

@@ -10,7 +10,7 @@ from hdet.bilevel.linear import (
     CurvatureError,
     Ending,
     conjugate_gradients,
-    largest_singular_value,
+    largest_curvatures,
 )
 
 
@@ -104,15 +104,9 @@ def test_where_squares_underflow_there_is_an_end_and_no_nan(rows):
     assert bool(found.solution.isfinite().all())
 
 
-def test_the_largest_singular_value_is_found_to_a_percent():
-    source = torch.Generator().manual_seed(0)
-    a = torch.randn(7, 4, generator=source, dtype=torch.float64)
-    found = largest_singular_value(
-        lambda v: a @ v, lambda u: a.T @ u, torch.ones(4, dtype=torch.float64), rounds=100
-    )
-    true = float(torch.linalg.matrix_norm(a, 2))
-    assert 0.97 * true < found <= true * (1 + 1e-12)
-
-
-def test_the_singular_value_of_nothing_is_zero():
-    assert largest_singular_value(lambda v: 0 * v, lambda u: 0 * u, torch.ones(3)) == 0.0
+def test_the_largest_curvatures_are_found_to_a_percent():
+    matrices, start = systems(7, 3, 5)
+    found = largest_curvatures(times(matrices), start, 100, 1.0)
+    true = torch.linalg.eigvalsh(matrices)[:, -1]
+    assert bool(((0.99 * true < found) & (found <= true * (1 + 1e-12))).all())
+    assert float(largest_curvatures(lambda v: 0 * v, start, 10, 1.01).max()) == 0

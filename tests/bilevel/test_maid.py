@@ -276,7 +276,7 @@ def test_a_search_that_may_not_refine_ends_the_run():
         ({"callback": 3}, r"callback=3\)` must be None or a function"),
         ({"budget": 0}, r"budget=0\)` must be a whole number of at least 1"),
         ({"tolerance": -1.0}, r"tolerance=-1.0\)` must be finite and at least 0"),
-        ({"solver": "adam"}, r"solver='adam'\)` is not known"),
+        ({"solver": "adam"}, r"solver='adam'\)` must be \"newton-cg\", \"lbfgs\" or"),
     ],
 )
 def test_bad_arguments_are_refused(given, words):

@@ -19,6 +19,7 @@ def problem(**given):
         ({"mu": "one"}, r"mu='one'\)` must be finite and above 0"),
         ({"mu": 1.0, "jacobian_lipschitz": float("nan")}, "jacobian_lipschitz=nan"),
         ({"mu": float("nan")}, r"mu=nan\)` must be finite"),
+        ({"mu": 1.0, "ridge": None}, r"ridge=None\)` must be finite and at least 0"),
         ({"ridge": -1.0}, r"ridge=-1.0\)` must be finite and at least 0"),
         ({"mu": 1.0, "upper_smoothness": -1.0}, r"upper_smoothness=-1.0\)` must be finite"),
         ({"mu": 1.0, "jacobian_norm": float("inf")}, r"jacobian_norm=inf\)` must be finite"),

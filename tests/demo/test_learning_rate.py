@@ -42,7 +42,7 @@ def test_six_runs_from_three_rates() -> None:
     for run, loss in zip(page.runs, losses, strict=True):
         # The table has three digits, the comparison is of all.
         told = float(run.cells[3].removesuffix(" %"))
-        assert told == pytest.approx(float(beside(loss, best).removesuffix(" %")), abs=0.1)
+        assert told == pytest.approx(float(beside(loss, best).removesuffix(" %")), abs=0.25)
         assert run.cells[2] in run.sentence
         assert run.cells[3] in run.sentence
         assert run.cells[3] in page.closing

@@ -99,7 +99,10 @@ def test_a_refused_gradient_changes_nothing():
         ({"beta": 0.1, "steps": 0}, "steps=0.*at least 1"),
         ({"beta": 0.1, "steps": 3, "gamma": 0.9}, "gamma=0.9.*at least 1"),
         ({"beta": 0.1, "steps": 3, "growth": 1.0}, "growth=1.0.*above 1"),
-        ({"beta": 0.1, "steps": 3, "beta_max": 0.05}, "beta_max=0.05.*at least beta=0.1"),
+        (
+            {"beta": 0.1, "steps": 3, "beta_max": 0.05},
+            "beta_max=0.05.*at least 0.1",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_in_words(arguments, message):

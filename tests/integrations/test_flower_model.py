@@ -99,7 +99,7 @@ def test_updates_are_of_weights_alone():
 
 
 def test_weights_are_those_of_a_model_without_other_entries():
-    """To the strategy within, what is no weight is constant."""
+    """To the wrapped strategy, entries that are no weights are constant."""
 
     def weights(result: Result) -> torch.Tensor:
         names = [name for name, _ in Mixed().named_parameters()]
@@ -154,7 +154,7 @@ def test_what_is_made_of_an_entry_goes_on_as_the_model_has_it(own, made, restore
     np.testing.assert_array_equal(found, restored)
 
 
-def test_the_strategy_within_sees_neither_counts_nor_infinities():
+def test_the_wrapped_strategy_sees_neither_counts_nor_infinities():
     model = GlobalModel(
         of(n=np.array(3), on=np.array(True), mask=np.array([0.0, -np.inf])), "FedHyper"
     )

@@ -44,6 +44,7 @@ def _explorer(model, odd=None):
         search=False if odd == "search" else None if odd == "no probe" else True,
         shared_gradients=odd != "local",
         model=model,
+        config=hdet.SearchConfig(track_step=0.2) if odd == "config" else None,
     )
     return optimizer, explorer
 
@@ -92,6 +93,7 @@ ODD = {
     "seed": ("seed", "7 on rank 1; 0 on the others"),
     "search": ("search", "False on rank 1; True on the others"),
     "local": ("shared_gradients", "True on rank 1"),
+    "config": ("config.track_step", "0.2 on rank 1; 0.1 on the others"),
 }
 
 
@@ -193,7 +195,7 @@ def _loaded(what):
             states.append(scheduler.state_dict())
     state = states[rank == 1]
     if what == "search":
-        rates = {**states[0]["exploration"]["rates"], "momentum": 0.5 * (rank == 1)}
+        rates = {**states[0]["exploration"]["rates"], "confidence": 0.5 * (rank == 1)}
         state = {**states[0], "exploration": {**states[0]["exploration"], "rates": rates}}
     scheduler.load_state_dict(state)
     return _said(lambda: train_ddp(model, optimizer, scheduler, rank, range(8, 14)))

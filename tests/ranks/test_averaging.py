@@ -238,20 +238,41 @@ def _on_cuda():
     return tensor.cpu()
 
 
-def _memory():
-    taken, take = [], averaging._take
-    averaging._take = lambda device, nbytes: taken.append(nbytes) or take(device, nbytes)
+def _half_way():
+    """Average while the second collective fails, half of its sum done."""
+    rank = dist.get_rank()
+    tensors = [torch.full((n,), float(rank)) for n in (200, 256, 5)]
+    reduce, calls = dist.all_reduce, []
+
+    def failing(tensor, *args, **kwargs):
+        work = reduce(tensor, *args, **kwargs)
+        calls.append(tensor)
+        return Broken(work, tensor) if len(calls) == 3 else work
+
+    # The first call is the gather of what the replicas check.
+    averaging.dist.all_reduce = failing
     try:
-        hdet.average_([torch.ones(3000), torch.ones(50), torch.ones(700)], bucket_bytes=KIB)
+        hdet.average_(tensors, bucket_bytes=KIB)
+    except RuntimeError as error:
+        return [t.tolist() for t in tensors], str(error)
     finally:
-        averaging._take = take
-    return taken
+        averaging.dist.all_reduce = reduce
 
 
-def test_extra_memory_is_two_buckets_however_many_there_are():
-    for taken in run_ranks(_memory, 2):
-        assert len(taken) == 2
-        assert max(taken) <= KIB
+class Broken:
+    def __init__(self, work, tensor):
+        self.work, self.tensor = work, tensor
+
+    def wait(self):
+        self.work.wait()
+        self.tensor[::2] = -7.0
+        raise RuntimeError("connection closed")
+
+
+def test_a_collective_that_fails_leaves_no_half_summed_weights():
+    for rank, (tensors, said) in enumerate(run_ranks(_half_way, 2)):
+        assert said == "connection closed"
+        assert tensors == [[0.5] * 200, [rank] * 256, [rank] * 5]
 
 
 def _outside():

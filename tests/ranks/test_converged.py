@@ -279,7 +279,7 @@ def _damaged(kind, damage):
     [
         ("truncated", "zip archive"),
         ("cut", "damaged"),
-        ("other schedule", "belongs to something else"),
+        ("other schedule", "give what"),
         ("other groups", "must have 2 items|of 2 parameter groups"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Hyperparameters in any number, by implicit differentiation that knows how exact it must be.
+"""Any number of hyperparameters, by implicit differentiation that is as exact as it must be.
 
-A lower level trains a model, an upper level judges it: `maid` moves the hyperparameters down
-the hypergradient, and solves the lower level only as exactly as that needs.
+A lower level trains a model, and an upper level measures how good it is. `maid` moves the
+hyperparameters down the hypergradient, and solves the lower level only as exactly as needed.
 """
 
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    # It loads scikit-learn, which `import hdet` must not.
+    # It loads scikit-learn, and `import hdet` must not.
     if name == "RegularizedLogisticRegression":
         from .logistic import RegularizedLogisticRegression
 

@@ -1,8 +1,8 @@
 """What MAID is compared with: a fixed accuracy, and HOAG's schedules of accuracies.
 
 `fixed_accuracy` is MAID's line search with an accuracy that never changes; a search that fails
-ends the run. HOAG lowers the accuracy by a schedule whatever happens, and takes steps of 1/L,
-where L falls by 5 % as long as g behaves and doubles where g has risen by a fifth. A refused
+ends the run. HOAG tightens the accuracy by a fixed schedule, and takes steps of 1/L, where L
+falls by 5 % after a step that decreases g enough and doubles if g rises by a fifth. A refused
 step goes back, and g is compared with its value there, so that refusals do not repeat forever.
 
 Sources: arXiv 2308.10098 for the first; F. Pedregosa, "Hyperparameter optimization with
@@ -137,7 +137,9 @@ def hoag(
     Raises:
         ValueError: as `maid`, or if there is no such schedule.
     """
-    require_choice("hoag", "schedule", schedule, list(SCHEDULES), "the default is exponential")
+    require_choice(
+        "hoag", "schedule", schedule, list(SCHEDULES), 'the default is "exponential"'
+    )
     method = Hoag(
         schedule=schedule,
         relative=accuracy is None,
@@ -157,7 +159,7 @@ class Hoag(Method):
     relative: bool
 
     def step(self, f: Evaluator, state: State) -> State:
-        """Take z at eps_k, move, and judge the move at eps_{k+1}."""
+        """Compute z at eps_k, move, and compare f before and after at eps_{k+1}."""
         found, state = f.hypergradient(state, certify=False)
         if self.at_rest(found):
             return replace(state, status=Status.GRADIENT_TOLERANCE)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import require, require_number, require_whole
+from ..errors import require_choice, require_number, require_whole
 from .bounds import Constants
 from .linear import Ending, conjugate_gradients
 from .modes import plain
@@ -157,9 +157,7 @@ class Evaluator:
         if budget is not None:
             require_whole(call, "budget", budget, "try 10_000", low=1)
         if not callable(solver):
-            good = isinstance(solver, str) and solver in SOLVERS
-            words = f"write one of {', '.join(SOLVERS)}"
-            require(good, call, "solver", solver, "is not known", words)
+            require_choice(call, "solver", solver, list(SOLVERS), "a function is allowed too")
             solver = SOLVERS[solver]
         self.call, self._solver, self._limit = call, solver, max_iterations
         self.oracle = Oracle(problem, theta, x, call, budget, argument)

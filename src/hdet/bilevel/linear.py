@@ -159,29 +159,6 @@ def _check_curvature(
         )
 
 
-def largest_singular_value(
-    product: Product, transposed: Product, start: Tensor, *, rounds: int = 20
-) -> float:
-    """Return |A| by power iteration on A^T A, from below; stops once it grows by under 1 %.
-
-    `product` is v -> A v and `transposed` u -> A^T u; `start` is not zero. Each of at most
-    `rounds` iterations takes one product of either kind.
-    """
-    v, value = start / torch.linalg.vector_norm(start), 0.0
-    for _ in range(rounds):
-        image = product(v)
-        new = float(torch.linalg.vector_norm(image))
-        if new <= 1.01 * value:
-            return max(new, value)
-        value = new
-        back = transposed(image)
-        size = torch.linalg.vector_norm(back)
-        if not bool(size > 0):
-            return value
-        v = back / size
-    return value
-
-
 def largest_curvatures(product: Product, start: Tensor, rounds: int, growth: float) -> Tensor:
     """Return |H| of each sample by power iteration, from below, [m].
 

@@ -14,12 +14,9 @@ the exact f has fallen by lambda alpha |z|^2 (Lemma 3.5), whatever the error of 
 the accuracies that were reached, not those asked for. If all constants are known, omega is
 tested as well (Algorithm 3.2).
 
-Our default makes three changes. Fixed factors take many searches to get from a bad first eps
-to a good one; but it is known what a search needs: bounds whose gap, about eps |grad g|, is
-small compared with alpha |z|^2. So eps follows the last step (`share`), and a search that its
-gap makes hopeless is given up at once. A search starts from a Barzilai-Borwein step size, long
-and short ones in turn. And Lo is the largest of the last points' (`memory`), which leaves room
-for such steps; with `memory` = 1 the test is the paper's.
+Our default makes three changes, for reasons that docs/bilevel.md gives: eps follows the last
+step (`share`), a search starts from a Barzilai-Borwein step size, and Lo is the largest of the
+last points' (`memory`).
 
 Source: Salehi, Mukherjee, Roberts, Ehrhardt, arXiv 2308.10098, Algorithms 3.1 and 3.2.
 """

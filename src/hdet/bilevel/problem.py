@@ -70,14 +70,17 @@ class Problem:
             remedy = f"write {name}=lambda ...: a scalar tensor"
             require(callable(level), _CALL, name, level, "must be a function", remedy)
         self.upper, self.lower = upper, lower
-        self.ridge = _constant("ridge", ridge, "try 1e-3")
-        self.mu = mu if callable(mu) else _as_number(mu)
+        ridge, self.mu = _as_number(ridge), mu if callable(mu) else _as_number(mu)
+        require_number(_CALL, "ridge", ridge, "try 1e-3", low=0)
+        # NumPy's numbers do not multiply tensors that require a gradient.
+        self.ridge = float(ridge)
         if self.mu is None:
-            rule, remedy = "must be given if there is no ridge", "or give ridge=1e-3"
+            rule = "must be given if there is no ridge"
+            remedy = "give the strong convexity of h, or ridge=1e-3"
             require(self.ridge > 0, _CALL, "mu", mu, rule, remedy)
         elif not callable(self.mu):
             limit = {"low": 0.0} if self.ridge > 0 else {"above": 0.0}
-            require_number(_CALL, "mu", self.mu, "or give a ridge instead", **limit)
+            require_number(_CALL, "mu", self.mu, "if it is not known, give a ridge", **limit)
         self.upper_smoothness = _constant("upper_smoothness", upper_smoothness)
         self.jacobian_norm = _constant("jacobian_norm", jacobian_norm)
         self.inverse_hessian_lipschitz = _constant(
@@ -113,11 +116,11 @@ class Problem:
         return mu
 
 
-def _constant(name: str, value: Any, remedy: str = "leave it out if it is not known") -> Any:
+def _constant(name: str, value: Any) -> Any:
     """Return a constant as a number that is finite and at least 0, or None."""
     value = _as_number(value)
     if value is not None:
-        require_number(_CALL, name, value, remedy, low=0)
+        require_number(_CALL, name, value, "leave it out if it is not known", low=0)
     return value
 
 

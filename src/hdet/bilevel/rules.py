@@ -20,7 +20,7 @@ class Rules:
             did best in our measurements. None: only nu and nu-bar change eps, and every
             search makes all of its trials, as printed.
         eta: in (0, 1), the distance of z from the worst case that omega allows. 0.5 did best
-            in our measurements; towards 0 the test is void.
+            in our measurements; near 0 the test accepts almost anything.
         decrease: lambda in (0, eta), the part of alpha |z|^2 that f must fall by.
         trials: the step sizes that a search tries before the accuracy is tightened; one more
             after each failed search.

@@ -86,13 +86,15 @@ def run(console: Console, seed: int, length: float = 1.0) -> Page:
     for one, theta, (validation, test) in zip(runs, thetas, losses, strict=True):
         medians = [f"{float(half.exp().median()):.2g}" for half in theta.chunk(2)]
         one.cells = [*medians, f"{validation:.3f}", f"{test:.3f}", beside(test, losses[-1][1])]
-        one.sentence = f"{one.name}, ended at a test loss of {test:.3f}: {one.cells[-1]}."
+        one.sentence = (
+            f"{one.name}, ended at a test loss of {test:.3f}: {one.cells[-1]} to grid search."
+        )
     return Page(
         title="A penalty for each feature, beside one penalty for all, at equal cost",
         runs=runs,
         panels=[Panel(VALIDATION)],
         x_title="cost: lower-level gradients and products",
-        header=["run", "pixels", "useless", "validation", "test loss", "to grid search"],
+        header=["run", "pixels", "useless", "validation", "test loss", "vs grid search"],
         closing=summary("Test loss, compared with grid search", runs[:-1]),
         setting=(
             f"Logistic regression on {TRAIN} digits of scikit-learn, whose 64 pixels stand "

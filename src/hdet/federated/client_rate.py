@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import require, require_number, require_whole
+from ..errors import require_number, require_whole
 from .hypergradient import Hypergradient
 from .rates import GAMMA_REMEDY, RATE_REMEDY
 from .vectors import flat, inner, require_finite, require_length
@@ -74,9 +74,9 @@ class ClientLocalRate:
         require_number(call, "gamma", gamma, GAMMA_REMEDY, low=1)
         require_whole(call, "steps", steps, "give the number of local steps of this round", 1)
         require_number(call, "growth", growth, "math.inf is no limit", above=1, finite=False)
-        fits = beta_max is None or beta_max >= beta
-        rule, remedy = f"must be at least beta={beta}", "lower beta, or leave beta_max out"
-        require(fits, call, "beta_max", beta_max, rule, remedy)
+        if beta_max is not None:
+            remedy = "lower beta, or leave beta_max out"
+            require_number(call, "beta_max", beta_max, remedy, low=beta, finite=False)
         self._beta = torch.tensor(float(beta), dtype=torch.float64)
         self._steps, self._growth = steps, growth
         self._low = beta / gamma

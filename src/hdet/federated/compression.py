@@ -140,9 +140,8 @@ def compressed_bytes(kept: int, total: int, value_bytes: int = 4) -> int:
     Raises:
         ValueError: if `kept` is out of range.
     """
-    rule = f"must lie in [0, total={total}]"
-    fits = 0 <= kept <= total
-    require(fits, "compressed_bytes", "kept", kept, rule, "count the entries sent")
+    remedy = "count the entries sent, of `total`"
+    require_number("compressed_bytes", "kept", kept, remedy, low=0, high=total)
     position = 4 if total <= 1 << 32 else 8
     values = kept * value_bytes
     return min(total * value_bytes, values + kept * position, values + math.ceil(total / 8))

@@ -26,6 +26,7 @@ is a parameter of the rule. No call communicates.
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..state import Entries
@@ -68,14 +69,16 @@ class Hypergradient:
                 is then as before.
         """
         current = flat(update, self._call, self._argument)
-        square, value, cosine = float(inner(current, current)), 0.0, 0.0
-        require_finite(self._call, self._argument, square)
+        products = [inner(current, current)]
         if self.previous is not None:
             require_length(self._call, self._argument, current, len(self.previous))
-            value = float(inner(current, self.previous.to(current.device)))
-            require_finite(self._call, self._argument, value)
-            norms = math.sqrt(square * self._square)
-            cosine = value / norms if norms > 0 else 0.0
+            products.append(inner(current, self.previous.to(current.device)))
+        # One wait for the device. The first update has no product.
+        square, value = [*torch.stack(products).tolist(), 0.0][:2]
+        require_finite(self._call, self._argument, square)
+        require_finite(self._call, self._argument, value)
+        norms = math.sqrt(square * self._square)
+        cosine = value / norms if norms > 0 else 0.0
         self.value, self.cosine, self._square = value, cosine, square
         self.previous = current.clone()
         return value

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import require, require_choice, require_number
+from ..errors import require_choice, require_number
 from ..state import Entries
 from .hypergradient import Hypergradient
 
@@ -134,14 +134,8 @@ class GlobalRate(_ServerRate):
 
     def __init__(self, alpha: float = 1.0, gamma: float = 3.0, *, step: str = "cosine") -> None:
         require_number("GlobalRate", "gamma", gamma, GAMMA_REMEDY, low=1)
-        require(
-            1 / gamma <= alpha <= gamma,
-            "GlobalRate",
-            "alpha",
-            alpha,
-            f"must lie in [1/gamma, gamma] = [{1 / gamma:.6g}, {gamma:.6g}]",
-            "increase gamma, or start inside",
-        )
+        remedy = "increase gamma, or start within [1/gamma, gamma]"
+        require_number("GlobalRate", "alpha", alpha, remedy, low=1 / gamma, high=gamma)
         super().__init__(alpha, 1 / gamma, gamma, step)
 
     @property

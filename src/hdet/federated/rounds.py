@@ -66,7 +66,7 @@ class Clients(Protocol):
         ...
 
     def probe(self, ids: Sequence[Any], order: Order) -> Mapping[Any, ClientReport]:
-        """Return the loss of `order.weights` on the data of each of `ids`; likewise."""
+        """Return the loss of the weights in `order` on the data of each of `ids`; likewise."""
         ...
 
 

@@ -74,8 +74,11 @@ def picture(runs: Sequence[Run], panels: Sequence[Panel], x_title: str) -> str:
             y = run.curves[panel.title]
             figure.add_trace(go.Scatter(x=run.x, y=y, name=run.name, line=line), row, 1)
         axis = {"type": "log", "dtick": 1, "exponentformat": "power"} if panel.log else {}
-        figure.update_yaxes(**axis, range=_range(panel, runs), row=row, col=1)
-    figure.update_xaxes(title_text=x_title, row=len(panels), col=1)
+        ends = (
+            end and math.log10(end) if panel.log else end for end in (panel.low, panel.high)
+        )
+        figure.update_yaxes(**axis, range=list(ends), row=row, col=1)
+    figure.update_xaxes(title={"text": x_title, "standoff": 8}, row=len(panels), col=1)
     figure.update_annotations(x=0, xanchor="left", font_size=14)
     hover = "%{y:.3g} at %{x}<extra>%{fullData.name}</extra>"
     figure.update_traces(mode="lines", hovertemplate=hover)
@@ -90,16 +93,3 @@ def picture(runs: Sequence[Run], panels: Sequence[Panel], x_title: str) -> str:
     )
     config = {"responsive": True, "displayModeBar": False}
     return to_html(figure, config, full_html=False, include_plotlyjs=True, div_id="picture")
-
-
-def _range(panel: Panel, runs: Sequence[Run]) -> list[float] | None:
-    """Return the ends of a panel's axis as plotly takes them, with a little room."""
-    values = [v for run in runs for v in run.curves[panel.title] if math.isfinite(v)]
-    if not values:
-        return None
-    low = min(values) if panel.low is None else panel.low
-    high = max(values) if panel.high is None else panel.high
-    if panel.log:
-        low, high = math.log10(low), math.log10(high)
-    room = 0.04 * (high - low)
-    return [low - room, high + room]

@@ -23,7 +23,7 @@ def test_a_replica_is_whole_or_there_is_none():
 def test_half_precision_travels_as_float32():
     both = [large.sync(large.Plan(10**9, 64, kept=kept), CLUSTER) for kept in (2, 4)]
     assert both[0].wire == both[1].wire
-    assert both[0].copies < both[1].copies
+    assert both[0].check < both[1].check
 
 
 def test_the_wire_of_a_cluster_by_hand():

@@ -59,7 +59,7 @@ def test_digits_are_standardised_and_a_fifth_is_held_out() -> None:
 def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return where MNIST's file is looked for."""
     path = tmp_path / "mnist_5k.csv.gz"
-    monkeypatch.setattr(tasks, "_installed", lambda: path)
+    monkeypatch.setattr(tasks, "_mnist_file", lambda: path)
     tasks.load.cache_clear()
     return path
 

@@ -66,19 +66,19 @@ def round_up(x):
 def play(selector, ids, rounds, count=4, *, dead=(), backwards=False, first=1):
     """Run rounds on all of `ids`; the dead never answer. Return what was chosen in each."""
     chosen = []
-    place = {client: p for p, client in enumerate(ids)}
+    index_of = {client: p for p, client in enumerate(ids)}
     for round in range(first, first + rounds):
         asked = [c for c in selector.candidates(ids) if c not in dead]
-        chosen.append(selector.select(round, ids, count, answers(asked, place, round)))
-        replies = answers([c for c in chosen[-1] if c not in dead], place, round)
+        chosen.append(selector.select(round, ids, count, answers(asked, index_of, round)))
+        replies = answers([c for c in chosen[-1] if c not in dead], index_of, round)
         if backwards:
             replies = dict(reversed(replies.items()))
         selector.feedback(round, replies)
     return chosen
 
 
-def answers(clients, place, round):
-    return {c: report(place[c], round) for c in clients}
+def answers(clients, index_of, round):
+    return {c: report(index_of[c], round) for c in clients}
 
 
 def same(a, b):

@@ -129,12 +129,12 @@ def test_a_client_that_never_answers_is_not_invited_for_ever(make):
 @every
 def test_a_loss_that_is_not_finite_spoils_nobody_elses_score(make):
     selector = make(0)
-    place = dict(zip(IDS, IDS, strict=True))
+    index_of = dict(zip(IDS, IDS, strict=True))
     broken = {3: ClientReport(math.nan, 5, math.inf, torch.full((5,), math.nan))}
     for round in range(1, 9):
-        probes = {c: report(place[c], round) for c in selector.candidates(IDS)} | broken
+        probes = {c: report(index_of[c], round) for c in selector.candidates(IDS)} | broken
         chosen = selector.select(round, IDS, 4, probes)
-        replies = {c: report(place[c], round) for c in chosen}
+        replies = {c: report(index_of[c], round) for c in chosen}
         selector.feedback(round, replies | {c: broken[3] for c in chosen if c == 3})
     counts = selector._registry.invitations[:20]
     assert int(counts.sum()) == 32

@@ -3,13 +3,17 @@ import math
 import pytest
 import torch
 
-from hdet.replica.ensemble.signals import LossMeter, interval_means
+from hdet.replica.ensemble.signals import Losses, LossMeter, interval_means
 
 CPU = torch.device("cpu")
 
 
+def losses(meter: LossMeter) -> Losses:
+    return Losses(*meter.row(CPU).tolist())
+
+
 def mean(meter: LossMeter) -> float:
-    return interval_means([meter.row(CPU).tolist()])[0]
+    return interval_means([losses(meter)])[0]
 
 
 def test_numbers_and_tensors_of_any_dtype_and_shape_make_one_mean():
@@ -54,26 +58,26 @@ def test_a_restored_interval_adds_up_to_the_last_bit():
     for value in values[:9]:
         first.observe(value)
     resumed = LossMeter()
-    resumed.load_state_dict(first.state_dict())
+    total, count = first.sums()
+    resumed.restore(total, int(count))
     for value in values[9:]:
         resumed.observe(value)
     assert mean(resumed) == mean(whole)
-    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.sums() == whole.sums()
 
 
 def test_replicas_compare_the_same_steps_where_only_one_restored_its_sum():
     other, restored = LossMeter(), LossMeter()
-    restored.load_state_dict({"sum": 300.0, "count": 3})
+    restored.restore(300.0, 3)
     for meter in (other, restored):
         meter.observe(1.0)
         meter.observe(3.0)
-    rows = [meter.row(CPU).tolist() for meter in (restored, other)]
-    assert interval_means(rows) == [2.0, 2.0]
+    assert interval_means([losses(restored), losses(other)]) == [2.0, 2.0]
 
 
 def test_replicas_that_all_restored_use_the_whole_interval():
     meters = [LossMeter(), LossMeter()]
     for meter in meters:
-        meter.load_state_dict({"sum": 4.0, "count": 1})
+        meter.restore(4.0, 1)
         meter.observe(2.0)
-    assert interval_means([m.row(CPU).tolist() for m in meters]) == [3.0, 3.0]
+    assert interval_means([losses(m) for m in meters]) == [3.0, 3.0]

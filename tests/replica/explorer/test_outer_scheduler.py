@@ -172,7 +172,7 @@ def test_a_plateau_of_what_should_rise_is_refused(mode):
     if mode == "min":
         hdet.Explorer(optimizer, plateau)
         return
-    with pytest.raises(ValueError, match="must have mode='min', since it is told"):
+    with pytest.raises(ValueError, match="must have mode='min', since it is given"):
         hdet.Explorer(optimizer, plateau)
 
 

@@ -60,7 +60,7 @@ def test_what_nobody_changed_stays_the_same_to_the_last_bit():
         values.apply(step % REPLICAS)
         values.take_over()
         values.lend()
-        values.take_back()
+        values.follow()
     assert values.shared() == before
     assert not values.taken_over
 
@@ -114,7 +114,7 @@ def test_cycled_momenta_are_followed_on_the_scale_of_the_odds():
     values.apply(HIGH)
     values.lend()
     optimizer.param_groups[0]["betas"] = (0.8, 0.99)
-    values.take_back()
+    values.follow()
     assert values.base_values() == pytest.approx([0.8])
     low, middle, high = sorted(values.values()[0])
     assert middle == pytest.approx(0.8)
@@ -152,7 +152,7 @@ def test_a_group_whose_rate_is_not_explored_is_never_touched():
         values.apply(replica)
         values.take_over()
         values.lend()
-        values.take_back()
+        values.follow()
     assert optimizer.param_groups[1]["lr"] == "not read"
 
 
@@ -218,8 +218,7 @@ def test_a_rate_that_is_set_again_after_a_sync_is_named():
             assert values.agree(rows) == named
             assert values.unscaled() == pytest.approx([0.04])
             values.apply(replica)
-            group = values._cells[0]._group  # pyright: ignore
-            overwrite(group)
+            overwrite(values._optimizer.param_groups[0])
             values.take_over()
 
 
@@ -245,3 +244,37 @@ def test_a_damaged_state_is_refused(value):
     state = {"taken_over": False, "values": {"weight_decay/0": value}}
     with pytest.raises(ValueError, match="`values.weight_decay/0`"):
         values.parsed(Entries(state, "Explorer"))
+
+
+# --- a step between syncs
+
+
+def test_a_step_looks_at_this_replicas_values_alone():
+    optimizer = optimizer_of()
+    values = values_of(optimizer, [hdet.lr(), hdet.weight_decay()])
+    values.apply(HIGH)
+    factors = [row[HIGH] for row in values.values()]
+    values._exploration.values = lambda *_: pytest.fail("all replicas")  # pyright: ignore
+    for step in range(3):
+        values.lend()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 / (step + 2)
+        values.follow()
+        rates = [0.1 / (step + 2) * factor for factor in factors[:2]]
+        assert [group["lr"] for group in optimizer.param_groups] == rates
+        assert values.own_rates() == rates
+        assert [group["weight_decay"] for group in optimizer.param_groups] == factors[2:]
+
+
+def test_a_rate_that_is_a_tensor_is_written_only_where_it_changes():
+    optimizer = optimizer_of(torch.tensor(0.1, dtype=torch.float64))
+    values = values_of(optimizer, [hdet.lr()])
+    values.apply(LOW)
+    tensor = optimizer.param_groups[0]["lr"]
+    version = tensor._version
+    for rate in (0.1, 0.1, 0.05):
+        values.lend()
+        optimizer.param_groups[0]["lr"] = rate
+        values.follow()
+        assert optimizer.param_groups[0]["lr"] is tensor
+        assert (tensor._version == version) == (rate == 0.1)

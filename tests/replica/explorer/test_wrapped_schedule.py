@@ -94,7 +94,7 @@ def follow(optimizer, schedule, values, steps, losses=None):
         values.take_over()
         values.lend()
         schedule.step(step, None if losses is None else losses[index])
-        values.take_back()
+        values.follow()
         now = values.unscaled()
         values.apply(step % 5)
         assert rates_of(optimizer) == [row[step % 5] for row in values.rates()]

@@ -1,4 +1,4 @@
-"""A denoiser on disk: numbers and tensors, whole or not at all."""
+"""A denoiser on disk: numbers and tensors, written whole or not at all."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def read(path: Name, kind: str) -> Entries:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception:
-            # Damaged bytes raise whatever they happen to spell.
+            # Damaged bytes may raise any exception.
             content = None
     content = content if isinstance(content, dict) else {}
     texts = isinstance(content.get("format"), str) and isinstance(content.get("kind"), str)

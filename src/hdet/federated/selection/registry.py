@@ -61,7 +61,7 @@ class Registry:
         self._sizes = sizes or {}
         self.row_of: dict[Any, int] = {}
         self.listed: list[Any] = []  # the clients last given to `rows`
-        self._rows = torch.empty(0, dtype=torch.int64)
+        self.listed_rows = torch.empty(0, dtype=torch.int64)
         self._position: Tensor | None = None
         # By round, the rows invited to it that have not answered.
         self._open: dict[int, set[int]] = {}
@@ -81,7 +81,7 @@ class Registry:
         # seconds, and unlike the identity of the list it notices changes to it.
         ids = list(clients)
         if ids == self.listed:
-            return self._rows
+            return self.listed_rows
         if len(set(ids)) < len(ids):
             seen: set[Any] = set()
             twice = next(i for i in ids if i in seen or seen.add(i))
@@ -89,9 +89,9 @@ class Registry:
             require(False, f"{self._name}.select", "clients", twice, rule, remedy)
         self._register([i for i in ids if i not in self.row_of])
         row_of = self.row_of
-        self._rows = torch.tensor([row_of[i] for i in ids], dtype=torch.int64)
+        self.listed_rows = torch.tensor([row_of[i] for i in ids], dtype=torch.int64)
         self.listed, self._position = ids, None
-        return self._rows
+        return self.listed_rows
 
     def ids_at(self, positions: Tensor) -> list[Any]:
         """Return the ids at these positions of the clients last given to `rows`."""
@@ -101,8 +101,8 @@ class Registry:
         """Return the mask, over the clients last given to `rows`, of those in these rows."""
         if self._position is None:
             self._position = torch.full((len(self.row_of),), -1)
-            self._position[self._rows] = torch.arange(len(self._rows))
-        mask = torch.zeros(len(self._rows), dtype=torch.bool)
+            self._position[self.listed_rows] = torch.arange(len(self.listed_rows))
+        mask = torch.zeros(len(self.listed_rows), dtype=torch.bool)
         positions = self._position[rows]
         mask[positions[positions >= 0]] = True
         return mask

@@ -251,7 +251,7 @@ class Selector(ABC):
         """Record the answers to probes; return the mask of the clients that gave one."""
         registry, ids, reports = self._registry, list(probes), list(probes.values())
         if ids == registry.listed:
-            rows = registry.rows(ids)
+            rows = registry.listed_rows
         else:
             pairs = [(registry.row_of[i], r) for i, r in probes.items() if i in registry.row_of]
             rows = torch.tensor([row for row, _ in pairs], dtype=torch.int64)

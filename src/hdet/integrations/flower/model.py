@@ -26,7 +26,7 @@ from ...federated.vectors import blocks
 from .records import BUFFERS, Trainable, listed, model_of
 
 # Bytes of double precision, the longest type that torch has.
-_LONGEST = 8
+_MAX_BYTES = 8
 
 Ranges = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -134,7 +134,7 @@ class GlobalModel:
             array = Array(numbers)
         # Clients may compute in another precision; another integer type has another range.
         if numbers.dtype != own.dtype and not (
-            numbers.dtype.kind == own.dtype.kind == "f" and numbers.dtype.itemsize <= _LONGEST
+            numbers.dtype.kind == own.dtype.kind == "f" and numbers.dtype.itemsize <= _MAX_BYTES
         ):
             raise Unfit(f"sent {name!r} as {numbers.dtype}, not {own.dtype}", True)
         if name in self._counts:

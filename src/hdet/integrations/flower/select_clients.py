@@ -3,7 +3,7 @@
     1  names     once per node: which partition are you?
     2  query     the model to `selector.candidates`, who answer with its loss
     3  select    `selector.select` chooses the clients; the wrapped strategy sees only those
-    4  train     as ever; the selector is told of the replies
+    4  train     as ever; the selector learns from the replies
 
 Node ids are new in every run, so a selection cannot be repeated by them. Clients are known by
 their partition instead, a number, or as "node 123..." if a node has none. The order of clients,
@@ -101,16 +101,16 @@ class SelectClients(Wrapper):
         self._selector, self._count, self._trainable = selector, count, trainable
         self._wait_timeout, self._query_timeout = wait_timeout, query_timeout
         self._least = max(least, self._wanted_nodes())
-        self._weights = self._weight_key() == SHARE
+        self._sends_scores = self._weight_key() == SHARE
         rule = f"has no scores to weight replies by, as weighted_by_key={SHARE!r} requires"
         remedy = "use HeteroSelect or HeteroSelectV2, or weight by num-examples"
-        fits = not self._weights or hasattr(selector, "scores")
+        fits = not self._sends_scores or hasattr(selector, "scores")
         require(fits, call, "selector", type(selector).__name__, rule, remedy)
         self._entries: list[str] = []
         self._names: dict[int, Name] = {}
         self._probed: list[Name] = []
         self._invited: dict[int, Name] = {}
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
     @property
     def selected(self) -> list[Name]:
@@ -128,9 +128,7 @@ class SelectClients(Wrapper):
         for strategy in chain(self.strategy):
             name, fraction = type(strategy).__name__, getattr(strategy, "fraction_train", 1.0)
             rule = f"has fraction_train={fraction}, and would train only some of the selected"
-            remedy = (
-                "leave it at 1.0, and set SelectClients(count=...) to the number of clients"
-            )
+            remedy = "leave it at 1.0, and choose the number by SelectClients(count=...)"
             require(fraction == 1.0, call, "strategy", name, rule, remedy)
             for least in ("min_train_nodes", "min_available_nodes"):
                 number = getattr(strategy, least, 1)
@@ -167,7 +165,7 @@ class SelectClients(Wrapper):
         return super()._configure(round_, arrays, config, cast(Grid, shown))
 
     def _address(self, message: Message) -> None:
-        if self._weights:
+        if self._sends_scores:
             scores: dict[Any, float] = getattr(self._selector, "scores", {})
             score = scores[self._invited[message.metadata.dst_node_id]]
             only_config(message)[SHARE] = max(float(score), _MIN_SHARE)
@@ -198,7 +196,7 @@ class SelectClients(Wrapper):
 
     def _online(self, grid: Grid) -> dict[Name, int]:
         """Wait for enough nodes; return the node of each name."""
-        end, said = time.monotonic() + self._wait_timeout, -1
+        end, seen = time.monotonic() + self._wait_timeout, -1
         while len(nodes := list(grid.get_node_ids())) < self._least:
             if time.monotonic() > end:
                 raise RuntimeError(
@@ -206,9 +204,9 @@ class SelectClients(Wrapper):
                     f"and {len(nodes)} are connected: start more, raise wait_timeout, or lower "
                     f"min_available_nodes."
                 )
-            if len(nodes) != said:
-                said = len(nodes)
-                log.info("SelectClients: waiting for nodes, %d of %d", said, self._least)
+            if len(nodes) != seen:
+                seen = len(nodes)
+                log.info("SelectClients: waiting for nodes, %d of %d", seen, self._least)
             time.sleep(_POLL)
         self._learn_names([node for node in nodes if node not in self._names], nodes, grid)
         return {self._names[node]: node for node in nodes}
@@ -265,44 +263,46 @@ class SelectClients(Wrapper):
             if answers:
                 log.warning("%s", text)
             else:
-                self._say("queries", f"{text}. {advice.QUERY}")
+                self._log_once("queries", f"{text}. {advice.QUERY}")
         return list(answers.values())
 
     def _reports(self, replies: list[Message], updates: bool) -> dict[Name, ClientReport]:
         """Return the replies' reports by name, without those that cannot be used."""
-        reports = {}
-        old = flat(self._arrays, self._entries)
+        reports, old = {}, flat(self._arrays, self._entries) if updates else None
         for reply in replies:
-            told = metrics_of(reply)
+            metrics = metrics_of(reply)
             try:
-                examples = number_of(told, EXAMPLES)
+                examples = number_of(metrics, EXAMPLES)
                 if not updates:
                     # Replies to training were checked already.
-                    check_metrics(told, cast(str, first_of(told, EXAMPLES)))
-                new = flat(model_of(reply), self._entries) if updates else None
+                    check_metrics(metrics, cast(str, first_of(metrics, EXAMPLES)))
+                update = None
+                if old is not None:
+                    new = flat(model_of(reply), self._entries)
+                    update = new - old.to(new.dtype)
                 reports[self._name_of(reply)] = ClientReport(
-                    loss=number_of(told, LOSSES),
+                    loss=number_of(metrics, LOSSES),
                     num_examples=examples,
-                    duration=told.get("duration"),
-                    update=None if new is None else new - old.to(new.dtype),
-                    update_norm=told.get("update-norm"),
-                    label_counts=told.get(LABELS),
-                    squared_loss=told.get("squared-loss"),
+                    duration=metrics.get("duration"),
+                    update=update,
+                    update_norm=metrics.get("update-norm"),
+                    label_counts=metrics.get(LABELS),
+                    squared_loss=metrics.get("squared-loss"),
                 )
             except ValueError as fault:
                 text = f"node {describe(reply)} told the selector nothing: {fault}"
                 # What one reply to training lacks, all lack.
                 if updates:
-                    self._say("loss", f"{text}. {advice.LOSS}")
+                    self._log_once("loss", f"{text}. {advice.LOSS}")
                 else:
                     log.warning("%s", text)
         return reports
 
-    def _say(self, about: str, text: str) -> None:
+    def _log_once(self, about: str, text: str) -> None:
         """Log something once a run: with the other advice, or now if that is past."""
-        if about in self._said:
+        if about in self._logged:
             return
-        self._said[about] = text
+        self._logged[about] = text
         if self._advised:
             log.warning("SelectClients: %s", text)
 
@@ -312,7 +312,7 @@ class SelectClients(Wrapper):
             log.info("SelectClients: the clients' metric %r is used as %r", loss, LOSSES[0])
         lacking = [n for n in self._selector.uses if n.replace("_", "-") not in metrics]
         if "label_counts" in lacking:
-            self._say(
+            self._log_once(
                 "labels",
                 f"the clients send no {LABELS!r}, by which {selector} knows how their data "
                 f"differ; without it, that part of its choice is neutral. It tells the server "
@@ -320,12 +320,12 @@ class SelectClients(Wrapper):
                 f"{advice.LABEL_COUNTS}",
             )
         if more := [n.replace("_", "-") for n in lacking if n != "label_counts"]:
-            self._say(
+            self._log_once(
                 "statistics",
                 f"the clients do not send {' and '.join(map(repr, more))}, which {selector} "
                 f"uses; without it, that part of its choice is neutral. {advice.TRAIN}",
             )
-        return list(self._said.values())
+        return list(self._logged.values())
 
     def _name_of(self, reply: Message) -> Name:
         node = reply.metadata.src_node_id

@@ -56,7 +56,7 @@ class Wrapper(Strategy):
         self._given: GlobalModel | None = None
         self._is_inner = False
         self._round = self._rounds_before = 0
-        self._trained, self._evaluated = Usual(), Usual()
+        self._usual = {"train": Usual(), "evaluate": Usual()}
         self._asked: dict[str, set[int]] = {}
         self._grid: Grid | None = None
         self._hopeless = HopelessRun()
@@ -129,11 +129,10 @@ class Wrapper(Strategy):
             RuntimeError: if since the start every reply was left out for the same reason, one
                 that further rounds would not change.
         """
-        wanted, asked = self._wanted_metrics(), self._asked.get("train")
-        good, errors = self._checked(replies, self._model, wanted, self._trained, asked)
+        good, errors = self._checked("train", replies)
         arrays, metrics = self._aggregate(server_round + self._rounds_before, good, errors)
         if good and not self._advised:
-            for metric, other in self._trained.aliases.items():
+            for metric, other in self._usual["train"].aliases.items():
                 log.info("%s: the clients' metric %r is used as %r",
                          type(self).__name__, other, metric)  # fmt: skip
             for advice in self._advice(set(metrics_of(good[0]))):
@@ -170,26 +169,25 @@ class Wrapper(Strategy):
             server_round: the round.
             replies: of the clients; unusable ones are left out, with a warning.
         """
-        wanted, asked = [self._weight_key()], self._asked.get("evaluate")
-        good, errors = self._checked(replies, None, wanted, self._evaluated, asked)
+        good, errors = self._checked("evaluate", replies)
         at = server_round + self._rounds_before
         return self.strategy.aggregate_evaluate(at, good + errors)
 
     def _checked(
-        self,
-        replies: Iterable[Message],
-        model: GlobalModel | None,
-        wanted: Sequence[str],
-        usual: Usual,
-        asked: set[int] | None,
+        self, kind: str, replies: Iterable[Message]
     ) -> tuple[list[Message], list[Message]]:
         """Return the usable replies and the errors, which only the outermost wrapper checks."""
         replies = list(replies)
         if self._is_inner:
             good = [reply for reply in replies if not reply.has_error()]
             return good, [reply for reply in replies if reply.has_error()]
-        sifted = sift(replies, model, wanted, usual, asked)
-        if model is not None and self._grid is not None:
+        trained, wanted = kind == "train", [self._weight_key()]
+        if trained:
+            losses = [getattr(s, "train_loss_key", None) for s in chain(self.strategy)]
+            wanted += [key for key in losses if key is not None]
+        model = self._model if trained else None
+        sifted = sift(replies, model, wanted, self._usual[kind], self._asked.get(kind))
+        if trained and self._grid is not None:
             self._hopeless.check(type(self).__name__, sifted, self._grid)
         return sifted.good, sifted.errors
 
@@ -205,7 +203,7 @@ class Wrapper(Strategy):
             "own": self._own_state(),
             "strategy": state_of(self.strategy),
             "model": {name: list(shape) for name, shape in self._model.shapes.items()},
-            "usual": [self._trained.state_dict(), self._evaluated.state_dict()],
+            "usual": [usual.state_dict() for usual in self._usual.values()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -247,14 +245,9 @@ class Wrapper(Strategy):
         def assign() -> None:
             assign_wrapped()
             assign_own()
-            self._round, (self._trained, self._evaluated) = round_, usual
+            self._round, self._usual = round_, dict(zip(self._usual, usual, strict=True))
 
         return assign
-
-    def _wanted_metrics(self) -> list[str]:
-        """Return the metrics that the wrapped strategies must find; the weight first."""
-        losses = [getattr(inner, "train_loss_key", None) for inner in chain(self.strategy)]
-        return [self._weight_key(), *(key for key in losses if key is not None)]
 
     def _weight_key(self) -> str:
         """Return the metric by which the wrapped strategy weights replies."""

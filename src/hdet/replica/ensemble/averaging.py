@@ -1,11 +1,11 @@
 """The converge step: replace tensors by their mean over the replicas, in place.
 
-Tensors are packed into flat buckets, each of one (device, dtype). Two buffers alternate:
-one is on the wire while the other is packed or unpacked, and they are all the extra memory
-there is, whatever the model's size. Every element is written back through the tensor's own
-memory: `data_ptr`, strides and memory format stay, which CUDA graphs and compiled code rely
-on. A tensor is written only after its bucket has arrived, so a failing collective leaves no
-half-summed weights.
+Tensors travel in buckets (`buckets`). Two buffers take turns: one is on the wire while the
+other is filled or emptied. They are the extra memory there is, whatever the model's size; to
+measure the divergence takes another copy of what is packed in them. Every element is written
+back through the tensor's own memory: `data_ptr`, strides and memory format stay, which CUDA
+graphs and compiled code rely on. Where a collective raises an error, each element is either
+this replica's own or the mean: what was being reduced is put back from the buffer.
 
 Before the first bucket leaves, the replicas tell each other whether they hold the same layout
 and only finite values, and what of the rest differs (`outsiders`). One that does not is left
@@ -14,7 +14,7 @@ out of the mean as a whole and healed by it.
 Source: HDET (arXiv 2604.24708), equation (3): theta_r <- mean over the replicas of theta.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -22,17 +22,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ...errors import require, where
-from .contents import layout_of, local_floats
+from .buckets import planned
+from .contents import layout_of
 from .groups import Replicas, is_member
 from .meshes import find_replicas, reshard
 from .outsiders import Outsiders, View
-
-# DDP's own bucket size: large enough to hide the latency of a collective.
-BUCKET_BYTES = 25 * 2**20
-_HALF = (torch.float16, torch.bfloat16)
-# Elements that are worked on together on a CPU: few enough to stay in a core's cache from one
-# pass over them to the next. Elsewhere each call has a price, and a bucket is one run.
-_RUN = 2**18
+from .transfers import new_transfer
 
 
 @torch.no_grad()
@@ -41,7 +36,7 @@ def average_(
     process_group: dist.ProcessGroup | DeviceMesh | None = None,
     *,
     model: nn.Module | None = None,
-    bucket_bytes: int = BUCKET_BYTES,
+    bucket_bytes: int | None = None,
 ) -> tuple[int, ...]:
     """Average `tensors` over the replicas, in place, equation (3).
 
@@ -59,7 +54,8 @@ def average_(
         model: its floating-point buffers, such as batch-norm statistics, are averaged too
             where they differ; constants, such as a mask of minus infinity, are left alone.
             To be given under FSDP2, which otherwise may go on with gathered older weights.
-        bucket_bytes: size of a bucket in bytes, at least 1024; default 25 MiB, as in DDP.
+        bucket_bytes: size of a bucket in bytes, at least 1024; default 25 MiB on a CPU, as in
+            DDP, and 200 MiB on an accelerator.
 
     Returns:
         The replicas that were left out for being non-finite, ascending; the same on every
@@ -75,12 +71,12 @@ def average_(
         Cheng et al., arXiv 2604.24708, converge step.
     """
     require(
-        bucket_bytes >= 1024,
+        bucket_bytes is None or bucket_bytes >= 1024,
         "average_",
         "bucket_bytes",
         bucket_bytes,
         "must be at least 1024",
-        "leave it out for 25 MiB",
+        "leave it out for the default",
     )
     if not is_member(process_group):
         return ()
@@ -151,7 +147,7 @@ class Averaging:
     Args:
         tensors: what is to be averaged; see `average_`.
         replicas: who takes part.
-        bucket_bytes: size of a bucket.
+        bucket_bytes: size of a bucket; None for the device's default.
         device: where the collectives run; default where the tensors are.
     """
 
@@ -159,26 +155,17 @@ class Averaging:
         self,
         tensors: Iterable[Tensor],
         replicas: Replicas,
-        bucket_bytes: int = BUCKET_BYTES,
+        bucket_bytes: int | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self._tensors = local_floats(tensors)
-        own = self._tensors[0].device if self._tensors else torch.device("cpu")
+        floats, self._plan = planned(tensors, bucket_bytes)
+        own = floats[0].device if floats else torch.device("cpu")
         self.device = device or own
         self._replicas = replicas
-        self._buckets = [_Bucket(p) for p in _plan(self._tensors, bucket_bytes)]
-        self._storages = [_take(b.device, b.nbytes) for b in self._buckets[:2]]
-        # Packed now, since checking one packed buffer is quicker than many small tensors.
-        for index in range(len(self._storages)):
-            self._pack(index)
+        self._plan.take_memory()
+        self._transfers = [new_transfer(b, floats, replicas) for b in self._plan.buckets]
 
-    def _pack(self, index: int) -> None:
-        """Pack bucket `index` into the buffer that bucket `index - 2` has left."""
-        bucket, storage = self._buckets[index], self._storages[index % 2]
-        if storage.device != bucket.device or storage.numel() < bucket.nbytes:
-            storage = self._storages[index % 2] = _take(bucket.device, bucket.nbytes)
-        bucket.pack(storage)
-
+    @torch.no_grad()
     def health(self, beside: View | None = None) -> Tensor:
         """Return [non-finite, layout, digest]: what the replicas check of each other.
 
@@ -188,19 +175,22 @@ class Averaging:
         Returns:
             The row, float64 on `device`.
         """
+        # The first two buckets come last: their buffers stay filled, to be sent.
+        count = len(self._transfers)
+        backwards = enumerate(self._transfers[::-1], 1)
+        norms = [norm for k, t in backwards for norm in t.norms(fill=count - k < 2)]
         finite = beside is None or not beside.turned
-        if self._buckets:
-            # A sum is the quickest pass there is, and NaN and infinity come through it. So
-            # does the overflow of finite numbers; then every value is looked at.
-            sums = torch.stack([b.sum().to(self.device).double() for b in self._buckets])
-            if not bool(sums.isfinite().all()):
-                finite &= all(bool(bucket.finite()) for bucket in self._buckets)
+        # NaN and infinity come through a norm. So does the overflow of finite numbers; then
+        # every value is looked at.
+        if norms and not bool(_squares(norms, self.device).isfinite()):
+            finite &= all(transfer.finite() for transfer in self._transfers)
         others = [] if beside is None else beside.tensors
-        layout = hash((len(others), *map(layout_of, [*self._tensors, *others])))
+        layout = hash((self._plan.layout, *map(layout_of, others)))
         # 32 bits of a hash pass unharmed through a float64, and through sums over shards.
         row = [float(not finite), float(layout & 0xFFFFFFFF), beside.total if beside else 0.0]
         return torch.tensor(row, dtype=torch.float64, device=self.device)
 
+    @torch.no_grad()
     def run(self, masked: Sequence[int] = (), measure: bool = False) -> Tensor:
         """Replace the tensors by their mean over the replicas not in `masked`. Collective.
 
@@ -209,163 +199,41 @@ class Averaging:
             measure: whether to measure the divergence, one more pass over the tensors.
 
         Returns:
-            The squares of ||theta_r - mean|| and ||mean|| for this process's tensors,
-            float64 on `device`; zeros if not measured.
+            The squares of ||theta_r - mean|| for this process's tensors, and of ||mean|| for
+            this replica's share of them, float64 on `device`: `divergences` takes those of
+            all replicas. Zeros if not measured.
         """
         silent = self._replicas.rank in masked
         live = self._replicas.size - len(masked)
         squares = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for index, bucket in enumerate(self._buckets):
-            if index == 0:
-                bucket.send(self._replicas.group, silent)
-            if index + 1 < len(self._buckets):
-                if index >= 1:
-                    self._pack(index + 1)
-                self._buckets[index + 1].send(self._replicas.group, silent)
-            squares += bucket.unpack(live, measure).to(self.device)
-        _give_back(self._storages)
+        sent = 0
+        try:
+            for k, transfer in enumerate(self._transfers):
+                for following in self._transfers[sent : k + 2]:
+                    sent += 1
+                    following.send(silent, measure)
+                norms = transfer.receive(live, measure)
+                if measure:
+                    squares += torch.stack([_squares(part, self.device) for part in norms])
+        except BaseException:
+            for transfer in self._transfers[:sent]:
+                transfer.put_back()
+            raise
+        finally:
+            self._plan.give_back()
         return squares
 
 
-# Fresh memory from the system costs more than the averaging itself on a CPU, page by page.
-# Accelerators have a caching allocator of their own.
-_resting: list[Tensor] = []
+def _squares(norms: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the sum of their squares, in float64 on a device."""
+    kinds: dict[tuple, list[Tensor]] = {}
+    for norm in norms:
+        kinds.setdefault((norm.device, norm.dtype), []).append(norm)
+    sums = [torch.stack(same).double().square().sum().to(device) for same in kinds.values()]
+    return torch.stack(sums).sum()
 
 
-def _take(device: torch.device, nbytes: int) -> Tensor:
-    """Return a byte buffer, one that rests from an earlier call if it is large enough."""
-    if device.type == "cpu":
-        while _resting:
-            storage = _resting.pop()
-            if storage.numel() >= nbytes:
-                return storage
-    return torch.empty(nbytes, dtype=torch.uint8, device=device)
-
-
-def _give_back(storages: list[Tensor]) -> None:
-    if not _resting:
-        _resting.extend(s for s in storages if s.device.type == "cpu")
-
-
-def _plan(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]]:
-    """Yield the flat pieces of each bucket; a tensor over the cap is cut into several."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    for (device, dtype), group in kinds.items():
-        cap = bucket_bytes // _wire_dtype(dtype).itemsize
-        longest = min(cap, _run_length(device))
-        pieces: list[Tensor] = []
-        room = cap
-        for tensor in group:
-            flat = _flat(tensor)
-            whole = flat.numel() <= min(room, longest)
-            for piece in [flat] if whole else flat.split(longest):
-                if piece.numel() > room:
-                    yield pieces
-                    pieces, room = [], cap
-                pieces.append(piece)
-                room -= piece.numel()
-        if pieces:
-            yield pieces
-
-
-def _run_length(device: torch.device) -> int:
-    return _RUN if device.type == "cpu" else 2**62
-
-
-def _wire_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in _HALF else dtype
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """Return the tensor's memory as one dimension, a view, in order of address.
-
-    Raises:
-        ValueError: if its elements overlap or leave gaps.
-    """
-    if tensor.is_contiguous():
-        return tensor.view(-1)
-    order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
-    dense = tensor.permute(order)
-    if not dense.is_contiguous():
-        raise ValueError(
-            f"{where()}`average_` got a tensor of shape {tuple(tensor.shape)} and strides "
-            f"{tensor.stride()}, whose elements overlap or leave gaps in memory: give the "
-            f"tensor that it is a view of."
-        )
-    return dense.view(-1)
-
-
-class _Bucket:
-    """Flat pieces of one device and dtype, and the buffer in which they travel."""
-
-    def __init__(self, pieces: list[Tensor]) -> None:
-        self._pieces = pieces
-        self._wire = _wire_dtype(pieces[0].dtype)
-        self.device = pieces[0].device
-        self._runs = list(_runs(pieces))
-        self._numel = sum(piece.numel() for piece in pieces)
-        self.nbytes = self._numel * self._wire.itemsize
-        self._buffer: Tensor | None = None
-        self._sums: list[Tensor] = []
-
-    def pack(self, storage: Tensor) -> None:
-        self._buffer = storage[: self.nbytes].view(self._wire)
-        self._sums = []
-        for start, stop, pieces in self._runs:
-            part = self._buffer[start:stop]
-            torch.cat(pieces, out=part)
-            self._sums.append(part.sum())
-
-    def sum(self) -> Tensor:
-        """Return the sum of what the bucket holds, a scalar."""
-        if not self._sums:
-            self._sums = [piece.sum(dtype=self._wire) for piece in self._pieces]
-        return torch.stack(self._sums).sum()
-
-    def finite(self) -> Tensor:
-        """Return whether each value is finite, a boolean scalar."""
-        return torch.stack([piece.isfinite().all() for piece in self._pieces]).all()
-
-    def send(self, group: dist.ProcessGroup | None, silent: bool) -> None:
-        assert self._buffer is not None
-        if silent:
-            self._buffer.zero_()
-        self._work = dist.all_reduce(self._buffer, group=group, async_op=True)
-
-    def unpack(self, live: int, measure: bool) -> Tensor:
-        """Write the mean back, once it is here; return the squared norms of `run`."""
-        assert self._buffer is not None
-        assert self._work is not None
-        self._work.wait()
-        buffer, self._buffer = self._buffer, None
-        gaps: list[Tensor] = []
-        means: list[Tensor] = []
-        for start, stop, pieces in self._runs:
-            mean = buffer[start:stop].div_(live)
-            slots = list(mean.split([piece.numel() for piece in pieces]))
-            if measure:
-                torch._foreach_sub_(pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
-                gaps += [torch.linalg.vector_norm(p, dtype=self._wire) for p in pieces]
-                means.append(torch.linalg.vector_norm(mean))
-            torch._foreach_copy_(pieces, slots)  # pyright: ignore[reportPrivateImportUsage]
-        squares = torch.zeros(2, dtype=torch.float64, device=self.device)
-        if measure:
-            squares[0] = torch.stack(gaps).double().square().sum()
-            squares[1] = torch.stack(means).double().square().sum()
-        return squares
-
-
-def _runs(pieces: list[Tensor]) -> Iterator[tuple[int, int, list[Tensor]]]:
-    """Yield (start, stop, pieces) of neighbours in a bucket, to be worked on together."""
-    longest = _run_length(pieces[0].device)
-    start = stop = 0
-    run: list[Tensor] = []
-    for piece in pieces:
-        if run and stop - start + piece.numel() > longest:
-            yield start, stop, run
-            start, run = stop, []
-        run.append(piece)
-        stop += piece.numel()
-    yield start, stop, run
+def divergences(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Return ||theta_r - mean|| / ||mean|| from what `Averaging.run` gave on every replica."""
+    mean = sum(row[1] for row in rows) or 1.0
+    return [(row[0] / mean) ** 0.5 for row in rows]

@@ -1,10 +1,36 @@
 """What is in a tensor, as far as averaging is concerned: its floats, and a digest of them."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Return whether a tensor is sharded.
+
+    Its module takes a second to import, so it is not imported here: while nobody has, there is
+    no DTensor.
+    """
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
+
+
+def dtensors(tensors: Sequence[Tensor]) -> "list[DTensor]":
+    """Return those that are sharded."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    found: list[Any] = [] if kind is None else [t for t in tensors if isinstance(t, kind)]
+    return found
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's shard of a DTensor; a plain tensor as it is."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def local_floats(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -15,7 +41,7 @@ def local_floats(tensors: Iterable[Tensor]) -> list[Tensor]:
     """
     floats = []
     for tensor in {id(t): t for t in tensors}.values():
-        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        local = local_part(tensor)
         if local.is_complex():
             local = torch.view_as_real(local)
         if local.is_floating_point() and local.itemsize > 1 and local.numel():

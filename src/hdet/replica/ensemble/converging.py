@@ -27,8 +27,8 @@ class Converging(ABC):
 
     @property
     def _exploring(self) -> bool:
-        """Whether there are several, and they do."""
-        return self._apart and self._ensemble.replicas.size > 1
+        """Whether there are several replicas, and they differ."""
+        return self._ensemble.size > 1 and self._apart
 
     @property
     @abstractmethod
@@ -45,7 +45,7 @@ class Converging(ABC):
 
     @abstractmethod
     def _agree(self) -> None:
-        """Make the same what replicas may have rounded differently. Collective if need be."""
+        """Agree on values that rounding may have made different. Collective if need be."""
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
         """Refuse to be copied or pickled while replicas differ.
@@ -67,7 +67,7 @@ class Converging(ABC):
     def observe(self, loss: Tensor | float) -> None:
         """Add the loss of one micro-batch to this interval's mean, without a step. Local.
 
-        For gradient accumulation: call it for every micro-batch, and `step()` without a loss
+        Under gradient accumulation call it for every micro-batch, and `step()` without a loss
         once per optimizer step.
 
         Args:
@@ -82,8 +82,8 @@ class Converging(ABC):
         """Average the replicas now, whatever the step; `converged` is safer for saving.
 
         Collective: every rank calls it at the same step. Values and the losses of the
-        interval stay as they are, and the replicas part again from the common weights.
-        Nothing happens with one replica, or if nothing is spread under shared gradients.
+        interval stay as they are, and the replicas go on from the common weights. Does nothing
+        with one replica, or if nothing is spread under shared gradients.
 
         Raises:
             RuntimeError: if a rank does not call it; on every rank, if all replicas are
@@ -108,14 +108,14 @@ class Converging(ABC):
         Collective on entering: every rank enters, at the same step.
 
         Args:
-            restore: what comes after. False: the replicas part again from the common weights,
-                so that a run resumed from what was saved goes on as this one does. True:
-                each has its own weights back, and training goes on as if nothing had
-                happened, for one more copy of them meanwhile: for evaluating.
+            restore: what comes after. False, for saving: the replicas go on from the common
+                weights, as a run that is resumed from what was saved does. True, for
+                evaluating: each gets its own weights back, and training goes on as if
+                nothing had happened; that needs one more copy of them meanwhile.
 
         Yields:
-            Nothing. With one replica, or if nothing is spread under shared gradients, the block
-            runs as it is.
+            Nothing. With one replica, or if nothing is spread under shared gradients, nothing
+            is done around the block.
 
         Raises:
             RuntimeError: if a rank does not enter; on every rank, if all replicas are

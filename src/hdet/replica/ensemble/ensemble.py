@@ -23,17 +23,18 @@ from torch.optim import Optimizer
 from ...errors import where
 from ...state import Entries
 from .agreement import Facts, digest, refuse_difference
-from .averaging import Averaging, check_health, check_layout
+from .averaging import Averaging, check_health, check_layout, divergences
 from .gathered import Gathered
 from .groups import Replicas
 from .history import History
+from .holdings import Holdings
 from .meshes import reshard
-from .optimizer_state import all_state, overflows, weight_dependent_state
-from .outsiders import Named, Outsiders, model_outsiders
+from .optimizer_state import all_state, overflows
+from .outsiders import Outsiders
 from .rate_effect import RateEffect
-from .report import Report, decode, encode
+from .report import decode, encode, summarise
 from .roll_call import RollCall
-from .signals import LossMeter, interval_means
+from .signals import LossMeter
 from .stepping import Stepping
 
 
@@ -69,14 +70,16 @@ class Ensemble:
         self.average_state = average_state
         self.meter = LossMeter()
         self.history = History(replicas)
-        self._size = replicas.size
+        self.size = replicas.size
+        self._note_world()
         self._optimizer = optimizer
         self._model = model
         self._name = name
         self._facts = facts
         self._stepping = Stepping(optimizer, name)
         self._roll_call = RollCall(replicas, name)
-        self._outsiders = Outsiders(self._named_outsiders)
+        self._holdings = Holdings(optimizer, model, average_state)
+        self._outsiders = Outsiders(self._holdings.outsiders)
         self._effect = RateEffect(optimizer, name)
         self._pending: _Pending | None = None
         self._gathered_sums: list | None = None  # of all processes, inside `converged`
@@ -103,31 +106,40 @@ class Ensemble:
 
     def require_connection(self) -> None:
         """Raise a `RuntimeError` unless the replicas are those it was made for. Local."""
-        if self.replicas.size != self._size:
+        if self._world is not None and self.replicas.world is self._world():
+            return  # The usual step ends here: to ask the group for its size takes longer.
+        if self.replicas.size != self.size:
             raise RuntimeError(
-                f"{where()}`{self._name}` was made for {self._size} replicas, and the process "
+                f"{where()}`{self._name}` was made for {self.size} replicas, and the process "
                 f"group now has {self.replicas.size}: make it after "
                 f"torch.distributed.init_process_group, and use it before the group is "
                 f"destroyed."
             )
-        if not self.replicas.connected and self._size > 1:
+        if not self.replicas.connected and self.size > 1:
             raise RuntimeError(
                 f"`{self._name}(world_size={self.replicas.size})` has no process group to "
                 f"average over: call torch.distributed.init_process_group first, and start "
                 f"the script with torchrun."
             )
+        self._note_world()
+
+    def _note_world(self) -> None:
+        world = self.replicas.world
+        # Weakly: a process group that was destroyed goes.
+        self._world = None if world is None else weakref.ref(world)
+        self.rank = self.replicas.rank
 
     def appear(self, takes_part: bool) -> None:
         """Let the others see whether this process has ended, or never takes part. Local."""
         if takes_part:
-            _met.add(self)
+            self._holdings.appear()
         if self.replicas.connected and self.replicas.size > 1:
             self._roll_call.appear(takes_part)
 
     def assemble(self, call: str, step: int) -> None:
         """Wait until every process has come to `call` at `step`; raise if one does not."""
         self.require_connection()
-        self._roll_call.assemble(call, step, self._device())
+        self._roll_call.assemble(call, step, self._holdings.device())
 
     def introduce(self, step: int) -> None:
         """Raise on every rank unless the replicas' settings are the same. Collective."""
@@ -135,7 +147,7 @@ class Ensemble:
         self.assemble(call, step)
         mine = torch.tensor([digest(self._facts()), 1.0], dtype=torch.float64)
         with self._roll_call.explained(call, step):
-            rows = self._exchange(mine.to(self._device()))
+            rows = self._exchange(mine.to(self._holdings.device()))
         self._refuse_difference([row[0] / row[1] for row in rows], f"step {step}")
 
     # --- a sync
@@ -166,9 +178,9 @@ class Ensemble:
         """
         began = time.perf_counter()
         self.assemble(call, step)
-        device = self._device()
+        device = self._holdings.device()
         view = self._outsiders.look(device)
-        averaging = Averaging(self._insiders(), self.replicas, device=device)
+        averaging = Averaging(self._holdings.insiders(), self.replicas, device=device)
         health = averaging.health(view)
         if recoverable and overflows(self._optimizer):
             health[0] += 1
@@ -186,13 +198,13 @@ class Ensemble:
             check_layout(healths)
             self._refuse_other_steps([report.step for report in reports])
             self._refuse_difference([r.facts for r in reports], f"{call} at step {step}")
-            outsiders, odd = view.settle([h[2] for h in healths], self.replicas, device)
+            outsiders, odd = view.settle([h.outsiders for h in healths], self.replicas, device)
             effects = [report.effect for report in reports]
             self._effect.refuse_none(differing, effects, self.replicas, device)
-        broken = sorted({r for r, health in enumerate(healths) if health[0] > 0} | odd)
+        broken = sorted({r for r, health in enumerate(healths) if health.nonfinite > 0} | odd)
         if len(broken) < len(reports) or not recoverable:
             check_health(healths, odd)
-        gathered = _gathered(reports, broken)
+        gathered = summarise(reports, broken)
         self._pending = _Pending(gathered, averaging, outsiders, began, (call, step))
         return gathered
 
@@ -214,7 +226,7 @@ class Ensemble:
         gathered, averaging, outsiders, began, moment = pending
         divergence = [math.nan] * self.replicas.size
         if not gathered.all_broken:
-            device, tensors = self._device(), list(self._insiders())
+            device, tensors = self._holdings.device(), list(self._holdings.insiders())
             if gathered.broken:
                 # A broken replica's own moments are in doubt too, whatever they depend on.
                 tensors += all_state(self._optimizer)
@@ -227,7 +239,7 @@ class Ensemble:
                 squares = averaging.run(silent, measure=True)
                 squares += beside.run(silent, measure=True)
                 pairs = self._exchange(squares)
-            divergence = [(gap / (mean or 1.0)) ** 0.5 for gap, mean in pairs]
+            divergence = divergences(pairs)
         self.weights_changed()
         reshard(self._model)
         if kept is None:
@@ -237,9 +249,9 @@ class Ensemble:
         """Take the weights as they are for the beginning of an interval. Local."""
         self._effect.mark()
 
-    def everyones(self, numbers: list[float]) -> list[list[float]]:
+    def gather_numbers(self, numbers: list[float]) -> list[list[float]]:
         """Return the numbers of every replica, in rank order. Collective."""
-        row = torch.tensor(numbers, dtype=torch.float64, device=self._device())
+        row = torch.tensor(numbers, dtype=torch.float64, device=self._holdings.device())
         return self.replicas.gather(row)
 
     def _exchange(self, row: Tensor) -> list[list[float]]:
@@ -269,7 +281,9 @@ class Ensemble:
         kept: list[tuple[Tensor, Tensor]] = []
         gathered = self.gather(step, "`converged`")
         self.average(kept=kept if restore else None)
-        self._gathered_sums = self.replicas.gather_processes(self._sums(), self._device())
+        self._gathered_sums = self.replicas.gather_processes(
+            self.meter.sums(), self._holdings.device()
+        )
         try:
             yield
         finally:
@@ -285,7 +299,7 @@ class Ensemble:
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers; inside `converged()` the same on every rank."""
         shared = self._gathered_sums is not None
-        return self.history.state_dict(self._gathered_sums or self._sums(), shared)
+        return self.history.state_dict(self._gathered_sums or self.meter.sums(), shared)
 
     def parsed(self, entries: Entries) -> tuple[History, list | None]:
         """Return what `assign` takes, from what `state_dict` returned. Changes nothing."""
@@ -296,47 +310,13 @@ class Ensemble:
         self.restart()
         self.history, sums = parsed
         if sums is not None:
-            self.meter.load_state_dict({"sum": sums[0], "count": sums[1]})
+            self.meter.restore(*sums)
 
     def restart(self) -> None:
         """Begin anew, as if nothing had been seen yet."""
         self.history = History(self.replicas)
         self.meter.reset()
         self._stepping.forget()
-
-    def _sums(self) -> list[float]:
-        state = self.meter.state_dict()
-        return [state["sum"], state["count"]]
-
-    # --- whose tensors
-
-    def _device(self) -> torch.device:
-        """Return where the collectives run."""
-        return next((p.device for p in self._parameters()), torch.device("cpu"))
-
-    def _insiders(self) -> Iterator[Tensor]:
-        """Return what is always averaged: the weights that are trained, and their state."""
-        yield from (p for p in self._parameters() if p.requires_grad)
-        follow = all_state if self.average_state else weight_dependent_state
-        yield from follow(self._optimizer)
-
-    def _named_outsiders(self) -> Iterator[Named]:
-        """Return what is averaged where it differs between the replicas."""
-        held = self._parameters()
-        for index, parameter in enumerate(held):
-            if not parameter.requires_grad:
-                yield f"optimizer's {index}", parameter, True
-        if self._model is not None:
-            others = {id(p) for e in _met if e is not self for p in e._parameters()}
-            own = set(map(id, held))
-            yield from model_outsiders(self._model, own, others - own)
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
-
-
-# Those whose replicas part and meet, so that each leaves the others' weights to them.
-_met: "weakref.WeakSet[Ensemble]" = weakref.WeakSet()
 
 
 class _Pending(NamedTuple):
@@ -347,19 +327,3 @@ class _Pending(NamedTuple):
     outsiders: list[Tensor]
     began: float
     moment: tuple[str, int]
-
-
-def _gathered(reports: Sequence[Report], broken: list[int]) -> Gathered:
-    """Return what the replicas' reports say, of those that are not broken."""
-    means = interval_means([report.losses for report in reports])
-    losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
-    probes = [math.nan if r in broken else report.probe for r, report in enumerate(reports)]
-    given = [report.losses[1] > 0 for report in reports]
-    odd = {r for r, loss in enumerate(losses) if given[r] and not math.isfinite(loss)}
-    return Gathered(
-        losses=losses,
-        probes=probes,
-        given=any(given),
-        broken=broken,
-        masked=sorted({*broken, *odd}),
-    )

@@ -59,6 +59,11 @@ class Replicas:
         return dist.is_available() and dist.is_initialized()
 
     @property
+    def world(self) -> object:
+        """What stands for the run's processes: another object after another initialisation."""
+        return dist.group.WORLD if dist.is_available() else None
+
+    @property
     def rank(self) -> int:
         """This replica's index r."""
         return dist.get_rank(self.group) if self.connected else self.fallback_rank
@@ -67,6 +72,13 @@ class Replicas:
     def size(self) -> int:
         """The number of replicas N."""
         return dist.get_world_size(self.group) if self.connected else self.fallback_size
+
+    def backend(self, device: torch.device) -> str:
+        """Return the name of what moves data between a kind of device; "" for nothing."""
+        if not self.connected:
+            return ""
+        pairs = dist.get_backend_config(self.group).split(",")
+        return dict(pair.split(":") for pair in pairs).get(device.type, "")
 
     @property
     def rosters(self) -> list[tuple[int, ...]]:

@@ -49,12 +49,7 @@ class History:
         return {**counts, **self._last}
 
     def state_dict(self, sums: list, shared: bool) -> dict[str, Any]:
-        """Return plain numbers.
-
-        Args:
-            sums: [sum, count] of this process's losses, or nested lists of all processes'.
-            shared: whether they are all processes'.
-        """
+        """Return plain numbers; `sums` are of this process, or, if `shared`, of all of them."""
         return {
             "syncs": self.syncs,
             "ever_given": self.ever_given,
@@ -67,11 +62,7 @@ class History:
         }
 
     def parsed(self, entries: Entries) -> "tuple[History, list | None]":
-        """Return the history that a state describes, and [sum, count] if it has this process's.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the history of a state, and its [sum, count] if they are this process's."""
         interval = entries.entries("interval")
         shape = interval.integers("shape", low=1)
         key = "coordinates" if interval.has("coordinates") else "place"  # the older name

@@ -7,15 +7,19 @@ value per shard, and is refused.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate
 
 from ...errors import where
+from .contents import dtensors
 from .groups import Replicas, require_membership
 from .setup_checks import SHARDED
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 # What people call the axis of replicas, where only its name can tell.
 _NAMES = ("replicate", "dp_replicate", "dp", "ddp", "data", "data_parallel", "rep")
@@ -54,7 +58,7 @@ def find_replicas(
         raise ValueError(
             f"{where()}`{call}` does not work with FullyShardedDataParallel (FSDP1). {SHARDED}"
         )
-    split = [t for t in tensors if isinstance(t, DTensor)]
+    split = dtensors(tensors)
     if isinstance(process_group, DeviceMesh):
         first, *others = (process_group.get_group(a) for a in range(process_group.ndim))
         _refuse_shard_group(call, first, split)
@@ -105,23 +109,23 @@ def _everyone(mesh: DeviceMesh) -> _Ranks:
     return tuple(mesh.mesh.flatten().tolist())
 
 
-def _replicated(tensor: DTensor) -> set[_Ranks]:
+def _replicated(tensor: "DTensor") -> set[_Ranks]:
     """Return the groups over which the tensor is not split."""
     mesh = tensor.device_mesh
     return {
         _ranks(mesh, a)
         for a, placement in enumerate(tensor.placements)
-        if isinstance(placement, Replicate)
+        if placement.is_replicate()
     }
 
 
-def _shard_groups(tensors: list[DTensor]) -> dict[_Ranks, dist.ProcessGroup]:
+def _shard_groups(tensors: "list[DTensor]") -> dict[_Ranks, dist.ProcessGroup]:
     """Return the groups over which any of the tensors is split."""
     found = {}
     for tensor in tensors:
         mesh = tensor.device_mesh
         for a, placement in enumerate(tensor.placements):
-            if not isinstance(placement, Replicate):
+            if not placement.is_replicate():
                 found[_ranks(mesh, a)] = mesh.get_group(a)
     return found
 
@@ -141,7 +145,7 @@ def _outer_axis(mesh: DeviceMesh, inside: set[_Ranks]) -> dist.ProcessGroup | No
 
 
 def _refuse_shard_group(
-    call: str, process_group: dist.ProcessGroup, tensors: list[DTensor]
+    call: str, process_group: dist.ProcessGroup, tensors: "list[DTensor]"
 ) -> None:
     """Raise if two members of `process_group` hold shards of one replica."""
     members = set(dist.get_process_group_ranks(process_group))

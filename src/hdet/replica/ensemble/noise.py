@@ -6,10 +6,10 @@ per parameter tensor and independently on each rank.
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 
 from ... import seeding
 from ...errors import require
+from .contents import is_dtensor
 from .meshes import find_replicas
 
 
@@ -64,7 +64,7 @@ def add_noise_(
 
 def _local_and_norm(parameter: Tensor) -> tuple[Tensor, Tensor]:
     norm = torch.linalg.vector_norm(parameter, dtype=_wide(parameter))
-    if isinstance(parameter, DTensor) and isinstance(norm, DTensor):
+    if is_dtensor(parameter) and is_dtensor(norm):
         return parameter.to_local(), norm.full_tensor()
     return parameter, norm
 
@@ -75,7 +75,8 @@ def _wide(parameter: Tensor) -> torch.dtype:
 
 
 def _shard_index(parameter: Tensor) -> list[int]:
-    if not isinstance(parameter, DTensor):
+    if not is_dtensor(parameter):
         return []
-    place = parameter.device_mesh.get_coordinate() or []
-    return [i for i, p in zip(place, parameter.placements, strict=True) if isinstance(p, Shard)]
+    coordinate = parameter.device_mesh.get_coordinate() or []
+    axes = zip(coordinate, parameter.placements, strict=True)
+    return [index for index, placement in axes if not placement.is_replicate()]

@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from .contents import local_part
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "ScheduleFree")
 # Schedule-Free counts in its groups, and corrects its moments by it.
@@ -66,7 +67,7 @@ def overflows(optimizer: Optimizer) -> bool:
     the second moment: from then on the weights stand still, and no loss says so. In float64
     it would take that moment as long to decay.
     """
-    local = (t.to_local() if isinstance(t, DTensor) else t for t in all_state(optimizer))
+    local = map(local_part, all_state(optimizer))
     floats = [t for t in local if t.is_floating_point() and t.numel()]
     if not floats:
         return False

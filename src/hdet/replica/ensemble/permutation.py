@@ -9,17 +9,8 @@ from ...seeding import generator
 
 
 def permutation(n: int, seed: int, sync: int, name: str) -> list[int]:
-    """Return the order in which `n` replicas play the multipliers after sync `sync`.
+    """Return pi: from a sync on, replica r plays value number pi[r] of the one called `name`.
 
     Every rank computes the same list from the same key, so nothing is sent. Local.
-
-    Args:
-        n: number of replicas.
-        seed: the run's seed.
-        sync: index of the sync that draws it.
-        name: the hyperparameter; each has a permutation of its own.
-
-    Returns:
-        pi, where replica r uses multiplier number pi[r].
     """
     return torch.randperm(n, generator=generator(seed, "spread", sync, name)).tolist()

@@ -41,11 +41,13 @@ class RateEffect:
     def __init__(self, optimizer: Optimizer, name: str) -> None:
         self._optimizer = optimizer
         self._name = name
+        self._begun = False
 
     def begin(self) -> None:
         """Note the weights as they are, if they never were. Local."""
-        if self._optimizer not in _marks:
+        if not self._begun and self._optimizer not in _marks:
             self.mark()
+        self._begun = True
 
     def mark(self) -> None:
         """Note the weights, right after they were averaged. Waits for the device. Local."""

@@ -5,13 +5,24 @@ several processes, their rows are added up; what is the same on all of them is d
 number again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-HEALTH, LOSSES = 3, 4  # numbers in `Averaging.health` and in `LossMeter.row`
+from .gathered import Gathered
+from .signals import Losses, interval_means
+
+
+class Health(NamedTuple):
+    """The entries of `Averaging.health`: above 0 if non-finite, and two digests."""
+
+    nonfinite: float
+    layout: float
+    outsiders: float
 
 
 @dataclass(frozen=True)
@@ -19,16 +30,16 @@ class Report:
     """What one replica reports.
 
     Attributes:
-        health: as from `Averaging.health`.
-        losses: as from `LossMeter.row`.
+        health: of its weights.
+        losses: of the interval.
         probe: its loss on the probe's batch; NaN without a probe.
         step: optimizer steps it has done.
         facts: digest of what has to be the same everywhere.
         effect: as from `RateEffect.row`.
     """
 
-    health: list[float]
-    losses: list[float]
+    health: Health
+    losses: Losses
     probe: float
     step: float
     facts: float
@@ -54,9 +65,25 @@ def decode(rows: Sequence[Sequence[float]]) -> list[Report]:
     """Return what every replica reports, from the sums of its processes' rows."""
     reports = []
     for row in rows:
-        health, row = list(row[:HEALTH]), row[HEALTH:]
-        losses, row = list(row[:LOSSES]), row[LOSSES:]
-        processes, probe, step, facts, *effect = row
-        mean = (probe / processes, step / processes, facts / processes)
-        reports.append(Report(health, losses, *mean, effect))
+        a = len(Health._fields)
+        b = a + len(Losses._fields)
+        processes, probe, step, facts, *effect = row[b:]
+        means = probe / processes, step / processes, facts / processes
+        reports.append(Report(Health(*row[:a]), Losses(*row[a:b]), *means, effect))
     return reports
+
+
+def summarise(reports: Sequence[Report], broken: list[int]) -> Gathered:
+    """Return what the replicas' reports say, of those that are not broken."""
+    means = interval_means([report.losses for report in reports])
+    losses = [math.nan if r in broken else loss for r, loss in enumerate(means)]
+    probes = [math.nan if r in broken else report.probe for r, report in enumerate(reports)]
+    given = [report.losses.number > 0 for report in reports]
+    odd = {r for r, loss in enumerate(losses) if given[r] and not math.isfinite(loss)}
+    return Gathered(
+        losses=losses,
+        probes=probes,
+        given=any(given),
+        broken=broken,
+        masked=sorted({*broken, *odd}),
+    )

@@ -102,9 +102,11 @@ def require_rates(optimizer: Optimizer, call: str) -> None:
 
 def refuse_epoch(call: str, epoch: object) -> None:
     """Raise a `ValueError` where a scheduler is told to jump to a step."""
+    if epoch is None:
+        return
     rule = "cannot be set: syncs go by the number of steps taken"
     remedy = "leave it out; to go on from a checkpoint use load_state_dict"
-    require(epoch is None, f"{call}.step", "epoch", epoch, rule, remedy)
+    require(False, f"{call}.step", "epoch", epoch, rule, remedy)
 
 
 def refuse_lr_free(optimizer: Optimizer, call: str, without: str = "spread 0") -> None:

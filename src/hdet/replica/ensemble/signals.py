@@ -5,12 +5,24 @@ device and read once, at the sync. HDET (arXiv 2604.24708), equation (4): L_r is
 of what replica r was given since the last sync.
 """
 
+import math
 import numbers
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import where
+
+
+class Losses(NamedTuple):
+    """The losses of one replica: sum and number, and of those not from a checkpoint."""
+
+    total: float
+    number: float
+    fresh_total: float
+    fresh_number: float
 
 
 class LossMeter:
@@ -66,7 +78,7 @@ class LossMeter:
             self._fresh_sum = self._fresh_sum + loss
 
     def row(self, device: torch.device) -> Tensor:
-        """Return [sum, count, fresh sum, fresh count], float64 on `device`."""
+        """Return the entries of `Losses`, float64 on `device`."""
         fresh = self._fresh_sum if self._restored_count else self._sum
         numbers = (self._sum, self._count, fresh, self._count - self._restored_count)
         return torch.stack(
@@ -89,15 +101,14 @@ class LossMeter:
         """Begin a new interval."""
         self.__init__()
 
-    def state_dict(self) -> dict[str, float | int]:
-        """Return the interval's sum and count so far; waits for the device."""
-        return {"sum": float(self._sum), "count": self._count}
+    def sums(self) -> list[float]:
+        """Return sum and count of the interval so far; waits for the device."""
+        return [float(self._sum), self._count]
 
-    def load_state_dict(self, state: dict[str, float | int]) -> None:
-        """Go on with the interval that `state` holds."""
+    def restore(self, total: float, count: int) -> None:
+        """Go on with the interval of a checkpoint."""
         self.reset()
-        self._sum = float(state["sum"])
-        self._count = self._restored_count = int(state["count"])
+        self._sum, self._count, self._restored_count = total, count, count
         self.keep()
 
 
@@ -111,16 +122,11 @@ def _scalar(loss: Tensor) -> Tensor:
     return loss.detach() if loss.dim() == 0 else loss.detach().reshape(())
 
 
-def interval_means(rows: list[list[float]]) -> list[float]:
-    """Return L_r of every replica from the gathered rows; NaN for one without a loss.
+def interval_means(replicas: Sequence[Losses]) -> list[float]:
+    """Return L_r of every replica; NaN for one without a loss.
 
     What a checkpoint restored counts only where every replica has some of it, or none has.
     """
-    restored = {count > fresh_count for _, count, _, fresh_count in rows}
-    use_all = len(restored) == 1
-    means = []
-    for total, count, fresh, fresh_count in rows:
-        if not use_all:
-            total, count = fresh, fresh_count
-        means.append(total / count if count else float("nan"))
-    return means
+    use_all = len({own.number > own.fresh_number for own in replicas}) == 1
+    pairs = [own[:2] if use_all else own[2:] for own in replicas]
+    return [total / number if number else math.nan for total, number in pairs]

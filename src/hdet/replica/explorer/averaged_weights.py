@@ -1,4 +1,4 @@
-"""An exponential moving average of the converged weights: where the signal is unbiased.
+"""An exponential moving average of the converged weights, where the signal is unbiased.
 
 Two uses. The probe scores each replica at a point between the average and its own weights,
 
@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ...state import Entries
+from ..ensemble.contents import is_dtensor, local_part
 from ..ensemble.optimizer_state import reset_state
 from .config import DEFAULT, SearchConfig
 
@@ -32,8 +32,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local_part(tensor.detach())
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:
@@ -105,8 +104,8 @@ class AveragedWeights:
     def _near(self, averages: list[Tensor], weights: list[Tensor]) -> bool:
         """Return whether the weights are in proportion to the average, or stay where they are.
 
-        Where the model is sharded each process judges its own shards; replicas, whose shards
-        are equal, judge alike.
+        Where the model is sharded each process looks at its own shards; replicas, whose shards
+        are equal, decide alike.
         """
         gap = _norm(weight - average for average, weight in zip(averages, weights, strict=True))
         size = _norm(averages)
@@ -195,14 +194,9 @@ class AveragedWeights:
         dtypes: Sequence[torch.dtype],
         exists: bool,
     ) -> list[Tensor]:
-        """Return copies of this process's parts of saved tensors.
+        """Return copies of this process's parts of the saved tensors that belong to `mine`.
 
-        Args:
-            entries: of the averaged weights.
-            key: "weights" or "buffers".
-            mine: what they belong to.
-            dtypes: of the copies.
-            exists: whether they are ever used; if not, their values do not matter.
+        Unless the average `exists` their values do not matter.
         """
         saved = entries.entries(key)
         if sorted(saved.keys()) != sorted(map(str, range(len(mine)))):
@@ -242,15 +236,17 @@ def _part(saved: Entries, key: str, mine: Tensor, dtype: torch.dtype, exists: bo
 
 def _layout(tensor: Tensor) -> str:
     """Return how a tensor is sharded, in words; nothing for a plain one."""
-    if not isinstance(tensor, DTensor):
+    if not is_dtensor(tensor):
         return ""
     return f"{list(tensor.placements)} of {tuple(tensor.shape)}"
 
 
 def _like(parameter: Tensor, local: Tensor) -> Tensor:
     """Return this process's part of a tensor as the parameter is: sharded, or plain."""
-    if not isinstance(parameter, DTensor):
+    if not is_dtensor(parameter):
         return local
+    from torch.distributed.tensor import DTensor
+
     return DTensor.from_local(
         local,
         parameter.device_mesh,

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from .dimensions import Dimension
+from .held_schedule import HeldSchedule
 
 
 class DimensionCell:
@@ -21,83 +21,94 @@ class DimensionCell:
         dimension: what is explored; not a learning rate.
 
     Attributes:
+        own: this replica's value.
         written: what was written last.
     """
 
     def __init__(self, dimension: Dimension) -> None:
         self._dimension = dimension
-        self.written = dimension.value
+        self.own = self.written = dimension.value
 
     def others_wrote(self) -> float | None:
-        """Return what somebody else has put into place; None if nobody did."""
-        found = self._dimension.read()
-        return None if found == self.written else found
+        """Return what somebody else has put into place, once; None if nobody did."""
+        found, written = self._dimension.read(), self.written
+        self.written = found
+        return None if found == written else found
 
     def write(self, value: float) -> None:
-        """Put a replica's value into place."""
+        """Put a value into place."""
         if value != self.written or self._dimension.read() != value:
             self._dimension.write(value)
         self.written = value
 
-    def lend(self, value: float) -> None:
-        """Put the unscaled value into place, for others to change."""
-        self.write(value)
-
-    def take_back(self) -> float:
-        """Return what they have made of it."""
+    def read(self) -> float:
+        """Return what is in place."""
         return self._dimension.read()
 
 
 class RateCell:
     """The learning rate of a parameter group: a number, or a tensor that stays the same one.
 
+    The group is given to each call, since loading an optimizer's state replaces it.
+
     Args:
-        optimizer: whose group it is.
         index: of the group.
+        held: its schedule.
 
     Attributes:
+        factor: this replica's rate as a multiple of the schedule, until the next sync.
         written: what was written last.
+        tensor: what holds the rate; None where it is a number.
     """
 
-    def __init__(self, optimizer: Optimizer, index: int) -> None:
-        self._optimizer, self._index = optimizer, index
-        self._tensor: Tensor | None = None
-        self._version = -1
+    __slots__ = ("_version", "factor", "held", "index", "tensor", "written")
+
+    def __init__(self, index: int, held: HeldSchedule) -> None:
+        self.index, self.held = index, held
+        self.factor = 1.0
         self.written = 0.0
+        self.tensor: Tensor | None = None
+        self._version = -1
 
-    @property
-    def _group(self) -> dict[str, Any]:
-        return self._optimizer.param_groups[self._index]
-
-    def others_wrote(self) -> float | None:
-        """Return what somebody else has put into place; None if nobody did."""
-        rate = self._group["lr"]
+    def others_wrote(self, group: dict[str, Any]) -> float | None:
+        """Return what somebody else has put into place, once; None if nobody did."""
+        rate, written = group["lr"], self.written
         if not isinstance(rate, Tensor):
-            return None if rate == self.written else float(rate)
-        if rate is self._tensor and rate._version == self._version:
+            self.written = float(rate)
+            return None if rate == written else self.written
+        if rate is self.tensor and rate._version == self._version:
             return None
+        self.tensor, self._version = rate, rate._version
         found = float(rate)
-        return None if found == torch.tensor(self.written, dtype=rate.dtype).item() else found
+        if found == torch.tensor(written, dtype=rate.dtype).item():
+            return None
+        self.written = found
+        return found
 
-    def write(self, value: float) -> None:
-        """Put a replica's rate into place."""
-        rate = self._group["lr"]
-        if isinstance(rate, Tensor):
-            rate.fill_(value)
-            self._tensor, self._version = rate, rate._version
-        else:
-            self._group["lr"] = value
-        self.written = value
+    def write(self, group: dict[str, Any], value: float) -> None:
+        """Put a rate into place."""
+        self._find_tensor(group)
+        self._write(group, value)
 
-    def lend(self, value: float) -> None:
+    def lend(self, group: dict[str, Any]) -> None:
         """Put the unscaled rate into place, as a number: it is read back without waiting."""
-        rate = self._group["lr"]
-        self._tensor = rate if isinstance(rate, Tensor) else None
-        self._group["lr"] = value
+        self._find_tensor(group)
+        group["lr"] = self.held.now
 
-    def take_back(self) -> float:
-        """Return what others have made of it, and put the tensor back in its place."""
-        value = float(self._group["lr"])
-        if self._tensor is not None:
-            self._group["lr"] = self._tensor
-        return value
+    def take_back(self, group: dict[str, Any]) -> None:
+        """Take over what others have made of it, and put this replica's rate into place."""
+        self.held.advance(float(group["lr"]))
+        self._write(group, self.factor * self.held.value)
+
+    def _find_tensor(self, group: dict[str, Any]) -> None:
+        rate = group["lr"] if isinstance(group["lr"], Tensor) else None
+        if rate is not self.tensor:
+            self.tensor, self._version = rate, -1
+
+    def _write(self, group: dict[str, Any], value: float) -> None:
+        tensor = self.tensor
+        group["lr"] = value if tensor is None else tensor
+        if tensor is not None and (value != self.written or tensor._version != self._version):
+            tensor.fill_(value)
+            self._version = tensor._version
+        self.written = value

@@ -12,9 +12,10 @@ Source: HDET (arXiv 2604.24708), equation (7); the scales are ours.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch.optim import Optimizer
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 Scale = Literal["log", "logit", "linear"]
 Bounds = tuple[float, float]
@@ -64,29 +65,29 @@ class Dimension:
         low, high = self.bounds
         return math.log((value - low) / (high - value))
 
-    def from_scale(self, place: float) -> float:
-        """Return the value at a place of the scale, within the bounds."""
+    def from_scale(self, coordinate: float) -> float:
+        """Return the value at a coordinate of the scale, within the bounds."""
         low, high = self.bounds
         if self.scale == "log":
             # exp overflows where a hostile signal pushes on for long enough.
-            value = math.exp(min(max(place, -700.0), 700.0))
+            value = math.exp(min(max(coordinate, -700.0), 700.0))
         elif self.scale == "linear":
-            value = place
+            value = coordinate
         else:
-            share = 0.5 * (1 + math.tanh(place / 2))
+            share = 0.5 * (1 + math.tanh(coordinate / 2))
             value = low + (high - low) * share
         return min(max(value, low), high)
 
-    def clamp(self, place: float) -> float:
-        """Return the nearest place of the scale that is within the bounds."""
+    def clamp(self, coordinate: float) -> float:
+        """Return the nearest coordinate of the scale that is within the bounds."""
         low, high = self.bounds
         if self.scale == "logit":
             # Beyond this the ends are reached to the last bit, and the way back is lost.
-            return min(max(place, -15.0), 15.0)
+            return min(max(coordinate, -15.0), 15.0)
         if self.scale == "log":
             low = math.log(low) if low > 0 else -700.0
             high = math.log(high) if math.isfinite(high) else 700.0
-        return min(max(place, low), high)
+        return min(max(coordinate, low), high)
 
 
 @dataclass(frozen=True)
@@ -97,4 +98,4 @@ class Request:
         dimensions: maps the optimizer to what is explored.
     """
 
-    dimensions: Callable[[Optimizer], list[Dimension]]
+    dimensions: "Callable[[Optimizer], list[Dimension]]"

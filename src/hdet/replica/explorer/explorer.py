@@ -26,12 +26,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
+from ...errors import require
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.gathered import Gathered
 from ..ensemble.group_values import on_load, own_rates, set_initial_rates
@@ -45,7 +45,6 @@ from ..ensemble.setup_checks import (
     unwrapped,
     unwrapped_schedule,
 )
-from ..ensemble.signals import interval_means
 from .averaged_weights import AveragedWeights
 from .checks import (
     check_arguments,
@@ -77,47 +76,49 @@ class Explorer(ExplorerState):
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
     After:  `scheduler = hdet.Explorer(optimizer, CosineAnnealingLR(optimizer, 10_000),
     probe=hdet.probe(model, held_out, loss))`, `scheduler.step(loss)`, and
-    `scheduler.converge()` before saving or evaluating.
+    `with scheduler.converged():` around saving and evaluating.
 
-    Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
-    reading are local; `step` is collective at its first call and once every `sync_every`
-    steps, and `converge` always. With one replica, or nothing to explore under shared
-    gradients, both do the wrapped scheduler's work and nothing else, bit for bit.
+    Make it on every rank, after `torch.distributed.init_process_group`. `step` is collective
+    at its first call and at every `sync_every`-th, `converge` always; everything else is local.
+    With one replica, or nothing to explore under shared gradients, it does exactly what the
+    wrapped scheduler does, bit for bit.
 
-    It is an `LRScheduler`, and may stand beside others: what they, or the training loop, change
+    It is an `LRScheduler` and may stand beside others: what they, or the training loop, change
     between two steps is taken over as a factor on the rate, or on whatever else is explored.
 
     Args:
-        optimizer: any torch optimizer whose update is scaled by `lr`. Under DDP a plain one;
-            under FSDP2 on a (replicate, shard) mesh the replicas are the replicate axis.
-        scheduler: any torch scheduler made for this optimizer; or a callable that maps the
-            optimizer step, from 0, to a factor on the optimizer's own rates; or None for
-            constant ones. ReduceLROnPlateau is stepped once per sync, with the mean loss of
-            all replicas: its patience counts syncs.
-        explore: what to explore: `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()`,
-            `hdet.attribute(...)`. Default the learning rate of every parameter group. An
+        optimizer: any torch optimizer whose update is scaled by `lr`. Under FSDP2 on a
+            (replicate, shard) mesh the replicas are the replicate axis.
+        scheduler: a torch scheduler of this optimizer; or a callable that maps the optimizer
+            step, from 0, to a factor on the optimizer's own rates; or None for constant
+            rates. ReduceLROnPlateau is stepped once per sync, with the mean loss of all
+            replicas: its patience counts syncs.
+        explore: a list of `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()` and
+            `hdet.attribute(...)`. Default: the learning rate of every parameter group. An
             empty list leaves the wrapped scheduler alone, bit for bit.
-        sync_every: T >= 1, optimizer steps between two syncs. The search takes 15 to 30
-            syncs: 1 % of the run or less is a good interval.
-        warmup_steps: optimizer steps of plain training before exploration begins; then the
-            rate found by the user's own schedule is where it begins, without a search.
+        sync_every: optimizer steps between two syncs, at least 1. The search takes 15 to 30
+            syncs, so 1 % of the run or less is a good interval.
+        warmup_steps: optimizer steps of plain training before exploration begins. It then
+            begins at the rate of the schedule, without a search.
         probe: returns this replica's loss on a batch that is the same on every replica, as
-            one number; `hdet.probe` makes one. Without it the interval's own training losses
-            serve, which are far noisier: there is no search then, unless asked for.
-        model: its floating-point buffers are averaged, and its mode, buffers, random state
-            and FSDP2's gathered weights looked after while the probe runs. Give it whenever
-            there is a probe; under FSDP2 it has to be given.
-        process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
-            or a mesh whose first axis they are, the others being one replica's processes.
+            one number; `hdet.probe` makes one. Without it the training losses of the
+            interval are used. They are far noisier, so there is no search unless `search`
+            asks for it.
+        model: its floating-point buffers are averaged; its mode, buffers, random state and
+            FSDP2's gathered weights are protected while the probe runs. Give it whenever
+            there is a probe; under FSDP2 it is required.
+        process_group: the replicas, if they are neither the mesh's replicate axis nor all
+            ranks; or a mesh whose first axis is the replicas and whose other axes are the
+            processes of one replica.
         seed: of the permutations and of the probe's random state; the same on every rank.
         search: whether rates begin at a twentieth of the schedule and rise to where they
-            are best; False explores around the schedule itself. Default: search if there is
+            are best; False explores around the schedule itself. Default: True if there is
             a probe and no warm-up.
-        probe_mode: "eval" or "train", the model's mode while the probe runs. What acts in
-            train mode only, such as dropout, is seen only by a probe in train mode.
-        shared_gradients: False where each replica steps on its own gradient (local SGD):
-            all optimizer state then differs, and is averaged too; and with `explore=[]` the
-            replicas are still averaged at every sync, which is the run to compare with.
+        probe_mode: "eval" or "train", the model's mode while the probe runs. Whatever acts
+            in train mode only, such as dropout, is seen only by a probe in train mode.
+        shared_gradients: False where each replica steps on its own gradient (local SGD). All
+            optimizer state then differs and is averaged too; and with `explore=[]` the
+            replicas are still averaged at every sync, as a baseline.
         config: the constants of the search; default `SearchConfig()`.
 
     Raises:
@@ -156,6 +157,9 @@ class Explorer(ExplorerState):
         if dimensions or not shared_gradients:
             refuse_unfit(given, NAME)
             parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        remedy = "use hdet.SearchConfig(...)"
+        good = config is None or isinstance(config, SearchConfig)
+        require(good, NAME, "config", config, "must be a SearchConfig", remedy)
         replicas = find_replicas(parameters, NAME, process_group)
         require_model(probe, model, replicas)
         self.optimizer = optimizer
@@ -197,10 +201,10 @@ class Explorer(ExplorerState):
         skipped: bool | None = None,
         epoch: None = None,
     ) -> None:
-        """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
+        """Count one optimizer step; call it after `optimizer.step()`, on every rank.
 
         Collective at its first call and at every `sync_every`-th step if there are several
-        replicas; local otherwise. It never waits for the device between syncs, but for a
+        replicas; local otherwise. Between syncs it never waits for the device, except under a
         GradScaler with a fused optimizer. Where a GradScaler has skipped the optimizer's step,
         neither step nor loss is counted.
 
@@ -208,52 +212,40 @@ class Explorer(ExplorerState):
             loss: this replica's own training loss, not reduced over ranks: a number, or a
                 tensor with one element on any device. None if it went to `observe`, or if
                 there is a probe.
-            skipped: whether the optimizer's step was skipped; None, the default, goes by
-                the optimizer's calls. To be given where those are not seen, as in a captured
-                CUDA graph.
-            epoch: only for torch's signature; steps are counted here.
+            skipped: whether the optimizer's step was skipped; by default the optimizer's
+                calls tell. Give it where they cannot be seen, as in a captured CUDA graph.
+            epoch: only for torch's signature, and refused: steps are counted here.
 
         Raises:
             ValueError: if a parameter group was added while there are several replicas, or
                 `epoch` is given; on every rank, if the replicas' settings differ.
             RuntimeError: if a rank does not come to a sync; on every rank, if there is
-                neither loss nor probe at a sync, or nothing finite and nothing to return to.
+                neither loss nor probe at a sync, or nothing finite to go back to.
         """
         refuse_epoch(NAME, epoch)
-        self._refuse_superseded()
-        if self._apart:
-            self._ensemble.require_connection()
-        if self._exploring and not self._ensemble.counts(skipped):
+        if not self._counts(loss, skipped):
             return
-        if loss is not None:
-            self.observe(loss)
-        self._ensemble.meter.keep()
-        if self._scaled:
-            refuse_other_groups(len(self._schedule.groups), self.optimizer)
-        if self._exploring and not self._introduced:
-            self._ensemble.introduce(self._step + 1)
-            self._introduced = True
-        scaled = self._scaled
-        if scaled:
-            self._values.take_over()
+        exploring, scaled, values = self._exploring, self._scaled, self._values
         self._step += 1
-        self._synced = False
         since = self._step - self._warmup
-        if self._exploring and since > 0 and since % self._interval == 0:
+        self._synced = exploring and since > 0 and since % self._interval == 0
+        if self._synced:
+            if scaled:
+                values.take_over()
             self._sync()
-            self._synced = True
         told = self._plateau_loss() if self._schedule.needs_a_loss else None
         if scaled:
-            self._values.lend()
+            values.lend()
         self._schedule.step(self._step, told)
         if scaled:
-            self._values.take_back()
-        elif self._exploring:
+            values.follow()
+        elif exploring:
             self._schedule.track()
-        if self._step == self._warmup:
+        if since == 0:
             self._schedule.read()
             self._ensemble.meter.reset()
-        self._apply()
+        if self._synced or not scaled or values.replica != self._ensemble.rank:
+            self._apply()
 
     def metrics(self) -> dict[str, Any]:
         """Return what is explored and what the last sync found. Local, on any rank.
@@ -294,16 +286,35 @@ class Explorer(ExplorerState):
         """Return this replica's learning rates, one for each parameter group. Local."""
         if not self._scaled:
             return self._schedule.last_lr()
-        rank = self._ensemble.replicas.rank
-        return [row[rank] for row in self._values.rates()]
+        return list(self._values.own_rates())
 
     # --- internals
+
+    def _counts(self, loss: Tensor | float | None, skipped: bool | None) -> bool:
+        """Take in a step's loss; return whether the step counts, or was skipped."""
+        if self._superseded is not None:
+            self._refuse_superseded()
+        ensemble, exploring = self._ensemble, self._exploring
+        if exploring:
+            if not ensemble.counts(skipped):
+                return False
+        elif self._apart:
+            ensemble.require_connection()
+        if loss is not None:
+            ensemble.meter.observe(loss)
+        ensemble.meter.keep()
+        if self._scaled:
+            refuse_other_groups(len(self._schedule.groups), self.optimizer)
+        if exploring and not self._introduced:
+            ensemble.introduce(self._step + 1)
+            self._introduced = True
+        return True
 
     def _agree(self) -> None:
         """Make what others have changed the same on every replica. Collective if they have."""
         if not self._values.taken_over:
             return
-        overwritten = self._values.agree(self._ensemble.everyones(self._values.shared()))
+        overwritten = self._values.agree(self._ensemble.gather_numbers(self._values.shared()))
         for name in sorted(set(overwritten) - self._told):
             warnings.warn(overwritten_message(name), stacklevel=6)
         self._told.update(overwritten)
@@ -393,8 +404,8 @@ class Explorer(ExplorerState):
         if self._synced:
             losses = self._ensemble.history.metrics()["losses"]
         elif not self._active and self._step % self._interval == 0:
-            row = self._ensemble.meter.row(torch.device("cpu")).tolist()
-            losses = interval_means([row])
+            total, count = self._ensemble.meter.sums()
+            losses = [total / count if count else math.nan]
             self._ensemble.meter.reset()
         else:
             return None

@@ -22,7 +22,7 @@ class HeldSchedule:
     Attributes:
         now: s(t).
         highest: the largest s so far; since the search ended, if there was one.
-        ended_at: s(k); None while climbing, or where there was no search.
+        ended_at: s(k); None while searching, or where there was no search.
     """
 
     now: float

@@ -29,8 +29,7 @@ def lr(
 
     Args:
         spread: the highest replica's rate is (1 + spread) times the base rate, the lowest
-            the base rate divided by it; > 0. While the search still climbs it is a factor
-            of 2.
+            the base rate divided by it; > 0. During the search it is a factor of 2.
         groups: indices or `name`s of the groups; None for all.
         bounds: lowest and highest factor on the schedule; default 1e-6 to 1e6. (1, 1) would
             leave nothing to explore.
@@ -152,12 +151,12 @@ def betas(
 
     def dimensions(optimizer: Optimizer) -> list[Dimension]:
         found = []
-        for place, name in _groups(optimizer, groups, "betas"):
-            group = optimizer.param_groups[place]
+        for group_index, name in _groups(optimizer, groups, "betas"):
+            group = optimizer.param_groups[group_index]
             if "betas" in group and 0 <= index < len(group["betas"]):
-                value, access = group["betas"][index], _beta(optimizer, place, index)
+                value, access = group["betas"][index], _beta(optimizer, group_index, index)
             elif "momentum" in group and index == 0:
-                value, access = group["momentum"], _entry(optimizer, place, "momentum")
+                value, access = group["momentum"], _entry(optimizer, group_index, "momentum")
             else:
                 raise ValueError(
                     f"{where()}`betas(index={index})`: parameter group {name!r} of "

@@ -94,12 +94,10 @@ class LossTracker:
         return self.settled and self.smoothed > self.best + self.deviation
 
     def spiked(self, loss: float, lowest: float, patience: float = 1.0) -> bool:
-        """Return whether an interval's loss, and every replica's, lost much of the improvement.
+        """Return whether the loss of the interval, and of every replica, lost much again.
 
-        Args:
-            loss: mean training loss of the interval.
-            lowest: as for `RateSearch.update`.
-            patience: how many times more than usual has to be lost.
+        `lowest` is as for `RateSearch.update`, `patience` how many times more than usual has
+        to be lost.
         """
         if not self.count:
             return False
@@ -118,11 +116,7 @@ class LossTracker:
 
     @classmethod
     def parsed(cls, entries: Entries, config: SearchConfig) -> "LossTracker":
-        """Return the tracker that a state describes.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the tracker that a state describes."""
         count = entries.integer("count")
 
         def loss(key: str) -> float:

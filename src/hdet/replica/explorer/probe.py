@@ -122,7 +122,7 @@ def evaluate(
     start = time.perf_counter()
     modules = [] if model is None else list(model.modules())
     training = [module.training for module in modules]
-    # By their places: a module may write into a buffer, or put another one there.
+    # By module and name: a module may write into a buffer, or put another one there.
     kept = [
         (module, name, buffer, buffer.clone())
         for module in modules
@@ -191,7 +191,9 @@ def _random_state(model: nn.Module | None, seed: int, sync: int) -> Iterator[Non
     numpy = getattr(sys.modules.get("numpy"), "random", None)
     ours = generator(seed, "probe", sync)
     kept = torch.get_rng_state(), random.getstate(), numpy and numpy.get_state()
-    on_devices = [(_place(d), m, m.get_rng_state(*_place(d))) for d, m in modules]
+    on_devices = [
+        (_device_argument(d), m, m.get_rng_state(*_device_argument(d))) for d, m in modules
+    ]
     try:
         torch.set_rng_state(ours.get_state())
         number = int(torch.randint(2**32, (), generator=ours))
@@ -200,18 +202,18 @@ def _random_state(model: nn.Module | None, seed: int, sync: int) -> Iterator[Non
             numpy.seed(number)
         for device, module in modules:
             state = generator(seed, "probe", sync, device=str(device)).get_state()
-            module.set_rng_state(state, *_place(device))
+            module.set_rng_state(state, *_device_argument(device))
         yield
     finally:
         torch.set_rng_state(kept[0])
         random.setstate(kept[1])
         if numpy:
             numpy.set_state(kept[2])
-        for place, module, state in on_devices:
-            module.set_rng_state(state, *place)
+        for argument, module, state in on_devices:
+            module.set_rng_state(state, *argument)
 
 
-def _place(device: torch.device) -> tuple[torch.device, ...]:
+def _device_argument(device: torch.device) -> tuple[torch.device, ...]:
     """Return the argument that names a device; there is only one MPS, and it takes none."""
     return () if device.type == "mps" else (device,)
 

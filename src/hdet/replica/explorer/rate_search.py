@@ -101,7 +101,7 @@ class RateSearch:
         """
         loss = loss if abs(loss) < LARGEST else math.inf
         self.tracker = self.recovery.measure(self.tracker, loss, lowest)
-        verdict = self.recovery.judge(self.tracker, loss, lowest)
+        verdict = self.recovery.classify(self.tracker, loss, lowest)
         rollback, implausible = verdict == "rollback", loss > self.tracker.ceiling
         note = self._note(verdict, loss)
         if verdict == "new level":
@@ -168,11 +168,7 @@ class RateSearch:
 
     @classmethod
     def parsed(cls, entries: Entries, config: SearchConfig) -> "RateSearch":
-        """Return the search that a state describes.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the search that a state describes."""
         fresh = cls(entries.boolean("searching"), config)
         fresh.confidence = entries.number("confidence", -1.0, 1.0)
         fresh.seen = entries.boolean("seen")

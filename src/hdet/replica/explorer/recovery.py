@@ -75,13 +75,7 @@ class Recovery:
         return 2.0 ** min(self.new_levels, self.config.max_doublings)
 
     def measure(self, tracker: LossTracker, loss: float, lowest: float) -> LossTracker:
-        """Return what an interval's loss is to be measured by: the old level, or the new.
-
-        Args:
-            tracker: in use so far.
-            loss: of the interval; not finite if it has none.
-            lowest: as for `RateSearch.update`.
-        """
+        """Return what an interval's loss is to be measured by: the old level, or the new."""
         if self.before is None:
             return tracker
         old_again = math.isfinite(loss) and not self._spiked(self.before, loss, lowest)
@@ -89,8 +83,8 @@ class Recovery:
             tracker, self.before = self.before, None
         return tracker
 
-    def judge(self, tracker: LossTracker, loss: float, lowest: float) -> Verdict:
-        """Say what an interval's loss asks for; the arguments are those of `measure`."""
+    def classify(self, tracker: LossTracker, loss: float, lowest: float) -> Verdict:
+        """Say what an interval's loss asks for."""
         spent = self.row >= self.config.max_rollbacks
         if math.isfinite(loss):
             if not self._spiked(tracker, loss, lowest):
@@ -112,14 +106,7 @@ class Recovery:
     def roll_back(
         self, loss: float, log_rate: float, searching: bool, implausible: bool
     ) -> float:
-        """Count a rollback, and say by how much it lowers the log rate.
-
-        Args:
-            loss: of the interval.
-            log_rate: before it.
-            searching: whether the search went on up to now.
-            implausible: whether the loss is out of all proportion.
-        """
+        """Count a rollback, and say by how much it lowers the log rate."""
         if not self.unsettled:
             self.searching, self.blamed_before = searching, self.blamed
             self.start, self.lowered = log_rate, 0.0
@@ -147,14 +134,9 @@ class Recovery:
         return LossTracker(self.config)
 
     def settle(self, tracker: LossTracker, calm: bool) -> Outcome:
-        """Say whether the rollbacks are over, and whether what they took is given back.
+        """Say whether the rollbacks are over, and the rate gets back what they took.
 
-        Args:
-            tracker: in use now.
-            calm: whether there was nothing amiss at this sync.
-
-        Returns:
-            "new level" or "try again" where the rate gets back what the rollbacks took.
+        `calm` is whether there was nothing amiss at this sync.
         """
         self.proving -= self.proving > 0
         self.steady = min(self.steady + calm, self.config.steady_syncs)
@@ -191,11 +173,7 @@ class Recovery:
 
     @classmethod
     def parsed(cls, entries: Entries, config: SearchConfig) -> "Recovery":
-        """Return what a state describes.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return what a state describes."""
 
         def log_rate(key: str) -> float:
             return entries.number(key, -_FARTHEST, _FARTHEST)

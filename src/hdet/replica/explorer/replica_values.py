@@ -1,7 +1,8 @@
 """The values of every replica: what others make of them, times what has been found and spread.
 
     rate of replica r, group g    = factor_g * rho_g,r * held schedule_g(t)
-    anything else, on its scale   = place + width * z_r + (what others left - where it began)
+    anything else, on its scale   = coordinate + width * z_r
+                                    + (what others left - where it began)
 
 Others may change what is explored: the wrapped scheduler, another one beside it, the user's
 loop. The wrapped scheduler finds the unscaled value, as if no replica were there. Whatever else
@@ -42,6 +43,8 @@ class ReplicaValues:
         groups: the schedule of each parameter group, which the rates are a multiple of.
 
     Attributes:
+        dimensions: what is explored.
+        replica: whose values are in place; None for the base values.
         taken_over: whether others have changed anything yet.
     """
 
@@ -51,20 +54,20 @@ class ReplicaValues:
         self._optimizer = optimizer
         self._exploration = exploration
         self._groups = groups
-        self._others = [d.value for d in exploration.dimensions]  # unused for rates
-        self._cells = [
-            DimensionCell(d) if d.group is None else RateCell(optimizer, d.group)
-            for d in exploration.dimensions
-        ]
+        self.dimensions = exploration.dimensions
+        self._others = [d.value for d in self.dimensions]  # unused for rates
+        self._cells: dict[int, DimensionCell] = {}
+        self._rates: dict[int, RateCell] = {}
+        for j, dimension in enumerate(self.dimensions):
+            if dimension.group is None:
+                self._cells[j] = DimensionCell(dimension)
+            else:
+                self._rates[j] = RateCell(dimension.group, groups[dimension.group])
+        self.replica: int | None = None
         self.taken_over = False
         self._touched: set[int] = set()  # what others have changed since `agree`
         # For each dimension, how often in a row the replicas have not agreed.
-        self._disagreed = [0] * len(self._cells)
-
-    @property
-    def dimensions(self) -> list[Dimension]:
-        """What is explored."""
-        return self._exploration.dimensions
+        self._disagreed = [0] * len(self.dimensions)
 
     def base_values(self) -> list[float]:
         """Return the base value of each dimension; of a rate, the factor on its schedule."""
@@ -78,69 +81,117 @@ class ReplicaValues:
 
     def base_rates(self) -> list[float]:
         """Return the base rate of each parameter group."""
-        rates = self.read_unexplored()
-        for dimension, base in zip(self.dimensions, self.base_values(), strict=True):
-            if dimension.group is not None:
-                rates[dimension.group] = self._groups[dimension.group].value * base
+        rates, base = self.read_unexplored(), self.base_values()
+        for j, cell in self._rates.items():
+            rates[cell.index] = cell.held.value * base[j]
         return rates
 
     def rates(self) -> list[list[float]]:
         """Return the rate of each parameter group and replica."""
         rows = [[rate] * self._exploration.replicas for rate in self.read_unexplored()]
-        for dimension, row in zip(self.dimensions, self.values(), strict=True):
-            if dimension.group is not None:
-                base = self._groups[dimension.group].value
-                rows[dimension.group] = [base * factor for factor in row]
+        values = self.values()
+        for j, cell in self._rates.items():
+            base = cell.held.value
+            rows[cell.index] = [base * factor for factor in values[j]]
         return rows
+
+    def own_rates(self) -> list[float]:
+        """Return this replica's rate of each parameter group."""
+        rates = self.read_unexplored()
+        for cell in self._rates.values():
+            rates[cell.index] = cell.held.value * cell.factor
+        return rates
 
     def read_unexplored(self) -> list[float]:
         """Bring the groups that are not explored up to date; return every group's schedule."""
-        explored = {d.group for d in self.dimensions}
+        explored = {cell.index for cell in self._rates.values()}
         for index, held in enumerate(self._groups):
             if index not in explored:
                 held.advance(float(self._optimizer.param_groups[index]["lr"]))
         return [held.now for held in self._groups]
 
     def apply(self, replica: int | None) -> None:
-        """Set a replica's values; the base values for None."""
+        """Set a replica's values; the base values for None.
+
+        To be called whenever `exploration` has moved; `follow` does with what this computes.
+        """
         column = (
             self.base_values() if replica is None else [row[replica] for row in self.values()]
         )
-        for dimension, cell, value in zip(self.dimensions, self._cells, column, strict=True):
-            if dimension.group is not None:
-                value *= self._groups[dimension.group].value
-            cell.write(value)
+        self.replica = replica
+        for j, cell in self._cells.items():
+            cell.own = column[j]
+            cell.write(column[j])
+        for j, cell in self._rates.items():
+            if replica is not None:
+                cell.factor = column[j]
+            group = self._optimizer.param_groups[cell.index]
+            cell.write(group, column[j] * cell.held.value)
 
-    # --- what others change
+    # --- what others change, at every step
 
     def take_over(self) -> None:
-        """Take over what others have changed since `apply`."""
-        for j, (dimension, cell) in enumerate(zip(self.dimensions, self._cells, strict=True)):
-            found = cell.others_wrote()
-            if found is not None:
-                self.taken_over = True
-                self._touched.add(j)
-                self._set(j, _without(dimension, found, cell.written, self._unscaled(j)))
+        """Take over what others have changed since the values were set."""
+        for j, cell in self._cells.items():
+            self._found(j, cell.written, cell.others_wrote())
+        for j, cell in self._rates.items():
+            group = self._optimizer.param_groups[cell.index]
+            self._found(j, cell.written, cell.others_wrote(group))
 
     def lend(self) -> None:
-        """Put the unscaled values in place, for others to change."""
-        for j, cell in enumerate(self._cells):
-            cell.lend(self._unscaled(j))
+        """Take over what others have changed, and put the unscaled values in place for them."""
+        for j, cell in self._cells.items():
+            self._found(j, cell.written, cell.others_wrote())
+            cell.write(self._others[j])
+        groups = self._optimizer.param_groups
+        for j, cell in self._rates.items():
+            group = groups[cell.index]
+            if group["lr"] is cell.written:  # a number that nobody has changed
+                group["lr"] = cell.held.now
+            else:
+                self._found(j, cell.written, cell.others_wrote(group))
+                cell.lend(group)
 
-    def take_back(self) -> None:
-        """Take over what others have made of the unscaled values; `apply` has to follow."""
-        for j, cell in enumerate(self._cells):
-            self._set(j, cell.take_back())
+    def follow(self) -> None:
+        """Take over what others have made of what `lend` gave; set this replica's values."""
+        groups = self._optimizer.param_groups
+        for cell in self._rates.values():
+            group, held = groups[cell.index], cell.held
+            now = group["lr"]
+            if cell.tensor is not None or type(now) is not float:
+                cell.take_back(group)
+            else:
+                held.now = now
+                if now > held.highest:
+                    held.highest = now
+                group["lr"] = cell.written = cell.factor * held.value
+        moved = False
+        for j, cell in self._cells.items():
+            found = cell.read()
+            moved |= found != self._others[j]
+            self._others[j] = found
+        if moved and self.replica is not None:
+            values = self.values()
+            for j, cell in self._cells.items():
+                cell.own = values[j][self.replica]
+        for cell in self._cells.values():
+            cell.write(cell.own)
+
+    def _found(self, j: int, written: float, found: float | None) -> None:
+        """Take over what others have put in place of what was written; None for nothing."""
+        if found is not None:
+            self.taken_over = True
+            self._touched.add(j)
+            self._set(j, _without(self.dimensions[j], found, written, self._unscaled(j)))
 
     def unscaled(self) -> list[float]:
         """Return, for each dimension, its value without what was found and spread."""
-        return [self._unscaled(j) for j in range(len(self._cells))]
+        return [self._unscaled(j) for j in range(len(self.dimensions))]
 
     @property
     def touched_groups(self) -> set[int]:
         """The parameter groups whose rates others have changed since the last sync."""
-        groups = {self.dimensions[j].group for j in self._touched}
-        return {group for group in groups if group is not None}
+        return {self._rates[j].index for j in self._touched if j in self._rates}
 
     def shared(self) -> list[float]:
         """Return what `agree` takes of this replica: `unscaled`, and the highest rates."""
@@ -156,7 +207,7 @@ class ReplicaValues:
             The names of what others go on setting, over the replicas' own values.
         """
         columns = [list(column) for column in zip(*rows, strict=True)]
-        for held, column in zip(self._groups, columns[len(self._cells) :], strict=True):
+        for held, column in zip(self._groups, columns[len(self.dimensions) :], strict=True):
             held.highest = column[0]
         overwritten = []
         for j, (dimension, column) in enumerate(zip(self.dimensions, columns, strict=False)):
@@ -202,19 +253,19 @@ class ReplicaValues:
         """Go on from what `parsed` returned. `apply` has to follow."""
         self.taken_over, self._others = parsed
         self._groups = groups
-        self._disagreed = [0] * len(self._cells)
+        for cell in self._rates.values():
+            cell.held = groups[cell.index]
+        self._disagreed = [0] * len(self.dimensions)
         self._touched.clear()
 
     def _unscaled(self, j: int) -> float:
-        group = self.dimensions[j].group
-        return self._others[j] if group is None else self._groups[group].now
+        return self._rates[j].held.now if j in self._rates else self._others[j]
 
     def _set(self, j: int, value: float) -> None:
-        group = self.dimensions[j].group
-        if group is None:
-            self._others[j] = value
+        if j in self._rates:
+            self._rates[j].held.advance(value)
         else:
-            self._groups[group].advance(value)
+            self._others[j] = value
 
     def _shifts(self) -> list[float]:
         """Return how far others have moved each dimension, on its scale; 0 for rates."""

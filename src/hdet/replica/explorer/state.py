@@ -61,11 +61,11 @@ class ExplorerState(Converging, OuterScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Return numbers and tensors that load with `weights_only=True`. Local.
 
-        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
-        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
-        each rank saves its own weights and state. Either way the resumed run is the same to
-        the last bit. It has the averaged weights: as much again as the model, DTensors where
-        the model is sharded.
+        Inside `converged()` it is the same on every rank, so one copy serves all. Elsewhere
+        `ensemble.interval` is this rank's own, and the replicas' weights differ: each rank
+        saves its own weights and state. Either way the resumed run is the same to the last
+        bit. It holds the averaged weights: as much again as the model, DTensors where the
+        model is sharded.
         """
         if self._scaled:
             self._values.read_unexplored()
@@ -84,10 +84,10 @@ class ExplorerState(Converging, OuterScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`, and set all values to this replica's. Local.
 
-        Loads on another number of replicas: the spread is laid anew over them; on one replica
-        training goes on at the values found. The state of the wrapped scheduler itself is
-        taken over too, as from a run that had no Explorer yet: the schedule goes on at the
-        same rate, which is where exploration begins, without a search unless it was asked for.
+        It may have been saved with another number of replicas: the spread is laid over those
+        here, and a single one goes on at the values found. The state of the wrapped scheduler
+        itself, from a run that had no Explorer yet, is accepted too: exploration then begins
+        at its rate, without a search unless `search=True`.
 
         Args:
             state_dict: from `state_dict()` of an Explorer over the same hyperparameters, or
@@ -131,7 +131,7 @@ class ExplorerState(Converging, OuterScheduler):
             )
 
     def _supersede(self) -> None:
-        """Take what is explored here from an Explorer that was made for it before."""
+        """Take over what is explored here from an Explorer that was made for it before."""
         owners = _owners.setdefault(self.optimizer, {})
         for dimension in self._exploration.dimensions:
             reference = owners.get(dimension.name)
@@ -187,11 +187,8 @@ class ExplorerState(Converging, OuterScheduler):
     @property
     def _active(self) -> bool:
         """Whether their values differ by now."""
-        return (
-            self._exploring
-            and bool(self._exploration.dimensions)
-            and self._step >= self._warmup
-        )
+        explores = bool(self._exploration.dimensions)
+        return explores and self._step >= self._warmup and self._exploring
 
     @property
     def _scaled(self) -> bool:

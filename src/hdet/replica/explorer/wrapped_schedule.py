@@ -32,11 +32,13 @@ class WrappedSchedule:
 
     Attributes:
         groups: the schedule of each parameter group, as of the last `track` or `advance`.
+        needs_a_loss: whether the scheduler goes by the loss.
     """
 
     def __init__(self, optimizer: Optimizer, scheduler: Schedule | None) -> None:
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self.needs_a_loss = isinstance(scheduler, ReduceLROnPlateau)
         self._initial = _rates(optimizer)
         if self._is_plain_callable():
             self._set_factor(0)
@@ -48,11 +50,6 @@ class WrappedSchedule:
     def name(self) -> str:
         """What kind of schedule it is."""
         return "callable" if self._is_plain_callable() else type(self._scheduler).__name__
-
-    @property
-    def needs_a_loss(self) -> bool:
-        """Whether the scheduler goes by the loss."""
-        return isinstance(self._scheduler, ReduceLROnPlateau)
 
     @property
     def base_lrs(self) -> list[float | Tensor]:

@@ -43,13 +43,8 @@ def group_multipliers(
 ) -> list[list[float]]:
     """Return rho_pi(r) for each parameter group and replica; kept, so read it only. Local.
 
-    Args:
-        n: number of replicas.
-        spread: alpha.
-        groups: how many parameter groups, each with a permutation of its own.
-        seed: the run's seed.
-        sync: index of the sync at which the controller last acted; None before it has,
-            where replica r uses multiplier r in every group.
+    `sync` is the one at which the controller last acted. None before it has: replica r then
+    uses multiplier r in every group.
     """
     rho = spread_multipliers(n, spread)
     if sync is None:

@@ -55,16 +55,15 @@ class OneCycleAutoLR(OneCycleState):
 
     Before: `scheduler = OneCycleLR(optimizer, 1e-3, total_steps)`, `scheduler.step()`
     After:  `scheduler = hdet.OneCycleAutoLR(optimizer, 1e-3, total_steps, <spread, ...>)`,
-    `scheduler.step(loss)`, and `scheduler.converge()` before saving or evaluating.
+    `scheduler.step(loss)`, and `with scheduler.converged():` around saving and evaluating.
 
-    Make it after `torch.distributed.init_process_group`, on every rank. Constructing and
-    reading are local. `step` is collective once every `model_sync_interval` steps, and
-    `converge` always; both do nothing but OneCycleLR's work, bit for bit, if there is one
-    replica, or the spread is 0 under shared gradients.
+    Make it on every rank, after `torch.distributed.init_process_group`. `step` is collective
+    once every `model_sync_interval` steps, `converge` always; everything else is local. With
+    one replica, or a spread of 0 under shared gradients, it is OneCycleLR, bit for bit.
 
     Args:
-        optimizer: any torch optimizer whose update is scaled by `lr`. Under DDP a plain one;
-            under FSDP2 on a (replicate, shard) mesh the replicas are the replicate axis.
+        optimizer: any torch optimizer whose update is scaled by `lr`. Under FSDP2 on a
+            (replicate, shard) mesh the replicas are the replicate axis.
         max_lr: the peak of the base learning rate, one number or one per parameter group.
         total_steps: S, optimizer steps of the whole run.
         epochs: with `steps_per_epoch`, in place of `total_steps`.
@@ -81,9 +80,9 @@ class OneCycleAutoLR(OneCycleState):
         last_epoch: -1 for a new run, else the steps already done.
         ensemble_lr_spread_ratio: alpha in [0, 1). 0, the default, is plain OneCycleLR; the
             paper uses 1/9.
-        model_sync_interval: T >= 1, optimizer steps between two averagings.
+        model_sync_interval: T, optimizer steps between two averagings, at least 1.
         auto_lr_warmup_steps: S_warm >= 0, optimizer steps before the controller may act;
-            the paper's value is the default, sized for runs of millions of steps.
+            the default is the paper's, for runs of millions of steps.
         enable_auto_lr: whether the controller acts at all.
         loss_scale: sigma > 0, the loss difference that makes a replica's weight e times
             larger; 0.002 by default as in the published code, 0.1 in the paper. It is
@@ -92,15 +91,15 @@ class OneCycleAutoLR(OneCycleState):
         momentum_of_lr: beta in [0, 1) of that velocity.
         rank: this replica, only where no process group is initialised.
         world_size: the number of replicas, likewise.
-        model: its floating-point buffers (batch-norm statistics) are averaged too. To be
-            given under FSDP2, which otherwise may go on with gathered older weights.
-        process_group: the replicas, if they are not the mesh's replicate axis or all ranks;
-            or a mesh whose first axis they are, the others being one replica's processes.
-        seed: of the permutations; the same on every rank. The global random state is never
-            touched.
-        shared_gradients: False where each replica steps on its own gradient (local SGD):
-            all optimizer state then differs, and is averaged too; and with a spread of 0 the
-            replicas are still averaged at every sync, which is the run to compare with.
+        model: its floating-point buffers (batch-norm statistics) are averaged too. Required
+            under FSDP2, which may otherwise go on with older gathered weights.
+        process_group: the replicas, if they are neither the mesh's replicate axis nor all
+            ranks; or a mesh whose first axis is the replicas and whose other axes are the
+            processes of one replica.
+        seed: of the permutations; the same on every rank.
+        shared_gradients: False where each replica steps on its own gradient (local SGD). All
+            optimizer state then differs and is averaged too; and with a spread of 0 the
+            replicas are still averaged at every sync, as a baseline.
 
     Raises:
         ValueError: on every rank, naming argument, rule, value and remedy.
@@ -220,21 +219,20 @@ class OneCycleAutoLR(OneCycleState):
         skipped: bool | None = None,
         epoch: None = None,
     ) -> None:
-        """Go on by one optimizer step; call it after `optimizer.step()`, on every rank.
+        """Count one optimizer step; call it after `optimizer.step()`, on every rank.
 
         Collective at every `model_sync_interval`-th step if there is a spread over several
-        replicas, or they do not share gradients; local otherwise. It never waits for the
-        device between syncs, but for a GradScaler with a fused optimizer. Where a GradScaler
+        replicas, or they do not share gradients; local otherwise. Between syncs it never waits
+        for the device, except under a GradScaler with a fused optimizer. Where a GradScaler
         has skipped the optimizer's step, neither step nor loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a
                 tensor with one element on any device. None if it went to `observe`, or if
                 auto-LR is off.
-            skipped: whether the optimizer's step was skipped; None, the default, goes by
-                the optimizer's calls. To be given where those are not seen, as in a captured
-                CUDA graph.
-            epoch: only for torch's signature; steps are counted here.
+            skipped: whether the optimizer's step was skipped; by default the optimizer's
+                calls tell. Give it where they cannot be seen, as in a captured CUDA graph.
+            epoch: only for torch's signature, and refused: steps are counted here.
 
         Raises:
             ValueError: past `total_steps`, where OneCycleLR raises too; if a parameter group
@@ -244,25 +242,29 @@ class OneCycleAutoLR(OneCycleState):
                 promised and no process group is there.
         """
         refuse_epoch(NAME, epoch)
-        if self._constructed and self._apart:
-            self._ensemble.require_connection()
-        if self._constructed and self._exploring and not self._ensemble.counts(skipped):
+        if not self._constructed:
+            super().step()
             return
+        ensemble, exploring = self._ensemble, self._exploring
+        if exploring:
+            if not ensemble.counts(skipped):
+                return
+        elif self._apart:
+            ensemble.require_connection()
         if loss is not None:
-            self.observe(loss)
-        self._ensemble.meter.keep()
-        if self._constructed:
-            self._before_step(self.last_epoch + 1)
+            ensemble.meter.observe(loss)
+        ensemble.meter.keep()
+        self._before_step(self.last_epoch + 1, exploring)
         super().step()
 
     def metrics(self) -> dict[str, Any]:
         """Return what the last sync found, as plain numbers and lists. Local, on any rank.
 
         Returns:
-            `step`, `syncs`; `base_lr` (per parameter group); `replica_lr` (per group, per
-            replica; in effect now); and after the first sync `losses`, `weights` (empty
-            unless the controller acted), `divergence` per replica; `delta`, `velocity` per
-            group; `sync_ms`; `masked` (replicas), `masked_total` (count per replica).
+            `step`, `syncs`; `base_lr` per parameter group, `replica_lr` per group and replica,
+            in effect now; `velocity` per group; `masked_total` per replica; after the first
+            sync `losses` and `divergence` per replica, `masked` (replicas), `sync_ms`; and
+            once the controller has acted `weights` per replica, `delta`, `floored` per group.
         """
         return {
             "step": self.last_epoch,
@@ -283,9 +285,9 @@ class OneCycleAutoLR(OneCycleState):
         finally:
             self.last_epoch = asked
         self._base_now = [float(lr) for lr in (self._base.values or schedule)]
-        if not (self._exploring and self._spread > 0):
+        if not (self._spread > 0 and self._ensemble.size > 1):
             return schedule
-        rank = self._ensemble.replicas.rank
+        rank = self._ensemble.rank
         rows = zip(self._base_now, self._rhos(), strict=True)
         return [base * row[rank] for base, row in rows]
 
@@ -306,7 +308,7 @@ class OneCycleAutoLR(OneCycleState):
         """Return the multiplier in effect for each parameter group and replica."""
         base = self._base
         acted_at = None if base.values is None else base.acted_at
-        size, groups = self._ensemble.replicas.size, len(base.velocities)
+        size, groups = self._ensemble.size, len(base.velocities)
         return group_multipliers(size, self._spread, groups, self._seed, acted_at)
 
     def _replica_lrs(self) -> list[list[float]]:
@@ -314,7 +316,7 @@ class OneCycleAutoLR(OneCycleState):
         rows = zip(self._base_now, self._rhos(), strict=True)
         return [[base * rho for rho in row] for base, row in rows]
 
-    def _before_step(self, step: int) -> None:
+    def _before_step(self, step: int, exploring: bool) -> None:
         """Check, and sync if it is due, ahead of the rates for optimizer step `step`."""
         if step > self.total_steps:
             raise ValueError(
@@ -327,10 +329,12 @@ class OneCycleAutoLR(OneCycleState):
                 f"{where()}`{NAME}` was made for {made} parameter groups and the optimizer "
                 f"now has {groups}: add groups before making the scheduler."
             )
-        if self._exploring and not self._introduced:
+        if not exploring:
+            return
+        if not self._introduced:
             self._ensemble.introduce(step)
             self._introduced = True
-        if self._exploring and step % self._interval == 0:
+        if step % self._interval == 0:
             self._sync(step)
 
     def _sync(self, step: int) -> None:

@@ -35,13 +35,13 @@ class OneCycleState(Converging, OneCycleLR):
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers that load with `weights_only=True`. Local.
 
-        Inside `converged()` it is the same on every rank, so one rank's copy serves all.
-        Elsewhere `ensemble.interval` is this rank's own, and the replicas' weights differ:
-        each rank saves its own weights and state. Either way the resumed run is the same to
-        the last bit.
+        Inside `converged()` it is the same on every rank, so one copy serves all. Elsewhere
+        `ensemble.interval` is this rank's own, and the replicas' weights differ: each rank
+        saves its own weights and state. Either way the resumed run is the same to the last
+        bit.
         """
         return {
-            "format": 2,
+            "format": 3,
             # Under OneCycleLR's own names: it loads this state as far as it goes.
             "last_epoch": self.last_epoch,
             "total_steps": self.total_steps,
@@ -58,10 +58,11 @@ class OneCycleState(Converging, OneCycleLR):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`, and set the optimizer's rates to this replica's. Local.
 
-        Loads on another number of replicas: the spread is laid anew over them. Losses of an
-        unfinished interval are taken up only by the rank that saved them. The state of a plain
-        OneCycleLR is taken over too: the schedule goes on at the same rate. As with OneCycleLR,
-        the phases of the schedule are those of the state, whatever the constructor was given.
+        It may have been saved with another number of replicas: the spread is laid over those
+        here. Losses of an unfinished interval are taken up only by the rank that saved them.
+        The state of a plain OneCycleLR is accepted too: the schedule goes on at the same rate.
+        As with OneCycleLR, the phases of the schedule come from the state, whatever the
+        constructor was given.
 
         Args:
             state_dict: from `state_dict()` of a scheduler, this one's or OneCycleLR's, with
@@ -72,7 +73,7 @@ class OneCycleState(Converging, OneCycleLR):
         """
         entries = Entries(state_dict, NAME)
         plain = not entries.has("format") and not entries.has("ensemble")
-        version = 0 if plain else entries.format(1, 2)
+        version = 0 if plain else entries.format(1, 2, 3)
         last_epoch = parsed_step(entries, self.total_steps)
         # The first format has no phases: they are the constructor's.
         phases = parsed_phases(entries, self) if version != 1 else {}
@@ -120,11 +121,7 @@ class OneCycleState(Converging, OneCycleLR):
 
 
 def parsed_step(entries: Entries, total_steps: int) -> int:
-    """Return the steps that a state has behind it, of a run of as many steps as this one.
-
-    Raises:
-        ValueError: if an entry is damaged, or of a run of another length.
-    """
+    """Return the steps that a state has behind it, of a run of as many steps as this one."""
     saved = entries.integer("total_steps", low=1)
     if saved != total_steps:
         entries.refuse(
@@ -137,11 +134,7 @@ def parsed_step(entries: Entries, total_steps: int) -> int:
 
 
 def parsed_rates(entries: Entries, groups: int) -> BaseRates:
-    """Return the base rates of a state of so many parameter groups.
-
-    Raises:
-        ValueError: if the state is damaged, or of another number of groups.
-    """
+    """Return the base rates of a state of so many parameter groups."""
     return BaseRates(
         values=entries.optional(
             "base_lrs", entries.numbers, length=groups, above=0.0, high=LARGEST_RATE
@@ -152,11 +145,7 @@ def parsed_rates(entries: Entries, groups: int) -> BaseRates:
 
 
 def parsed_phases(entries: Entries, scheduler: OneCycleLR) -> dict[str, Any]:
-    """Return the attributes that hold the schedule's shape in a state, as OneCycleLR does.
-
-    Raises:
-        ValueError: if an entry is damaged, or the optimizer lacks what it needs.
-    """
+    """Return the attributes of OneCycleLR that are the schedule's shape, from a state."""
     cycle = entries.boolean("cycle_momentum")
     if cycle and not all("max_momentum" in group for group in scheduler.optimizer.param_groups):
         entries.refuse(

@@ -1,0 +1,43 @@
+"""The parts that decide are arithmetic on plain numbers, for other frameworks too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import hdet
+
+REPLICA = Path(hdet.__file__).parent / "replica"
+PURE = {
+    "ensemble.gathered",
+    "explorer.attribution",
+    "explorer.config",
+    "explorer.dimensions",
+    "explorer.divergence",
+    "explorer.exploration",
+    "explorer.loss_tracker",
+    "explorer.rate_search",
+    "explorer.recovery",
+    "paper.controller",
+    "paper.spread",
+}
+
+
+def imported(name: str) -> set[str]:
+    """Return what a module imports when it is run, local modules by their names in replica."""
+    file = REPLICA / f"{name.replace('.', '/')}.py"
+    found = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = ["hdet", "replica", *name.split(".")[:-1]]
+            base = package[: len(package) - node.level + 1] if node.level else []
+            found.add(".".join([*base, *([node.module] if node.module else [])]))
+    return {module.removeprefix("hdet.replica.") for module in found}
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_what_decides_imports_no_torch_and_nothing_that_communicates(name):
+    standard = {"collections.abc", "copy", "dataclasses", "math", "statistics", "typing"}
+    assert imported(name) <= PURE | standard | {"hdet.errors", "hdet.state"}
