@@ -5,17 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..core.commands import (
-    MOST,
-    Out,
-    Processes,
-    Resume,
-    asked_for,
-    errors_said,
-    names,
-    new_path,
-    ready,
-)
+from ..core.commands import MOST, Out, Processes, Resume, names, run_folder
 from ..core.failures import FolderError
 from ..core.report import print_table, write_report
 from ..core.units import do_runs
@@ -54,24 +44,25 @@ def bilevel(
     Hundreds of runs of seconds each; --scale 0.1 --seeds 1 gives a first impression in
     minutes. The folder that is printed has every number, plots and report.html.
     """
-    path = resume or out or new_path("bilevel")
-    folder = Folder(path)
-    with errors_said(COMMAND, path):
+
+    def asked() -> Plan:
         if not 0 < scale < float("inf"):
             raise ValueError(f"--scale {scale:g} must be finite and above 0: try 0.1.")
-        asked = names("experiments", experiments, EXPERIMENTS), names("tasks", tasks, BUDGETS)
-        plan = asked_for(context, folder, lambda: Plan(*asked, seeds, scale))
-        every = units(plan)
-        for task in dict.fromkeys(unit.task for unit in every if unit.task in BUDGETS):
+        of = names("experiments", experiments, EXPERIMENTS), names("tasks", tasks, BUDGETS)
+        return Plan(*of, seeds, scale)
+
+    def check(plan: Plan) -> None:
+        for task in dict.fromkeys(unit.task for unit in units(plan) if unit.task in BUDGETS):
             # Missing data are for the user to fetch: say so before anything is written.
             load(task, 0)
-        with ready(folder, plan, resume is not None):
-            print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
-            print(f"Folder: {path}", flush=True)
-            if "comparison" in plan.experiments and "dfo-ls" not in plan.methods:
-                print("Without DFO-LS, which is not installed: pip install DFO-LS.")
-            do_runs(folder, unfinished(folder), outcome, processes)
-            print(f"Report: {report(folder)}")
+
+    with run_folder(context, Folder, asked, check) as (folder, plan):
+        print(f"Runs: {len(list(units(plan)))}, {len(unfinished(folder))} to do.", flush=True)
+        print(f"Folder: {folder.path}", flush=True)
+        if "comparison" in plan.experiments and "dfo-ls" not in plan.methods:
+            print("Without DFO-LS, which is not installed: pip install DFO-LS.")
+        do_runs(folder, unfinished(folder), outcome, processes)
+        print(f"Report: {report(folder)}")
 
 
 def report(folder: Folder) -> Path:

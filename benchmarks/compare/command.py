@@ -1,20 +1,11 @@
 """The command `python -m benchmarks compare`."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.commands import (
-    MOST,
-    Out,
-    Resume,
-    asked_for,
-    errors_said,
-    new_path,
-    ready,
-)
+from ..core.commands import MOST, Out, Resume, run_folder
 from ..core.files import write_json
 from ..core.ranks import first_process, on_ranks, world_size
 from ..core.report import print_table, write_report
@@ -22,8 +13,6 @@ from ..tasks import TASKS, get_task
 from .analysis import missing, summarise, table
 from .records import RunFolder, Settings
 from .study import plan, run_all
-
-COMMAND = "python -m benchmarks compare"
 
 
 def compare(
@@ -62,36 +51,34 @@ def compare(
     the same stream. The folder that is printed at the end has every number, the plots,
     and report.html.
     """
-    path = resume or out or new_path(f"compare-{task}")
-    folder = RunFolder(path)
-    with errors_said(COMMAND, path):
-        settings = asked_for(
-            context,
-            folder,
-            lambda: plan(
-                task=task,
-                replicas=world_size() or replicas,
-                steps=steps,
-                seeds=seeds,
-                only=only,
-                data=None if data is None else str(data.resolve()),
-                sync_every=sync_every,
-                spread=spread,
-                loss_scale=loss_scale,
-            ),
+
+    def asked() -> Settings:
+        return plan(
+            task=task,
+            replicas=world_size() or replicas,
+            steps=steps,
+            seeds=seeds,
+            only=only,
+            data=None if data is None else str(data.resolve()),
+            sync_every=sync_every,
+            spread=spread,
+            loss_scale=loss_scale,
         )
+
+    def check(settings: Settings) -> None:
         # Missing data are an error of the user's: say so here, not from a rank.
         get_task(settings.task, settings.data)
         if world_size() not in (None, settings.replicas):
             raise ValueError(
-                f"{path} was begun with {settings.replicas} replicas, and torchrun "
+                f"{resume} was begun with {settings.replicas} replicas, and torchrun "
                 f"has started {world_size()}: start as many as before."
             )
-        with ready(folder, settings, resume is not None):
-            if first_process():
-                _introduce(path, settings)
-            if on_ranks(run_all, settings.replicas, str(path), settings):
-                print(f"Report: {report(folder)}")
+
+    with run_folder(context, RunFolder, asked, check) as (folder, settings):
+        if first_process():
+            _introduce(folder.path, settings)
+        if on_ranks(run_all, settings.replicas, str(folder.path), settings):
+            print(f"Report: {report(folder)}")
 
 
 def report(folder: RunFolder) -> Path:
@@ -100,8 +87,7 @@ def report(folder: RunFolder) -> Path:
     from .plots import draw_all
 
     settings, rows, lacking = folder.plan(), summarise(folder), missing(folder)
-    content = {"rows": [asdict(row) for row in rows], "missing": lacking}
-    write_json(folder.path / "summary.json", content)
+    write_json(folder.path / "summary.json", {"rows": rows, "missing": lacking})
     print_table(table(rows), "Losses: mean ± standard error over seeds.")
     return write_report(
         folder.path,
@@ -122,7 +108,8 @@ def _again(settings: Settings) -> str:
     names = ("task", "steps", "seeds", "replicas", "sync_every", "spread", "loss_scale")
     words = [f"--{name.replace('_', '-')} {getattr(settings, name)}" for name in names]
     words.append(f"--only {','.join(row.name for row in settings.configurations)}")
-    return " ".join([COMMAND, *words, *(["--data <path>"] if settings.data else [])])
+    words += ["--data <path>"] if settings.data else []
+    return " ".join([RunFolder.command, *words])
 
 
 def _introduce(folder: Path, settings: Settings) -> None:

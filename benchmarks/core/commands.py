@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from .ranks import first_process
 _console = Console(stderr=True)
 # Processes, or seeds: a number that was mistyped must not fill the memory before the first run.
 MOST = 1000
+AnyFolder = TypeVar("AnyFolder", bound=CommandFolder[Any])
 
 Out = Annotated[
     Path | None, typer.Option(help="Run folder to make; default runs/, study and time.")
@@ -32,11 +33,6 @@ Resume = Annotated[Path | None, typer.Option(help="Go on with this run folder.")
 Processes = Annotated[
     int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
 ]
-
-
-def new_path(study: str) -> Path:
-    """Return where a run is written if its user names no folder."""
-    return Path("runs") / f"{study}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def names(option: str, text: str, known: Collection[str]) -> list[str]:
@@ -51,35 +47,6 @@ def names(option: str, text: str, known: Collection[str]) -> list[str]:
             f"--{option}: there is no {', '.join(unknown)}: choose from {', '.join(known)}."
         )
     return [name for name in known if name in given]
-
-
-def asked_for(
-    context: typer.Context, folder: CommandFolder[Asked], plan: Callable[[], Asked]
-) -> Asked:
-    """Return the plan of a folder that is gone on with, or the one that the options make.
-
-    Args:
-        context: of a command with `--resume`, and perhaps `--processes`.
-        folder: the run's.
-        plan: makes it of the command's other options.
-
-    Raises:
-        ValueError: if `--resume` comes with options that say what the run is.
-    """
-    if context.params["resume"] is None:
-        return plan()
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in context.params
-        if name not in ("resume", "processes")
-        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    ]
-    if given:
-        raise ValueError(
-            f"--resume goes on with what the folder holds, and {', '.join(given)} would "
-            f"change it: leave that out, or begin a new run."
-        )
-    return folder.plan()
 
 
 @contextmanager
@@ -120,30 +87,61 @@ def errors_said(command: str, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def ready(folder: CommandFolder[Asked], plan: Asked, resume: bool) -> Iterator[None]:
-    """Hold a run's folder, made or gone on with; only where this process may speak.
+def run_folder(
+    context: typer.Context,
+    kind: type[AnyFolder],
+    plan: Callable[[], Asked],
+    check: Callable[[Asked], object],
+) -> Iterator[tuple[AnyFolder, Asked]]:
+    """Hold the folder that a command's `--out` or `--resume` names, made or gone on with.
+
+    Errors inside end the command in words, see `errors_said`. Under torchrun only the first
+    process holds the folder.
 
     Args:
-        folder: the run's.
-        plan: what is asked for, of a folder that is to be made.
-        resume: whether the folder is there.
-
-    Raises:
-        FolderError: naming what is in the way, and the remedy.
-        RunError: if the folder is what a run that has begun could not go on for.
+        context: of a command with `--out`, `--resume`, and perhaps `--processes`.
+        kind: the class of the folder.
+        plan: makes what is asked for of the command's other options.
+        check: raises if what is asked for cannot be, before anything is written.
     """
-    if not first_process():
-        yield
-        return
-    with folder.resumed() if resume else folder.begun(plan):
-        try:
-            yield
-        except FolderError as error:
-            raise RunError(str(error)) from error
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise RunError(str(unwritable(folder.path, error))) from error
+    resume, out = context.params["resume"], context.params["out"]
+    command, moment = kind.command, f"{datetime.now():%Y%m%d-%H%M%S}"
+    path = Path(resume or out or f"runs/{command.split()[-1]}-{moment}")
+    folder = kind(path)
+    with errors_said(command, path):
+        if resume is None:
+            asked = plan()
+        else:
+            _refuse_other_options(context)
+            asked = folder.plan()
+        check(asked)
+        if not first_process():
+            yield folder, asked
+            return
+        with folder.begun(asked) if resume is None else folder.resumed():
+            try:
+                yield folder, asked
+            except FolderError as error:
+                raise RunError(str(error)) from error
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                raise RunError(str(unwritable(path, error))) from error
+
+
+def _refuse_other_options(context: typer.Context) -> None:
+    """Raise if an option was given that the folder has: it says what the run is."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in ("resume", "processes")
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise ValueError(
+            f"--resume goes on with what the folder holds, and {', '.join(given)} would "
+            f"change it: leave that out, or begin a new run."
+        )
 
 
 def _say(markup: str) -> None:

@@ -5,22 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ..core.commands import (
-    MOST,
-    Out,
-    Processes,
-    Resume,
-    asked_for,
-    errors_said,
-    names,
-    new_path,
-    ready,
-)
+from ..core.commands import MOST, Out, Processes, Resume, names, run_folder
 from ..core.report import print_table, write_report
 from ..core.units import do_runs
 from .analysis import command, found_in, tables
 from .selections import compared
-from .study import COMMAND, EXPERIMENTS, Folder, Plan, outcome, unfinished, units
+from .study import EXPERIMENTS, Folder, Plan, outcome, unfinished, units
 from .tasks import load
 
 # What the terminal has room for.
@@ -50,20 +40,22 @@ def federated(
     Thousands of small runs, hours on a few cores; --seeds 1 --selection-seeds 2 tells the
     most of it sooner. The folder that is printed has every number, plots and report.html.
     """
-    path = resume or out or new_path("federated")
-    folder = Folder(path)
-    with errors_said(COMMAND, path):
-        asked = names("experiments", experiments, EXPERIMENTS)
-        plan = asked_for(context, folder, lambda: Plan(asked, seeds, selection_seeds, rounds))
+
+    def asked() -> Plan:
+        of = names("experiments", experiments, EXPERIMENTS)
+        return Plan(of, seeds, selection_seeds, rounds)
+
+    def check(plan: Plan) -> None:
         every = [unit.settings for unit in units(plan)]
         for source in dict.fromkeys((s.task, s.pool) for s in every):
             # Missing data are an error of the user's: say so before anything is written.
             load(*source)
-        with ready(folder, plan, resume is not None):
-            print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
-            print(f"Folder: {path}", flush=True)
-            do_runs(folder, unfinished(folder), outcome, processes)
-            print(f"Report: {report(folder)}")
+
+    with run_folder(context, Folder, asked, check) as (folder, plan):
+        print(f"Runs: {len(list(units(plan)))}, {len(unfinished(folder))} to do.", flush=True)
+        print(f"Folder: {folder.path}", flush=True)
+        do_runs(folder, unfinished(folder), outcome, processes)
+        print(f"Report: {report(folder)}")
 
 
 def report(folder: Folder) -> Path:

@@ -7,17 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..core.commands import (
-    MOST,
-    Out,
-    Processes,
-    Resume,
-    asked_for,
-    errors_said,
-    names,
-    new_path,
-    ready,
-)
+from ..core.commands import MOST, Out, Processes, Resume, names, run_folder
 from ..core.files import write_json
 from ..core.report import print_table, write_report
 from .analysis import cells, problem_table, standings_table, summary
@@ -47,18 +37,20 @@ def robustness(
     A sweep of plain DDP finds each problem's best peak rate first; the starts are
     multiples of it. The folder that is printed has every number, plots and report.html.
     """
-    path = resume or out or new_path("robustness")
-    folder = Folder(path)
-    with errors_said(COMMAND, path):
-        asked = names("problems", problems, PROBLEMS), names("methods", methods, LABELS)
-        settings = asked_for(context, folder, lambda: plan(*asked, _numbers(starts), seeds))
+
+    def asked() -> Settings:
+        of_methods = names("methods", methods, LABELS)
+        return plan(names("problems", problems, PROBLEMS), of_methods, _numbers(starts), seeds)
+
+    def check(settings: Settings) -> None:
         for problem in settings.problems:
             # Missing data are an error of the user's: say so before anything is written.
             load(problem)
-        with ready(folder, settings, resume is not None):
-            print(f"Folder: {path}", flush=True)
-            run_all(folder, processes)
-            print(f"Report: {report(folder)}")
+
+    with run_folder(context, Folder, asked, check) as (folder, _):
+        print(f"Folder: {folder.path}", flush=True)
+        run_all(folder, processes)
+        print(f"Report: {report(folder)}")
 
 
 def report(folder: Folder) -> Path:
