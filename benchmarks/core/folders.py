@@ -34,9 +34,6 @@ _PACKAGES = ("hdet", "torch", "numpy", "scikit-learn")
 class CommandFolder(Generic[Asked]):
     """One run on disk; each command has a class of its own.
 
-    Args:
-        path: the folder.
-
     Attributes:
         plan_type: the dataclass that `config.json` has the content of.
         command: as the user types it.
