@@ -104,7 +104,7 @@ class Traffic:
 
 def in_place(kept: int, elements: float = math.inf) -> bool:
     """Return whether a tensor is reduced in its own memory: large ones, but half precision."""
-    return wire_itemsize(kept) == kept and 8 * elements * kept >= BUCKET_BYTES
+    return wire_itemsize(kept) == kept and 16 * elements * kept >= BUCKET_BYTES
 
 
 def packing(kept: int, looked_at: bool = True) -> Traffic:

@@ -39,6 +39,7 @@ def test_maid_comes_to_the_same(solver):
 
 
 def test_values_alone_go_down_too():
+    pytest.importorskip("dfols")
     made, (theta, x0) = quadratic(rows=40, size=3, seed=2), start(3)
     result = dfo_ls(on(made, "cuda"), theta.cuda(), x0.cuda(), accuracy=1e-8, max_steps=50)
     assert result.theta.is_cuda

@@ -45,8 +45,8 @@ def test_every_element_is_in_one_piece_in_order(sizes, dtype, bucket_bytes, devi
     assert list(covered.values()) == sizes
 
 
-def test_a_tensor_of_an_eighth_of_a_bucket_is_reduced_in_place_and_a_smaller_one_packed():
-    tensors = [torch.empty(127), torch.empty(128), torch.empty(128, dtype=torch.bfloat16)]
+def test_a_tensor_of_a_sixteenth_of_a_bucket_is_reduced_in_place_and_a_smaller_one_packed():
+    tensors = [torch.empty(63), torch.empty(64), torch.empty(64, dtype=torch.bfloat16)]
     buckets = Plan(tensors, 4096).buckets
     in_place = {r.pieces[0].tensor for b in buckets if b.in_place for r in b.runs}
     assert in_place == {1}

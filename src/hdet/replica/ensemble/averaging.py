@@ -182,7 +182,7 @@ class Averaging:
         finite = beside is None or not beside.turned
         # NaN and infinity come through a norm. So does the overflow of finite numbers; then
         # every value is looked at.
-        if norms and not bool(_squares(norms, self.device).isfinite()):
+        if not bool(_squares(norms, self.device).isfinite()):
             finite &= all(transfer.finite() for transfer in self._transfers)
         others = [] if beside is None else beside.tensors
         layout = hash((self._plan.layout, *map(layout_of, others)))
@@ -205,27 +205,30 @@ class Averaging:
         """
         silent = self._replicas.rank in masked
         live = self._replicas.size - len(masked)
-        squares = torch.zeros(2, dtype=torch.float64, device=self.device)
+        gaps: list[Tensor] = []
+        means: list[Tensor] = []
         sent = 0
         try:
             for k, transfer in enumerate(self._transfers):
                 for following in self._transfers[sent : k + 2]:
                     sent += 1
                     following.send(silent, measure)
-                norms = transfer.receive(live, measure)
-                if measure:
-                    squares += torch.stack([_squares(part, self.device) for part in norms])
+                own, common = transfer.receive(live, measure)
+                gaps += own
+                means += common
         except BaseException:
             for transfer in self._transfers[:sent]:
                 transfer.put_back()
             raise
         finally:
             self._plan.give_back()
-        return squares
+        return torch.stack([_squares(norms, self.device) for norms in (gaps, means)])
 
 
 def _squares(norms: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Return the sum of their squares, in float64 on a device."""
+    """Return the sum of their squares, in float64 on a device; 0 of none."""
+    if not norms:
+        return torch.zeros((), dtype=torch.float64, device=device)
     kinds: dict[tuple, list[Tensor]] = {}
     for norm in norms:
         kinds.setdefault((norm.device, norm.dtype), []).append(norm)

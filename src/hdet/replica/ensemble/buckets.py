@@ -1,6 +1,6 @@
 """How tensors travel to be averaged: which of them together, and through what memory.
 
-A tensor of at least an eighth of a bucket is reduced in its own memory, and a buffer keeps its
+A tensor of at least a sixteenth of a bucket is reduced in its own memory, and a buffer keeps its
 old values. Smaller ones are packed into a buffer, and so is half precision, which is summed in
 float32. A plan depends on the tensors' layout alone and holds none of them: it is
 kept for the next time, for as long as the first tensor lives.
@@ -24,7 +24,7 @@ ACCELERATOR_BUCKET_BYTES = 8 * BUCKET_BYTES
 # Elements that are worked on together on a CPU: few enough to stay in a core's cache from one
 # pass over them to the next. Elsewhere each call has a price, and a bucket is one run.
 RUN = 2**18
-_IN_PLACE = 8  # parts of a bucket: a tensor from one part on travels in its own memory
+_IN_PLACE = 16  # parts of a bucket: a tensor from one part on travels in its own memory
 _HALF = (torch.float16, torch.bfloat16)
 
 

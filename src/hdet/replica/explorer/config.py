@@ -1,8 +1,8 @@
 """Every constant that steers `Explorer`, in one place.
 
-The defaults were tuned once, on small problems, and hold for every user; the documentation has
-what they achieve. Those marked "measured" are varied in its page "Remedies"; the others were
-chosen with the method and have not been varied since.
+The defaults were tuned once, on small problems, and are meant for every run; the documentation
+has what they achieve. Those marked "measured" are varied on its page "Why it is built so"
+(docs/remedies.md); the others were chosen with the method and have not been varied since.
 """
 
 import math
@@ -51,7 +51,7 @@ class SearchConfig:
         averaging_weight: weight of the newest weights in their exponential moving average.
         max_weight_move: distance from the average, in norms of the average, beyond which
             weights are not taken into it: no interval of training moves them so far.
-        max_refused_weights: times in a row that weights so far away are not taken in.
+        max_refused_weights: how often in a row weights so far away are left out of it.
         loss_weight: weight of the newest loss in the exponential moving average.
         noise_weight: weight of the newest square in the variance of the losses.
         noise_deviations: standard deviations that noise is taken to reach.
@@ -65,17 +65,18 @@ class SearchConfig:
             infinity excludes none (measured).
         spike_threshold: share of the improvement whose loss is a loss spike, after which all
             replicas go back to the averaged weights; infinity never does.
-        rollback_factor: by which a rollback divides the rate.
-        max_rollbacks: in a row.
-        blame_factor: so near to a rate that was rolled back, another is to blame as well.
+        rollback_factor: a rollback divides the rate by it.
+        max_rollbacks: largest number of rollbacks in a row.
+        blame_factor: a rate within this factor of one that was rolled back is blamed for the
+            next spike as well.
         same_level_factor: a loss within this factor of its height before a rollback is a new
             level, and no spike.
         max_doublings: each new level doubles what has to be lost for the next rollback, so
             many times at most.
-        calm_syncs: after which a spike is over.
-        retry_syncs: within which a rate that is tried again must not fail.
-        steady_syncs: calm ones after which the rate is not to blame for a spike.
-        max_nonfinite_syncs: in a row, without any finite replica, that end the run.
+        calm_syncs: syncs without a spike after which the last one is over.
+        retry_syncs: syncs within which a rate that is tried again must not fail.
+        steady_syncs: calm syncs after which the rate is not to blame for a spike.
+        max_nonfinite_syncs: syncs in a row without any finite replica that end the run.
 
     Raises:
         ValueError: if one is out of its range.

@@ -61,6 +61,7 @@ from .checks import (
 from .config import DEFAULT, SearchConfig
 from .dimensions import Request
 from .exploration import Decision
+from .held_schedule import shares_of
 from .hyperparameters import lr
 from .probe import Mode, Probe, evaluate
 from .replica_values import ReplicaValues
@@ -338,7 +339,8 @@ class Explorer(ExplorerState):
         )
         self._agree()
         self._refuse_nothing_finite(gathered)
-        decision = self._exploration.decide(gathered, self._shares())
+        shares = shares_of(self._exploration.dimensions, self._schedule.groups)
+        decision = self._exploration.decide(gathered, shares)
         self._ensemble.average(decision.excluded)
         self._ensemble.meter.reset()
         if decision.rollback:
@@ -361,12 +363,6 @@ class Explorer(ExplorerState):
             return evaluate(*args)
         with self._averaged.between():
             return evaluate(*args)
-
-    def _shares(self) -> list[float]:
-        """Return for each dimension the schedule's share of its maximum; 1 without one."""
-        groups = self._schedule.groups
-        dimensions = self._exploration.dimensions
-        return [1.0 if d.group is None else groups[d.group].share for d in dimensions]
 
     def _refuse_nothing_finite(self, gathered: Gathered) -> None:
         """Raise where there is nothing to decide on, or no rollback has helped."""

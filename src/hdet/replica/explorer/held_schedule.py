@@ -8,11 +8,13 @@ by the same share. In symbols, s(t) the schedule, k the step at which the search
     s_held(t) = s(t) * s(k) / max over k <= t' <= t of s(t')
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...state import Entries
 from ..ensemble.group_values import LARGEST_RATE
+from .dimensions import Dimension
 
 
 @dataclass
@@ -70,3 +72,8 @@ class HeldSchedule:
         now = entries.number("now", 0, highest)
         ended_at = entries.optional("ended_at", entries.number, low=0, high=LARGEST_RATE)
         return cls(now, highest, ended_at)
+
+
+def shares_of(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -> list[float]:
+    """Return for each dimension its schedule's share of the maximum; 1 where it has none."""
+    return [1.0 if d.group is None else groups[d.group].share for d in dimensions]

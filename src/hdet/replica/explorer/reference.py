@@ -26,7 +26,7 @@ from .checks import collect
 from .config import DEFAULT, SearchConfig
 from .dimensions import Dimension, Request
 from .exploration import Decision, Exploration
-from .held_schedule import HeldSchedule
+from .held_schedule import HeldSchedule, shares_of
 from .probe import Mode, evaluate
 
 
@@ -138,8 +138,8 @@ def train(
             scored = [
                 _score(probe, m, here, config.probe_mix, probe_mode, seed, sync) for m in models
             ]
-        shares = [1.0 if d.group is None else groups[d.group].share for d in dimensions[0]]
-        decision = state.decide(Gathered(losses=L, probes=scored), shares)
+        gathered = Gathered(losses=L, probes=scored)
+        decision = state.decide(gathered, shares_of(dimensions[0], groups))
         if on_sync is not None:
             on_sync(sync, scored, decision)
         average_replicas(models, optimizers, decision.excluded, followed)
