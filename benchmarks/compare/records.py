@@ -17,7 +17,6 @@ from typing import Any
 
 from hdet.errors import require, require_number, require_whole
 
-from ..core.failures import FolderError
 from ..core.files import damaged, read_json, read_lines, read_tensors
 from ..core.folders import CommandFolder
 from ..core.parsing import parsed, require_name
@@ -103,6 +102,20 @@ class StepLine:
     replica_lr: list[list[float]]
 
 
+def checked_lines(file: Path, remedy: str) -> Iterator[dict[str, Any]]:
+    """Yield the whole lines of a run's metrics; a `FolderError` at one that was not written."""
+    for line in read_lines(file, remedy):
+        try:
+            kind = parsed(dict[str, Any], line).get("kind")
+            if kind == "step":
+                parsed(StepLine, line)
+            parsed(str, kind, "kind")
+            parsed(int, line.get("step"), "step")
+        except ValueError as error:
+            raise damaged(file, error, remedy) from error
+        yield line
+
+
 class RunFolder(CommandFolder[Settings]):
     """One comparison on disk."""
 
@@ -121,24 +134,17 @@ class RunFolder(CommandFolder[Settings]):
 
     def _check_run(self, name: str, seed: int, steps: int | None) -> None:
         """Read the lines of a run that is over; it has made so many steps, None if lost."""
-        file, made = self.run(name, seed) / _METRICS, 0
+        file, anew, made = self.run(name, seed) / _METRICS, self.anew(name, seed), 0
         if name == CHECKPOINT:
-            read_tensors(self.warm_start(seed), self.anew(name, seed))
-        try:
-            for line in read_lines(file, self.anew(name, seed)):
-                if parsed(dict[str, Any], line).get("kind") == "step":
-                    step = parsed(StepLine, line).step
-                    if step != made + 1:
-                        raise ValueError(f"it is followed by step {step}")
-                    made = step
-        except FolderError:
-            raise
-        except ValueError as error:
-            raise damaged(
-                file, f"behind step {made}: {error}", self.anew(name, seed)
-            ) from error
+            read_tensors(self.warm_start(seed), anew)
+        for line in checked_lines(file, anew):
+            if line["kind"] == "step":
+                if line["step"] != made + 1:
+                    what = f"step {made} is followed by step {line['step']}"
+                    raise damaged(file, what, anew)
+                made += 1
         if steps not in (None, made):
-            raise damaged(file, f"it ends at step {made} of {steps}", self.anew(name, seed))
+            raise damaged(file, f"it ends at step {made} of {steps}", anew)
 
     def anew(self, name: str, seed: int) -> str:
         """Return the remedy for what is damaged of a run, in words."""

@@ -6,7 +6,7 @@ Every rank keeps the means of all of them; only rank 0 writes.
 
 import json
 import math
-from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..core.files import append, damaged, read_lines, write_whole
-from ..core.parsing import parsed
-from .records import Result, StepLine
+from ..core.files import append, damaged, write_whole
+from .records import Result, checked_lines
 
 
 class RunLog:
@@ -39,7 +38,9 @@ class RunLog:
     def begin(self, done: int) -> None:
         """Keep the lines of the first `done` steps, and go on behind them. Local."""
         anew = f"remove {self._path.parent}, and --resume does that run again"
-        kept = list(_lines_up_to(self._path, done, anew)) if done else []
+        lines = checked_lines(self._path, anew) if done else ()
+        # A torn last line is of a later step.
+        kept = list(takewhile(lambda line: line["step"] <= done, lines))
         for line in kept:
             if line["kind"] == "step":
                 self._add(line)
@@ -122,17 +123,3 @@ def unlearned(means: list[float]) -> bool:
     width = max(10, len(means) // 10)
     head, tail = means[:width], means[-width:]
     return sum(tail) / len(tail) > 1.02 * sum(head) / len(head)
-
-
-def _lines_up_to(file: Path, step: int, remedy: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of the first `step` steps; a torn last one is of a later step."""
-    for line in read_lines(file, remedy):
-        try:
-            if parsed(dict[str, Any], line).get("kind") == "step":
-                parsed(StepLine, line)
-            later = parsed(int, line.get("step"), "step") > step
-        except ValueError as error:
-            raise damaged(file, error, remedy) from error
-        if later:
-            return
-        yield line
