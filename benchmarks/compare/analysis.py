@@ -6,13 +6,13 @@ ones at the same checkpoint) and read the same batches, so two rows are compared
 """
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
+from ..core.parsing import nan_for_null
 from ..core.records import RECORDS
 from ..core.statistics import Estimate, difference, estimate
 from .records import RunFolder
@@ -34,107 +34,74 @@ _README = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Row:
-    """One configuration over its finished seeds; NaN (in JSON, null) for what is not finite.
+def summarise(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return a row for each configuration with a finished run, in the table's order.
 
-    Attributes:
-        name: of the configuration.
-        configuration: its label.
-        seeds: how many have finished.
-        mean_lr: mean over seeds of the mean base learning rate.
-        final_lr: mean over seeds of the last base learning rate.
-        train_loss: mean over seeds.
-        train_error: its standard error; NaN with one seed.
-        held_out_loss: mean over seeds.
-        held_out_error: its standard error; NaN with one seed.
-        diverged: how many seeds did.
-        seconds: mean wall time of one run.
-        sync_share: mean share of it spent in syncs.
-        warm_start: whether it had the checkpoint's steps on top of its own.
-        losses: the training loss by seed.
+    Rates, losses and times are means over the finished `seeds`, errors standard errors; NaN
+    (in JSON, null) stands for what is not finite. `losses` has the training loss by seed, and
+    `warm_start` whether the checkpoint's steps came on top.
     """
-
-    name: str
-    configuration: str
-    seeds: int
-    mean_lr: float
-    final_lr: float
-    train_loss: float
-    train_error: float
-    held_out_loss: float
-    held_out_error: float
-    diverged: int
-    seconds: float
-    sync_share: float
-    warm_start: bool
-    losses: dict[str, float]
-
-
-def summarise(folder: RunFolder) -> list[Row]:
-    """Return a row for each configuration with a finished run, in the table's order."""
     rows = []
-    for configuration in folder.settings().configurations:
+    for configuration in folder.plan().configurations:
         found = folder.results(configuration.name)
         if not found:
             continue
         results = pd.DataFrame([asdict(result) for result in found.values()])
         by = {name: estimate(results[name].astype(float)) for name in results}
         rows.append(
-            Row(
-                name=configuration.name,
-                configuration=configuration.label,
-                seeds=len(found),
-                mean_lr=by["mean_lr"].mean,
-                final_lr=by["final_lr"].mean,
-                train_loss=by["train_loss"].mean,
-                train_error=by["train_loss"].error,
-                held_out_loss=by["held_out_loss"].mean,
-                held_out_error=by["held_out_loss"].error,
-                diverged=int(results["diverged"].sum()),
-                seconds=by["seconds"].mean,
-                sync_share=by["sync_share"].mean,
-                warm_start=configuration.warm_start,
-                losses={str(seed): result.train_loss for seed, result in found.items()},
-            )
+            {
+                "name": configuration.name,
+                "configuration": configuration.label,
+                "seeds": len(found),
+                "mean_lr": by["mean_lr"].mean,
+                "final_lr": by["final_lr"].mean,
+                "train_loss": by["train_loss"].mean,
+                "train_error": by["train_loss"].error,
+                "held_out_loss": by["held_out_loss"].mean,
+                "held_out_error": by["held_out_loss"].error,
+                "diverged": int(results["diverged"].sum()),
+                "seconds": by["seconds"].mean,
+                "sync_share": by["sync_share"].mean,
+                "warm_start": configuration.warm_start,
+                "losses": {str(seed): result.train_loss for seed, result in found.items()},
+            }
         )
     return rows
 
 
-def compare(a: Row, b: Row) -> Estimate:
-    """Return the training losses of `a` less those of `b`, over the seeds that both have."""
-    common = [seed for seed in a.losses if seed in b.losses]
-    return difference([a.losses[s] for s in common], [b.losses[s] for s in common])
+def compare(a: Mapping[str, float], b: Mapping[str, float]) -> Estimate:
+    """Return the losses of `a` less those of `b`, over the seeds that both have."""
+    common = [seed for seed in a if seed in b]
+    return difference([a[seed] for seed in common], [b[seed] for seed in common])
 
 
-def table(rows: Sequence[Row], paper: bool = False) -> pd.DataFrame:
-    """Return the rows as texts.
-
-    Args:
-        rows: from `summarise`, or a record.
-        paper: whether to put the paper's own numbers beside ours.
-    """
+def table(rows: Iterable[dict[str, Any]], paper: bool = False) -> pd.DataFrame:
+    """Return the rows as texts, with the paper's own numbers beside ours if `paper`."""
     lines = []
     for row in rows:
-        held_out = Estimate(row.held_out_loss, row.held_out_error, row.seeds)
         line = {
-            "configuration": row.configuration,
-            "mean LR": f"{row.mean_lr:.1e}",
-            "train loss": f"{Estimate(row.train_loss, row.train_error, row.seeds):.4f}",
-            "held-out loss": f"{held_out:.4f}",
-            "diverged": f"{row.diverged} of {row.seeds}",
-            "seconds": f"{row.seconds:.0f}",
-            "in syncs": f"{row.sync_share:.0%}",
+            "configuration": row["configuration"],
+            "mean LR": f"{row['mean_lr']:.1e}",
+            "train loss": f"{_loss(row):.4f}",
+            "held-out loss": f"{_loss(row, 'held_out'):.4f}",
+            "diverged": f"{row['diverged']} of {row['seeds']}",
+            "seconds": f"{row['seconds']:.0f}",
+            "in syncs": f"{row['sync_share']:.0%}",
         }
         if paper:
-            line["paper: mean LR"], line["paper: train loss"] = PAPER.get(row.name, ("", ""))
+            numbers = PAPER.get(row["name"], ("", ""))
+            line["paper: mean LR"], line["paper: train loss"] = numbers
         lines.append(line)
     return pd.DataFrame(lines)
 
 
+def _loss(row: dict[str, Any], kind: str = "train") -> Estimate:
+    return Estimate(row[f"{kind}_loss"], row[f"{kind}_error"], row["seeds"])
+
+
 def missing(folder: RunFolder) -> list[str]:
     """Name the runs that were asked for and have no result yet."""
-    settings = folder.settings()
+    settings = folder.plan()
     return [
         f"{row.label}, seed {seed}"
         for row in settings.configurations
@@ -145,28 +112,21 @@ def missing(folder: RunFolder) -> list[str]:
 
 def values() -> dict[str, Any]:
     """Return the numbers that docs/compare.md names."""
-    rows = {row.name: row for row in _recorded()}
+    rows = _recorded()
     return {
         "settings": json.loads((_RECORD / "config.json").read_text()),
         "versions": json.loads((_RECORD / "environment.json").read_text()),
-        "rows": table(list(rows.values())),
-        "row": rows,
-        "less": lambda a, b: compare(rows[a], rows[b]),
+        "rows": table(rows.values()),
+        "less": lambda a, b: compare(rows[a]["losses"], rows[b]["losses"]),
     }
 
 
 def readme() -> str:
     """Return the line of losses that README.md shows."""
-    rows = {row.name: row for row in _recorded()}
-    losses = [
-        Estimate(r.train_loss, r.train_error, r.seeds) for r in map(rows.get, _README) if r
-    ]
-    return f"| {' | '.join(f'{loss:.3f}' for loss in losses)} |"
+    rows = _recorded()
+    return f"| {' | '.join(f'{_loss(rows[name]):.3f}' for name in _README)} |"
 
 
-def _recorded() -> list[Row]:
+def _recorded() -> dict[str, dict[str, Any]]:
     content = json.loads((_RECORD / "summary.json").read_text())
-    return [
-        Row(**{key: math.nan if value is None else value for key, value in row.items()})
-        for row in content["rows"]
-    ]
+    return {row["name"]: nan_for_null(row) for row in content["rows"]}

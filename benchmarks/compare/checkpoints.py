@@ -45,18 +45,13 @@ class Checkpoints:
         """Return the step of the checkpoint on disk, 0 if there is none. Local."""
         if not self._newest.exists():
             return 0
-        content = read_json(self._newest, self._anew)
-        step = content.get("step") if isinstance(content, dict) else None
-        if not isinstance(step, int) or step < 1:
+        step = read_json(self._newest, self._anew, dict[str, int]).get("step", 0)
+        if step < 1:
             raise damaged(self._newest, "it names no step", self._anew)
         return step
 
     def load(self, step: int) -> None:
-        """Set all parts to this rank's state after `step`. Local.
-
-        Raises:
-            FolderError: if it is damaged.
-        """
+        """Set all parts to this rank's state after `step`. Local."""
         file = self._file(step)
         state = read_tensors(file, self._anew)
         try:

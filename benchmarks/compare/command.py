@@ -1,13 +1,11 @@
 """The command `python -m benchmarks compare`."""
 
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.commands import MOST, Out, Resume, run_folder
 from ..core.files import write_json
 from ..core.ranks import first_process, on_ranks, world_size
 from ..core.report import print_table, write_report
@@ -15,8 +13,6 @@ from ..tasks import TASKS, get_task
 from .analysis import missing, summarise, table
 from .records import RunFolder, Settings
 from .study import plan, run_all
-
-COMMAND = "python -m benchmarks compare"
 
 
 def compare(
@@ -37,10 +33,8 @@ def compare(
         Path | None,
         typer.Option(help="Where the task's data are, if not where expected."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; default runs/compare-...")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
+    out: Out = None,
+    resume: Resume = None,
     sync_every: Annotated[
         int, typer.Option(min=1, help="T, optimizer steps between averagings.")
     ] = 5,
@@ -57,40 +51,34 @@ def compare(
     the same stream. The folder that is printed at the end has every number, the plots,
     and report.html.
     """
-    path = resume or out or Path("runs") / f"compare-{task}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = RunFolder(path)
-    with errors_said(COMMAND, path):
-        if resume is not None:
-            nothing_else_given(context, {"resume"})
-            settings = folder.settings()
-            # Missing data are an error of the user's: say so here, not from a rank.
-            get_task(settings.task, settings.data)
-        else:
-            settings = plan(
-                task=task,
-                replicas=world_size() or replicas,
-                steps=steps,
-                seeds=seeds,
-                only=[name.strip() for name in only.split(",") if name.strip()],
-                data=None if data is None else str(data.resolve()),
-                sync_every=sync_every,
-                spread=spread,
-                loss_scale=loss_scale,
-            )
+
+    def asked() -> Settings:
+        return plan(
+            task=task,
+            replicas=world_size() or replicas,
+            steps=steps,
+            seeds=seeds,
+            only=only,
+            data=None if data is None else str(data.resolve()),
+            sync_every=sync_every,
+            spread=spread,
+            loss_scale=loss_scale,
+        )
+
+    def check(settings: Settings) -> None:
+        # Missing data are an error of the user's: say so here, not from a rank.
+        get_task(settings.task, settings.data)
         if world_size() not in (None, settings.replicas):
             raise ValueError(
-                f"{path} was begun with {settings.replicas} replicas, and torchrun "
+                f"{resume} was begun with {settings.replicas} replicas, and torchrun "
                 f"has started {world_size()}: start as many as before."
             )
-        with ready(folder, settings, resume is not None):
-            _run(folder, settings)
 
-
-def _run(folder: RunFolder, settings: Settings) -> None:
-    if first_process():
-        _introduce(folder.path, settings)
-    if on_ranks(run_all, settings.replicas, str(folder.path), settings):
-        print(f"Report: {report(folder)}")
+    with run_folder(context, RunFolder, asked, check) as (folder, settings):
+        if first_process():
+            _introduce(folder.path, settings)
+        if on_ranks(run_all, settings.replicas, str(folder.path), settings):
+            print(f"Report: {report(folder)}")
 
 
 def report(folder: RunFolder) -> Path:
@@ -98,9 +86,8 @@ def report(folder: RunFolder) -> Path:
     # Matplotlib is slow to import, and the hours of a run need none of it.
     from .plots import draw_all
 
-    settings, rows, lacking = folder.settings(), summarise(folder), missing(folder)
-    content = {"rows": [asdict(row) for row in rows], "missing": lacking}
-    write_json(folder.path / "summary.json", content)
+    settings, rows, lacking = folder.plan(), summarise(folder), missing(folder)
+    write_json(folder.path / "summary.json", {"rows": rows, "missing": lacking})
     print_table(table(rows), "Losses: mean ± standard error over seeds.")
     return write_report(
         folder.path,
@@ -121,7 +108,8 @@ def _again(settings: Settings) -> str:
     names = ("task", "steps", "seeds", "replicas", "sync_every", "spread", "loss_scale")
     words = [f"--{name.replace('_', '-')} {getattr(settings, name)}" for name in names]
     words.append(f"--only {','.join(row.name for row in settings.configurations)}")
-    return " ".join([COMMAND, *words, *(["--data <path>"] if settings.data else [])])
+    words += ["--data <path>"] if settings.data else []
+    return " ".join([RunFolder.command, *words])
 
 
 def _introduce(folder: Path, settings: Settings) -> None:

@@ -27,7 +27,7 @@ def draw_all(folder: RunFolder) -> dict[str, Path]:
     Returns:
         The picture's file by what it shows in words.
     """
-    settings = folder.settings()
+    settings = folder.plan()
     curves = {row.name: curve for row, curve in _curves(folder, settings)}
     if not curves:
         return {}

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hdet.errors import require
+from hdet.errors import require, require_number, require_whole
 
-from ..core.failures import FolderError
 from ..core.files import damaged, read_json, read_lines, read_tensors
 from ..core.folders import CommandFolder
-from ..core.parsing import nan_for_null, parsed, require_finite, require_name
+from ..core.parsing import parsed, require_name
 
 # The run that makes the checkpoint for warm starts; no row of the table.
 CHECKPOINT = "checkpoint"
@@ -29,83 +28,49 @@ _METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Configuration:
-    """One row of the comparison.
+    """One row of the comparison."""
 
-    Attributes:
-        name: folder name, as in `hdet-full`.
-        label: how tables and plots call it, as in `HDET (full)`.
-        role: `paper` for the six configurations of the paper's table, `control` for the
-            rows that the table lacks.
-        lr: the peak of the mean learning rate.
-        spread: alpha; 0 trains all replicas at the same rate.
-        average: whether the weights are averaged every `sync_every` steps.
-        auto_lr: whether the controller acts.
-        warm_start: whether the run starts from the checkpoint.
-        noisy: whether each replica adds noise of its own to its start.
-    """
-
-    name: str
-    label: str
-    role: str
-    lr: float
-    spread: float = 0.0
-    average: bool = False
-    auto_lr: bool = False
-    warm_start: bool = False
-    noisy: bool = False
+    name: str  # of its folder, as in `hdet-full`
+    label: str  # in tables and plots, as in `HDET (full)`
+    role: str  # `paper` for the six of the paper's table, `control` for what it lacks
+    lr: float  # the peak of the mean learning rate
+    spread: float = 0.0  # alpha; 0 trains all replicas at the same rate
+    average: bool = False  # whether the weights are averaged every `sync_every` steps
+    auto_lr: bool = False  # whether the controller acts
+    warm_start: bool = False  # whether the run starts from the checkpoint
+    noisy: bool = False  # whether each replica adds noise of its own to its start
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a comparison was asked for; the content of `config.json`.
-
-    Attributes:
-        task: name of the task.
-        title: the task in a line, with the unit of the loss.
-        groups: names of the parameter groups.
-        replicas: N.
-        steps: optimizer steps of each run.
-        seeds: how many seeds, 0 to seeds - 1.
-        sync_every: T in optimizer steps.
-        auto_lr_after: S_warm in optimizer steps.
-        spread: alpha of the configurations that have one.
-        loss_scale: sigma.
-        lr_of_lr: lambda.
-        momentum_of_lr: beta.
-        noise: nu of the warm start.
-        warm_steps: steps of the checkpoint that warm starts begin from.
-        data: path the user gave, if any.
-        configurations: the rows, in the order of the table.
-    """
+    """What a comparison was asked for; the content of `config.json`."""
 
     task: str
-    title: str
-    groups: list[str]
-    replicas: int
-    steps: int
-    seeds: int
-    sync_every: int
-    auto_lr_after: int
-    spread: float
-    loss_scale: float
-    lr_of_lr: float
-    momentum_of_lr: float
-    noise: float
-    warm_steps: int
-    data: str | None
-    configurations: list[Configuration] = field(default_factory=list)
+    title: str  # the task in a line, with the unit of the loss
+    groups: list[str]  # names of the parameter groups
+    replicas: int  # N
+    steps: int  # optimizer steps of each run
+    seeds: int  # how many: 0 to seeds - 1
+    sync_every: int  # T in optimizer steps
+    auto_lr_after: int  # S_warm in optimizer steps
+    spread: float  # alpha of the configurations that have one
+    loss_scale: float  # sigma
+    lr_of_lr: float  # lambda
+    momentum_of_lr: float  # beta
+    noise: float  # nu of the warm start
+    warm_steps: int  # of the checkpoint that warm starts begin from
+    data: str | None  # the path that the user gave
+    configurations: list[Configuration] = field(default_factory=list)  # as in the table
 
     def __post_init__(self) -> None:
         for name in ("replicas", "steps", "seeds", "sync_every", "auto_lr_after"):
-            value = getattr(self, name)
-            require(value >= 1, "Settings", name, value, "must be at least 1", "raise it")
-        warm = self.warm_steps
-        require(warm >= 0, "Settings", "warm_steps", warm, "must be at least 0", "raise it")
+            require_whole("Settings", name, getattr(self, name), "raise it", low=1)
+        require_whole("Settings", "warm_steps", self.warm_steps, "raise it")
         for name in ("spread", "loss_scale", "lr_of_lr", "momentum_of_lr", "noise"):
-            require_finite("Settings", name, getattr(self, name))
+            require_number("Settings", name, getattr(self, name), "correct it", low=0)
         for row in self.configurations:
-            require_finite("Configuration", "lr", row.lr)
-            require_finite("Configuration", "spread", row.spread)
+            require_number("Configuration", "lr", row.lr, "correct it", low=0)
+            require_number("Configuration", "spread", row.spread, "correct it", low=0)
             require_name("Configuration", "name", row.name)
         names = [row.name for row in self.configurations]
         good = len({*names, CHECKPOINT}) == len(names) + 1
@@ -115,26 +80,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """How one run of one seed ended.
+    """How one run of one seed ended."""
 
-    Attributes:
-        train_loss: mean over replicas and the last tenth of the steps (at least one).
-        held_out_loss: of the averaged weights.
-        diverged: whether a loss was not finite, or the run ended above where it began;
-            see `run_log.unlearned`.
-        mean_lr: mean of the base learning rate over steps and groups.
-        final_lr: mean over groups of the base learning rate at the last step.
-        seconds: wall time of the training steps, syncs included.
-        sync_share: share of those seconds spent in syncs.
-    """
-
-    train_loss: float
-    held_out_loss: float
-    diverged: bool
-    mean_lr: float
-    final_lr: float
-    seconds: float
-    sync_share: float
+    train_loss: float  # over replicas and the last tenth of the steps (at least one)
+    held_out_loss: float  # of the averaged weights
+    diverged: bool  # see `run_log.unlearned`
+    mean_lr: float  # the base learning rate, over steps and groups
+    final_lr: float  # the same at the last step, over groups
+    seconds: float  # of the training steps, syncs included
+    sync_share: float  # of those seconds
 
 
 @dataclass(frozen=True)
@@ -148,23 +102,29 @@ class StepLine:
     replica_lr: list[list[float]]
 
 
+def checked_lines(file: Path, remedy: str) -> Iterator[dict[str, Any]]:
+    """Yield the whole lines of a run's metrics; a `FolderError` at one that was not written."""
+    for line in read_lines(file, remedy):
+        try:
+            kind = parsed(dict[str, Any], line).get("kind")
+            if kind == "step":
+                parsed(StepLine, line)
+            parsed(str, kind, "kind")
+            parsed(int, line.get("step"), "step")
+        except ValueError as error:
+            raise damaged(file, error, remedy) from error
+        yield line
+
+
 class RunFolder(CommandFolder[Settings]):
     """One comparison on disk."""
 
     plan_type, command = Settings, "python -m benchmarks compare"
 
-    def settings(self) -> Settings:
-        """Read back what was asked for.
-
-        Raises:
-            FolderError: if this is not a run folder.
-        """
-        return self.plan()
-
     def check(self) -> None:
         """Read what is there; see `CommandFolder.check`."""
         super().check()
-        settings = self.settings()
+        settings = self.plan()
         for name in (*(row.name for row in settings.configurations), CHECKPOINT):
             for seed in range(settings.seeds):
                 result = self.result(name, seed)
@@ -174,24 +134,17 @@ class RunFolder(CommandFolder[Settings]):
 
     def _check_run(self, name: str, seed: int, steps: int | None) -> None:
         """Read the lines of a run that is over; it has made so many steps, None if lost."""
-        file, made = self.run(name, seed) / _METRICS, 0
+        file, anew, made = self.run(name, seed) / _METRICS, self.anew(name, seed), 0
         if name == CHECKPOINT:
-            read_tensors(self.warm_start(seed), self.anew(name, seed))
-        try:
-            for line in read_lines(file, self.anew(name, seed)):
-                if parsed(dict[str, Any], line).get("kind") == "step":
-                    step = parsed(StepLine, line).step
-                    if step != made + 1:
-                        raise ValueError(f"it is followed by step {step}")
-                    made = step
-        except FolderError:
-            raise
-        except ValueError as error:
-            raise damaged(
-                file, f"behind step {made}: {error}", self.anew(name, seed)
-            ) from error
+            read_tensors(self.warm_start(seed), anew)
+        for line in checked_lines(file, anew):
+            if line["kind"] == "step":
+                if line["step"] != made + 1:
+                    what = f"step {made} is followed by step {line['step']}"
+                    raise damaged(file, what, anew)
+                made += 1
         if steps not in (None, made):
-            raise damaged(file, f"it ends at step {made} of {steps}", self.anew(name, seed))
+            raise damaged(file, f"it ends at step {made} of {steps}", anew)
 
     def anew(self, name: str, seed: int) -> str:
         """Return the remedy for what is damaged of a run, in words."""
@@ -207,18 +160,14 @@ class RunFolder(CommandFolder[Settings]):
 
     def result(self, name: str, seed: int) -> Result | None:
         """Return how a run ended; None if it has not. What was not finite is NaN."""
-        file, anew = self.run(name, seed) / "result.json", self.anew(name, seed)
+        file = self.run(name, seed) / "result.json"
         if not file.exists():
             return None
-        raw = read_json(file, anew)
-        try:
-            return parsed(Result, nan_for_null(raw))
-        except ValueError as error:
-            raise damaged(file, error, anew) from error
+        return read_json(file, self.anew(name, seed), Result)
 
     def results(self, name: str) -> dict[int, Result]:
         """Return the finished runs of a configuration by their seeds, in order."""
-        found = {seed: self.result(name, seed) for seed in range(self.settings().seeds)}
+        found = {seed: self.result(name, seed) for seed in range(self.plan().seeds)}
         return {seed: result for seed, result in found.items() if result is not None}
 
     def lines(self, name: str, seed: int, kind: str) -> Iterator[dict[str, Any]]:

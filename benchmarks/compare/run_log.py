@@ -6,7 +6,7 @@ Every rank keeps the means of all of them; only rank 0 writes.
 
 import json
 import math
-from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..core.files import append, damaged, read_lines, write_whole
-from ..core.parsing import parsed
-from .records import Result, StepLine
+from ..core.files import append, damaged, write_whole
+from .records import Result, checked_lines
 
 
 class RunLog:
-    """What happened at each step and sync; call `begin` first.
-
-    Args:
-        path: the folder of the run.
-    """
+    """What happened at each step and sync; call `begin` first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path / "metrics.jsonl"
@@ -41,13 +36,11 @@ class RunLog:
         return self._means[-1] if self._means else math.nan
 
     def begin(self, done: int) -> None:
-        """Keep the lines of the first `done` steps, and go on behind them. Local.
-
-        Raises:
-            FolderError: if some of those lines are not there, or damaged.
-        """
+        """Keep the lines of the first `done` steps, and go on behind them. Local."""
         anew = f"remove {self._path.parent}, and --resume does that run again"
-        kept = list(_lines_up_to(self._path, done, anew)) if done else []
+        lines = checked_lines(self._path, anew) if done else ()
+        # A torn last line is of a later step.
+        kept = list(takewhile(lambda line: line["step"] <= done, lines))
         for line in kept:
             if line["kind"] == "step":
                 self._add(line)
@@ -59,14 +52,7 @@ class RunLog:
             write_whole(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def step(self, step: int, loss: Tensor, metrics: dict[str, Any], seconds: float) -> None:
-        """Take note of an optimizer step, without waiting for the loss. Local.
-
-        Args:
-            step: which, from 1.
-            loss: this replica's.
-            metrics: of the scheduler, before the step.
-            seconds: that it took.
-        """
+        """Take note of a step, and of the metrics before it; no loss is waited for. Local."""
         self._block.append(loss.detach().double())
         self._seconds += seconds
         rates = {key: metrics[key] for key in ("base_lr", "replica_lr")}
@@ -107,19 +93,15 @@ class RunLog:
         self._seconds, self._sync_seconds = state["seconds"], state["sync_seconds"]
 
     def result(self, held_out: float) -> Result:
-        """Return how the run ended, the same on every rank. Collective.
-
-        Args:
-            held_out: the held-out loss.
-        """
+        """Return how the run ended, the same on every rank. Collective."""
         # No step at all is what a run leaves that is lost at its very first.
         means, rates = self._means or [math.nan], self._rates or [math.nan]
-        train_loss = tail_mean(means)
+        tail = means[-max(1, len(means) // 10) :]
         seconds = torch.tensor([self._seconds, self._sync_seconds])
         dist.all_reduce(seconds)
         total, syncs = (seconds / dist.get_world_size()).tolist()
         return Result(
-            train_loss=train_loss,
+            train_loss=sum(tail) / len(tail),
             held_out_loss=held_out,
             diverged=not math.isfinite(held_out) or unlearned(means),
             mean_lr=sum(rates) / len(rates),
@@ -127,12 +109,6 @@ class RunLog:
             seconds=total,
             sync_share=syncs / total if total else 0.0,
         )
-
-
-def tail_mean(means: list[float]) -> float:
-    """Return the mean loss of the last tenth of the steps, at least one."""
-    tail = means[-max(1, len(means) // 10) :]
-    return sum(tail) / len(tail)
 
 
 def unlearned(means: list[float]) -> bool:
@@ -147,17 +123,3 @@ def unlearned(means: list[float]) -> bool:
     width = max(10, len(means) // 10)
     head, tail = means[:width], means[-width:]
     return sum(tail) / len(tail) > 1.02 * sum(head) / len(head)
-
-
-def _lines_up_to(file: Path, step: int, remedy: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of the first `step` steps; a torn last one is of a later step."""
-    for line in read_lines(file, remedy):
-        try:
-            if parsed(dict[str, Any], line).get("kind") == "step":
-                parsed(StepLine, line)
-            later = parsed(int, line.get("step"), "step") > step
-        except ValueError as error:
-            raise damaged(file, error, remedy) from error
-        if later:
-            return
-        yield line

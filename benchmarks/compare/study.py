@@ -21,6 +21,7 @@ from rich.table import Column
 
 from hdet.seeding import generator
 
+from ..core.commands import names
 from ..tasks import get_task
 from .configurations import checkpoint, configurations
 from .records import CHECKPOINT, Configuration, Result, RunFolder, Settings
@@ -40,7 +41,7 @@ def units(settings: Settings) -> list[tuple[Configuration, int]]:
 
 def unfinished(folder: RunFolder) -> list[tuple[Configuration, int]]:
     """Return the units of `folder` that have no result yet."""
-    settings = folder.settings()
+    settings = folder.plan()
     return [u for u in units(settings) if folder.result(u[0].name, u[1]) is None]
 
 
@@ -50,24 +51,13 @@ def plan(
     replicas: int,
     steps: int,
     seeds: int,
-    only: list[str],
+    only: str,
     data: str | None,
     sync_every: int,
     spread: float,
     loss_scale: float,
 ) -> Settings:
-    """Turn what the user asked for into settings, or say what cannot be. Local.
-
-    Args:
-        task: name of the task.
-        replicas: N.
-        steps: optimizer steps of each run.
-        seeds: runs of each configuration.
-        only: names of the configurations to run; empty for all.
-        data: path of the task's data, or None.
-        sync_every: T.
-        spread: alpha.
-        loss_scale: sigma.
+    """Turn the command's options into settings, or say what cannot be. Local.
 
     Raises:
         ValueError: naming what is wrong and what to write.
@@ -83,13 +73,8 @@ def plan(
         raise ValueError(f"--loss-scale {loss_scale:g} must be finite and above 0: try 0.1.")
     problem = get_task(task, data)
     rows = configurations(problem, spread)
-    names = [row.name for row in rows]
-    if unknown := [name for name in only if name not in names]:
-        raise ValueError(
-            f"--only: there is no configuration {', '.join(unknown)}: choose from "
-            f"{', '.join(names)}."
-        )
-    rows = [row for row in rows if not only or row.name in only]
+    wanted = names("only", only, [row.name for row in rows])
+    rows = [row for row in rows if not wanted or row.name in wanted]
     warm_steps = steps // 2 if any(row.warm_start for row in rows) else 0
     longest = problem.max_steps(replicas)
     if longest is not None and steps + warm_steps > longest:
@@ -127,16 +112,11 @@ def plan(
 
 
 def run_all(path: str, settings: Settings) -> None:
-    """Run every unit that has no result yet; rank 0 shows progress. Collective.
-
-    Args:
-        path: the run folder, which was created.
-        settings: what it asks for.
-    """
+    """Run every unit of a folder that has no result yet; rank 0 shows progress. Collective."""
     # Under torchrun every rank has read its own clock for the folder's name.
-    names = [path]
-    dist.broadcast_object_list(names)
-    folder = RunFolder(Path(names[0]))
+    paths = [path]
+    dist.broadcast_object_list(paths)
+    folder = RunFolder(Path(paths[0]))
     task = get_task(settings.task, settings.data)
     todo = unfinished(folder)
     # The list must be read everywhere before rank 0 shortens it.

@@ -43,18 +43,8 @@ def run(
 
     Collective. Rank 0 writes `metrics.jsonl` as it goes, and `result.json` at the end.
     If an earlier call was killed, this one goes on from its last checkpoint and gives
-    the same numbers, to the last bit, as if it had not been.
-
-    Args:
-        folder: where to write.
-        settings: what was asked for.
-        task: the problem.
-        row: the configuration, or the checkpoint.
-        seed: of initial weights, data order, noise and permutations.
-        progress: called on every rank after each step with (step, loss, base rate).
-
-    Returns:
-        The result, the same on every rank.
+    the same numbers, to the last bit, as if it had not been. `progress` is called after each
+    step with (step, loss, base rate). The result is the same on every rank.
     """
     rank = dist.get_rank()
     making_checkpoint = row.name == CHECKPOINT

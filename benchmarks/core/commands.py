@@ -4,18 +4,19 @@ An error of the user's is one line and exit code 2, a failed run code 1, Ctrl-C 
 last two say how to go on with the folder, if there is one.
 """
 
-import re
 import shlex
 import signal
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .failures import DivergedError, FolderError, MissingDataError, RunError
+from .failures import FolderError, MissingDataError, RunError
 from .files import FULL, unwritable
 from .folders import Asked, CommandFolder
 from .ranks import first_process
@@ -23,39 +24,38 @@ from .ranks import first_process
 _console = Console(stderr=True)
 # Processes, or seeds: a number that was mistyped must not fill the memory before the first run.
 MOST = 1000
-# How `hdet.errors.require` begins: the call, its argument and the value.
-_FAULT = re.compile(r"`(\w+)\((\w+)=(.*?)\)`")
+AnyFolder = TypeVar("AnyFolder", bound=CommandFolder[Any])
+
+Out = Annotated[
+    Path | None, typer.Option(help="Run folder to make; default runs/, study and time.")
+]
+Resume = Annotated[Path | None, typer.Option(help="Go on with this run folder.")]
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
+]
 
 
-def option(name: str) -> str:
-    """Return a parameter of a command as it is typed: `per_round` is `--per-round`."""
-    return f"--{name.replace('_', '-')}"
+def names(option: str, text: str, known: Collection[str]) -> list[str]:
+    """Return the names that an option lists, in the order of `known`; none if it is empty.
 
-
-def in_options(message: str, name_of: Callable[[str, str], str | None]) -> str:
-    """Return an error of `hdet.errors.require` in terms of a command's options.
-
-    Args:
-        message: the error; any other is returned as it is.
-        name_of: (call, argument) to the parameter of the command, None if there is none.
+    Raises:
+        ValueError: naming those that are not known.
     """
-
-    def words(fault: re.Match[str]) -> str:
-        call, argument, value = fault.groups()
-        name = name_of(call, argument)
-        return f"{option(name)} {value}" if name else fault[0]
-
-    return _FAULT.sub(words, message, count=1)
+    given = {name.strip() for name in text.split(",") if name.strip()}
+    if unknown := sorted(given - set(known)):
+        raise ValueError(
+            f"--{option}: there is no {', '.join(unknown)}: choose from {', '.join(known)}."
+        )
+    return [name for name in known if name in given]
 
 
 @contextmanager
-def errors_said(command: str, path: Path, again: str = "go on") -> Iterator[None]:
+def errors_said(command: str, path: Path) -> Iterator[None]:
     """Say what went wrong inside, and exit.
 
     Args:
         command: as the user types it, as in `python -m benchmarks robustness`.
         path: the run folder.
-        again: what `--resume` does.
 
     Raises:
         typer.Exit: in place of what was raised inside.
@@ -73,61 +73,68 @@ def errors_said(command: str, path: Path, again: str = "go on") -> Iterator[None
     except RunError as error:
         _console.show_cursor()
         _say(f"\n[red]{escape(str(error))}[/red]")
-        if not isinstance(error, DivergedError):
-            _say_how_to_go_on(command, path, f"Once the cause is gone, {again} with")
+        _say_how_to_go_on(command, path, "Once the cause is gone, go on with")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A process that was ended while it drew leaves the cursor hidden, in the last line.
         _console.show_cursor()
         _say("\nStopped.")
-        _say_how_to_go_on(command, path, f"{again.capitalize()} with")
+        _say_how_to_go_on(command, path, "Go on with")
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def ready(folder: CommandFolder[Asked], plan: Asked, resume: bool) -> Iterator[None]:
-    """Hold a run's folder, made or gone on with; only where this process may speak.
+def run_folder(
+    context: typer.Context,
+    kind: type[AnyFolder],
+    plan: Callable[[], Asked],
+    check: Callable[[Asked], object],
+) -> Iterator[tuple[AnyFolder, Asked]]:
+    """Hold the folder that a command's `--out` or `--resume` names, made or gone on with.
+
+    Errors inside end the command in words, see `errors_said`. Under torchrun only the first
+    process holds the folder.
 
     Args:
-        folder: the run's.
-        plan: what is asked for, of a folder that is to be made.
-        resume: whether the folder is there.
-
-    Raises:
-        FolderError: naming what is in the way, and the remedy.
-        RunError: if the folder is what a run that has begun could not go on for.
+        context: of a command with `--out`, `--resume`, and perhaps `--processes`.
+        kind: the class of the folder.
+        plan: makes what is asked for of the command's other options.
+        check: raises if what is asked for cannot be, before anything is written.
     """
-    if not first_process():
-        yield
-        return
-    with folder.resumed() if resume else folder.begun(plan):
-        try:
-            yield
-        except FolderError as error:
-            raise RunError(str(error)) from error
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise RunError(str(unwritable(folder.path, error))) from error
+    resume, out = context.params["resume"], context.params["out"]
+    command, moment = kind.command, f"{datetime.now():%Y%m%d-%H%M%S}"
+    path = Path(resume or out or f"runs/{command.split()[-1]}-{moment}")
+    folder = kind(path)
+    with errors_said(command, path):
+        if resume is None:
+            asked = plan()
+        else:
+            _refuse_other_options(context)
+            asked = folder.plan()
+        check(asked)
+        if not first_process():
+            yield folder, asked
+            return
+        with folder.begun(asked) if resume is None else folder.resumed():
+            try:
+                yield folder, asked
+            except FolderError as error:
+                raise RunError(str(error)) from error
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                raise RunError(str(unwritable(path, error))) from error
 
 
-def nothing_else_given(context: typer.Context, free: Collection[str]) -> None:
-    """Raise if an option was given that the folder has: it says what the run is.
-
-    Args:
-        context: of the command.
-        free: the options that change no run, as parameters of the command.
-
-    Raises:
-        ValueError: naming the options.
-    """
+def _refuse_other_options(context: typer.Context) -> None:
+    """Raise if an option was given that the folder has: it says what the run is."""
     given = [
-        option(name)
+        f"--{name.replace('_', '-')}"
         for name in context.params
-        if name not in free
+        if name not in ("resume", "processes")
         and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
     ]
     if given:

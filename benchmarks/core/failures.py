@@ -5,10 +5,6 @@ class RunError(RuntimeError):
     """A run could not go on; the message says why, the cause in its last line."""
 
 
-class DivergedError(RunError):
-    """A run came to numbers that are not finite, and would again."""
-
-
 class FolderError(ValueError):
     """A file of a run folder cannot be read or written; the message names it and a remedy."""
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from .failures import FolderError
+from .parsing import nan_for_null, parsed
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -35,21 +36,12 @@ def unwritable(path: Path, error: OSError) -> FolderError:
 
 
 def damaged(file: Path, what: object, remedy: str) -> FolderError:
-    """Return the error for a file that is not what was written.
-
-    Args:
-        file: which.
-        what: is wrong with it.
-        remedy: what to do.
-    """
+    """Return the error for a file that is not what was written, with what is wrong in it."""
     return FolderError(f"{file} is damaged ({what}): {remedy}.")
 
 
 def write_whole(file: Path, content: str | bytes) -> Path:
-    """Write a file whole, or leave what was there; its folder is made if it is not there.
-
-    Returns:
-        The file.
+    """Write a file whole, or leave what was there, and return it; its folder is made.
 
     Raises:
         FolderError: if it cannot be written.
@@ -75,33 +67,22 @@ def write_json(file: Path, content: Any) -> None:
     write_whole(file, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(file: Path, remedy: str) -> Any:
+def read_json(file: Path, remedy: str, kind: Any = Any) -> Any:
     """Return the content of a file that `write_json` wrote.
 
     Args:
         file: which.
         remedy: what to do if it is damaged.
+        kind: the type of the content, whose nulls are NaN; see `parsed`.
 
     Raises:
-        FolderError: if it is not there, or not JSON.
+        FolderError: if it is not there, not JSON, or of another type.
     """
     try:
-        return load_json(file)
-    except (OSError, ValueError) as error:
+        content = json.loads(file.read_bytes())
+        return content if kind is Any else parsed(kind, nan_for_null(content))
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(file, getattr(error, "strerror", None) or error, remedy) from error
-
-
-def load_json(file: Path) -> Any:
-    """Return the content of a file.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is not JSON.
-    """
-    try:
-        return json.loads(file.read_bytes())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
 
 
 def write_tensors(file: Path, content: Any) -> None:
@@ -114,12 +95,8 @@ def write_tensors(file: Path, content: Any) -> None:
 def read_tensors(file: Path, remedy: str) -> Any:
     """Return what `write_tensors` wrote; nothing that the file holds is executed.
 
-    Args:
-        file: which.
-        remedy: what to do if it is damaged.
-
     Raises:
-        FolderError: if it is not there, or damaged.
+        FolderError: with the remedy, if it is not there or damaged.
     """
     try:
         return torch.load(file, weights_only=True)
@@ -194,11 +171,6 @@ def read_lines(file: Path, remedy: str, mark: str = "") -> Iterator[Any]:
     except (OSError, ValueError, RecursionError) as error:
         what = getattr(error, "strerror", None) or error
         raise damaged(file, f"line {number}: {what}", remedy) from error
-
-
-def torn(file: Path) -> bool:
-    """Whether a file of lines is not there, is empty, or ends within a line."""
-    return not file.exists() or file.read_bytes()[-1:] != b"\n"
 
 
 def finite(content: Any) -> Any:

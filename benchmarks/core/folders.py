@@ -7,6 +7,7 @@
 Everything else is the command's own; `files` has how it is written.
 """
 
+import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from .failures import FolderError
-from .files import load_json, read_json, unwritable, write_json
+from .files import read_json, unwritable, write_json
 from .lock import LOCK, locked
 from .parsing import parsed
 
@@ -32,9 +33,6 @@ _PACKAGES = ("hdet", "torch", "numpy", "scikit-learn")
 
 class CommandFolder(Generic[Asked]):
     """One run on disk; each command has a class of its own.
-
-    Args:
-        path: the folder.
 
     Attributes:
         plan_type: the dataclass that `config.json` has the content of.
@@ -53,21 +51,13 @@ class CommandFolder(Generic[Asked]):
         """Make the folder and write what was asked for."""
         self._write_environment()
         # With this file the folder is a run's, so it comes last.
-        self.write_plan(plan)
-
-    def write_plan(self, plan: Asked) -> None:
-        """Write what is asked for."""
         write_json(self.path / CONFIG, asdict(plan))  # pyright: ignore[reportArgumentType]
 
     def plan(self) -> Asked:
-        """Read back what was asked for.
-
-        Raises:
-            FolderError: if this is not a folder of this command.
-        """
+        """Read back what was asked for; a `FolderError` if this is no folder of the command."""
         try:
-            return parsed(self.plan_type, load_json(self.path / CONFIG))
-        except (OSError, ValueError) as error:
+            return parsed(self.plan_type, json.loads((self.path / CONFIG).read_bytes()))
+        except (OSError, ValueError, RecursionError) as error:
             what = str(error).rstrip(".")
             raise FolderError(
                 f"{self.path} is not a run folder of `{self.command}`: {what}. Give the folder "
@@ -81,11 +71,7 @@ class CommandFolder(Generic[Asked]):
 
     @contextmanager
     def begun(self, plan: Asked) -> Iterator[None]:
-        """Make the folder and hold its lock.
-
-        Raises:
-            FolderError: if it holds anything, is in use, or cannot be written.
-        """
+        """Make the folder and hold its lock; a `FolderError` if it is not new or is in use."""
         self.require_new()
         with locked(self.path):
             # Another run may have been here in between.
@@ -95,11 +81,7 @@ class CommandFolder(Generic[Asked]):
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
-        """Hold the lock of a folder that is a run's, once all that is there can be read.
-
-        Raises:
-            FolderError: if it is in use, cannot be written, or a file in it is damaged.
-        """
+        """Hold the lock of a folder that is a run's, once all that is there can be read."""
         self.plan()
         with locked(self.path):
             if not (self.path / ENVIRONMENT).exists():
@@ -108,19 +90,11 @@ class CommandFolder(Generic[Asked]):
             yield
 
     def check(self) -> None:
-        """Read what is there, so that what is damaged is said before any work.
-
-        Raises:
-            FolderError: naming the file and the remedy.
-        """
+        """Read what is there, so that what is damaged is said before any work."""
         self.environment()
 
     def require_new(self) -> None:
-        """Raise if the folder holds anything: a run must not mix with other files.
-
-        Raises:
-            FolderError: naming the option, the path and the remedy.
-        """
+        """Raise a `FolderError` if the folder holds anything: runs do not mix with others."""
         if not str(self.path).isprintable():
             raise FolderError(f"--out {str(self.path)!r} cannot be shown: name another folder.")
         try:
@@ -146,12 +120,13 @@ class CommandFolder(Generic[Asked]):
             "system": platform.system(),
             "machine": platform.machine(),
             "cores": os.cpu_count(),
-            "packages": {name: _version(name) for name in (*_PACKAGES, *self.packages)},
+            "packages": {name: version_of(name) for name in (*_PACKAGES, *self.packages)},
         }
         write_json(self.path / ENVIRONMENT, content)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -21,49 +21,42 @@ except ImportError:
     fcntl = None
 
 LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a run folder, which is made if it is not there.
 
-    Args:
-        path: the folder.
-
     Raises:
         FolderError: if another process holds it, or the folder cannot be written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        stream = (path / LOCK).open("ab+", buffering=0)
     except OSError as error:
         raise unwritable(path, error) from error
-    try:
-        _take(file, path)
-        yield
-    finally:
-        os.close(file)
-
-
-def _take(file: int, path: Path) -> None:
-    if fcntl is not None:
+    with stream:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(file, 100).decode(errors="replace").strip() or "another process"
+            stream.seek(0)
+            holder = stream.read(100).decode(errors="replace").strip() or "another process"
             raise FolderError(
                 f"{path} is in use by {holder}: wait until that run is over, or end it."
             ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            if error.errno not in _NO_LOCKS:
                 raise unwritable(path, error) from error
             warnings.warn(
                 f"The file system of {path} has no locks: begin no second run in this folder "
                 f"while this one is under way.",
                 stacklevel=3,
             )
-    try:
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        raise unwritable(path, error) from error
+        try:
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()}\n".encode())
+        except OSError as error:
+            raise unwritable(path, error) from error
+        yield

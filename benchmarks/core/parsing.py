@@ -20,23 +20,11 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def require_name(call: str, argument: str, name: str) -> None:
-    """Raise a `ValueError` unless a name can be that of a folder within a run's.
-
-    Args:
-        call: whose argument it is, for the error.
-        argument: its name.
-        name: what is to be a folder.
-    """
+    """Raise a `ValueError` unless a name can be that of a folder within a run's."""
     good = _NAME.fullmatch(name) and not name.endswith(".") and not _DEVICES.fullmatch(name)
     rule = "is no name for a folder"
     remedy = "take letters, digits and . _ + -, at most 100, a letter or digit first"
     require(bool(good), call, argument, name, rule, remedy)
-
-
-def require_finite(call: str, argument: str, value: float) -> None:
-    """Raise a `ValueError` unless a value is finite and at least 0; arguments as above."""
-    good = 0 <= value < math.inf
-    require(good, call, argument, value, "must be finite and at least 0", "correct it")
 
 
 def require_names(

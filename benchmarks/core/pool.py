@@ -7,7 +7,6 @@ them, and they end when their parent is gone.
 import multiprocessing
 import os
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +26,7 @@ from rich.progress import (
 )
 
 from .failures import FolderError, MissingDataError, RunError
-from .ranks import ignoring_interrupts, process_context
+from .ranks import end_with_parent, ignoring_interrupts, process_context
 
 
 class WorkerError(RunError):
@@ -68,14 +67,8 @@ def pool(
 def raise_from(error: BaseException | None, unit: object) -> None:
     """Raise what ended a worker's task in words for the user; nothing if it ended well.
 
-    Args:
-        error: the exception of the task's future.
-        unit: what the task was, as the message names it.
-
     Raises:
-        MissingDataError: if that is what happened.
-        FolderError: likewise.
-        WorkerError: in every other case.
+        WorkerError: unless data are missing or the folder is at fault, which say it themselves.
     """
     if error is None:
         return
@@ -115,15 +108,7 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 
 def _start(setup: Callable[..., None] | None, given: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     if setup is not None:
         setup(*given)
-
-
-def _end_with_parent() -> None:
-    """End this worker when its parent is killed: nobody else would."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -102,6 +102,18 @@ def _on_this_rank(fn: Callable[..., None], args: tuple) -> bool:
     return rank == 0
 
 
+def end_with_parent() -> None:
+    """Have this process end when its parent is killed: nobody else would end it."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def process_context(*preload: str) -> ForkServerContext | SpawnContext:
     """Return how to start processes; what it runs in the background ignores Ctrl-C.
 
@@ -125,7 +137,7 @@ def process_context(*preload: str) -> ForkServerContext | SpawnContext:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # The server answers once it has imported all that, which takes seconds. Whoever asks for
     # processes and is gone by then would have them started for nobody.
-    first = context.Process(target=_nothing)
+    first = context.Process(target=int)
     try:
         first.start()
         first.join()
@@ -133,10 +145,6 @@ def process_context(*preload: str) -> ForkServerContext | SpawnContext:
         _end_server()
         raise
     return context
-
-
-def _nothing() -> None:
-    """Do nothing, in a process that shows that the server is there."""
 
 
 def _end_server() -> None:
@@ -222,7 +230,7 @@ def _ending(code: int | None) -> str:
 
 def _rank(rank: int, ranks: int, folder: str, fn: Callable, args: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if not Path(folder).exists():
         # Ctrl-C came while this rank was being started. Minutes would pass before the
         # rendezvous gives up a file that cannot be made, and no thread runs meanwhile.
@@ -244,12 +252,4 @@ def _rank(rank: int, ranks: int, folder: str, fn: Callable, args: tuple) -> None
         # The parent may end this process at any moment; it must not find half a file.
         os.replace(beside, beside.with_suffix(".error"))
         # Not `sys.exit`: leaving the process group in order would wait for the others.
-        os._exit(1)
-
-
-def _end_with_parent() -> None:
-    """End this rank when its parent is killed: nobody else would."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
         os._exit(1)

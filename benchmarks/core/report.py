@@ -48,16 +48,10 @@ def write_report(
     page = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
+    about = {"title": title, "command": command, "introduction": introduction}
     drawn = {text: base64.b64encode(p.read_bytes()).decode() for text, p in pictures.items()}
-    text = page.render(
-        title=title,
-        command=command,
-        tables=tables,
-        pictures=drawn,
-        environment=environment,
-        missing=missing,
-        introduction=introduction,
-    )
+    found = {"tables": tables, "pictures": drawn, "missing": missing}
+    text = page.render(about, **found, environment=environment)
     return write_whole(folder / "report.html", text)
 
 

@@ -23,16 +23,11 @@ class Estimate:
     """A mean over seeds; everything is NaN where a value is not finite.
 
     `f"{estimate:.2f}"` gives the mean and its standard error, as in `85.12 ± 0.31`.
-
-    Attributes:
-        mean: of the values.
-        error: its standard error; NaN with one value.
-        n: how many values there are.
     """
 
     mean: float
-    error: float
-    n: int
+    error: float  # its standard error; NaN with one value
+    n: int  # how many values there are
 
     def half_width(self, comparisons: int = 1) -> float:
         """Return how far the 95 % interval of so many comparisons reaches to each side."""

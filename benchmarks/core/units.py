@@ -64,11 +64,7 @@ class UnitFolder(CommandFolder[Asked]):
         append(self._results, [finite({"key": unit.key, **outcome})], lasting=True)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """Return how the runs went that are over, by key.
-
-        Raises:
-            FolderError: if a line is not one that was written.
-        """
+        """Return how the runs went that are over, by key."""
         found = {}
         for number, outcome in enumerate(read_lines(self._results, _REMEDY), 1):
             if not isinstance(outcome, dict) or not isinstance(outcome.get("key"), str):
@@ -96,10 +92,6 @@ def do_runs(
         outcome: does one run; a function of a module, as other processes import it.
         processes: how many at once; None for the machine's cores.
         setup: a function that each process calls before its first run, and its arguments.
-
-    Raises:
-        MissingDataError: if data are not there.
-        WorkerError: if a run failed by an error of the program.
     """
     if not todo:
         return

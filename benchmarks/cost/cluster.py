@@ -67,21 +67,14 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Plan:
-    """A model on a cluster. The shards of a replica fill whole nodes, or share one.
+    """A model on a cluster. The shards of a replica fill whole nodes, or share one."""
 
-    Attributes:
-        parameters: of the whole model.
-        gpus: all of them.
-        shards: GPUs that one replica is split over; 1 under plain data parallelism.
-        kept: bytes of one parameter.
-        state: how many tensors as large as the parameters are averaged besides, such as
-            Adam's two moments under coupled weight decay.
-    """
-
-    parameters: int
-    gpus: int
-    shards: int = 1
-    kept: int = 4
+    parameters: int  # of the whole model
+    gpus: int  # all of them
+    shards: int = 1  # GPUs that one replica is split over; 1 under plain data parallelism
+    kept: int = 4  # bytes of one parameter
+    # Tensors as large as the parameters that are averaged besides, such as Adam's two moments
+    # under coupled weight decay.
     state: int = 0
 
     @property
@@ -210,19 +203,12 @@ def probe_seconds(plan: Plan, cluster: Cluster, batches: float = 1) -> float:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each GPU: what training needs, and what is added to it.
+    """Bytes on each GPU: what training needs, and what is added to it."""
 
-    Attributes:
-        training: weights, gradients and two moments in float32.
-        buckets: during every sync; a caching allocator keeps them.
-        average: Explorer's averaged weights, always.
-        probe: the weights set aside while the probe runs.
-    """
-
-    training: int
-    buckets: int
-    average: int
-    probe: int
+    training: int  # weights, gradients and two moments in float32
+    buckets: int  # during every sync; a caching allocator keeps them
+    average: int  # Explorer's averaged weights, always
+    probe: int  # the weights set aside while the probe runs
 
 
 def memory(plan: Plan) -> Memory:

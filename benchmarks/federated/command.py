@@ -1,17 +1,16 @@
 """The command `python -m benchmarks federated`."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.commands import MOST, Out, Processes, Resume, names, run_folder
 from ..core.report import print_table, write_report
 from ..core.units import do_runs
 from .analysis import command, found_in, tables
 from .selections import compared
-from .study import COMMAND, EXPERIMENTS, Folder, Plan, outcome, unfinished, units
+from .study import EXPERIMENTS, Folder, Plan, outcome, unfinished, units
 from .tasks import load
 
 # What the terminal has room for.
@@ -32,37 +31,31 @@ def federated(
     rounds: Annotated[
         int, typer.Option(min=2, help="Of a run of rates; selection has twice as many.")
     ] = Plan.rounds,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; default runs/federated-...")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
-    ] = None,
+    out: Out = None,
+    resume: Resume = None,
+    processes: Processes = None,
 ) -> None:
     """Compare federated learning rates from every start, and client selectors.
 
     Thousands of small runs, hours on a few cores; --seeds 1 --selection-seeds 2 tells the
     most of it sooner. The folder that is printed has every number, plots and report.html.
     """
-    path = resume or out or Path("runs") / f"federated-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Folder(path)
-    with errors_said(COMMAND, path):
-        if resume is not None:
-            nothing_else_given(context, {"resume", "processes"})
-            plan = folder.plan()
-        else:
-            names = [name.strip() for name in experiments.split(",") if name.strip()]
-            plan = Plan(names, seeds, selection_seeds, rounds)
+
+    def asked() -> Plan:
+        of = names("experiments", experiments, EXPERIMENTS)
+        return Plan(of, seeds, selection_seeds, rounds)
+
+    def check(plan: Plan) -> None:
         every = [unit.settings for unit in units(plan)]
         for source in dict.fromkeys((s.task, s.pool) for s in every):
             # Missing data are an error of the user's: say so before anything is written.
             load(*source)
-        with ready(folder, plan, resume is not None):
-            print(f"Runs: {len(every)}, {len(unfinished(folder))} to do.", flush=True)
-            print(f"Folder: {path}", flush=True)
-            do_runs(folder, unfinished(folder), outcome, processes)
-            print(f"Report: {report(folder)}")
+
+    with run_folder(context, Folder, asked, check) as (folder, plan):
+        print(f"Runs: {len(list(units(plan)))}, {len(unfinished(folder))} to do.", flush=True)
+        print(f"Folder: {folder.path}", flush=True)
+        do_runs(folder, unfinished(folder), outcome, processes)
+        print(f"Report: {report(folder)}")
 
 
 def report(folder: Folder) -> Path:

@@ -1,14 +1,13 @@
 """The command `python -m benchmarks robustness`."""
 
 import shlex
-from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..core.commands import MOST, errors_said, nothing_else_given, ready
+from ..core.commands import MOST, Out, Processes, Resume, names, run_folder
 from ..core.files import write_json
 from ..core.report import print_table, write_report
 from .analysis import cells, problem_table, standings_table, summary
@@ -29,34 +28,29 @@ def robustness(
     starts: Annotated[
         str, typer.Option(help="Initial peak rates, as multiples of the best.")
     ] = ",".join(map(start_label, STARTS)),
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to make; default runs/robustness-...")
-    ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Runs at once; default one per core.")
-    ] = None,
+    out: Out = None,
+    resume: Resume = None,
+    processes: Processes = None,
 ) -> None:
     """Start every method from rates far too low to far too high, and see how it ends.
 
     A sweep of plain DDP finds each problem's best peak rate first; the starts are
     multiples of it. The folder that is printed has every number, plots and report.html.
     """
-    path = resume or out or Path("runs") / f"robustness-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Folder(path)
-    with errors_said(COMMAND, path):
-        if resume is not None:
-            nothing_else_given(context, {"resume", "processes"})
-            settings = folder.plan()
-        else:
-            settings = plan(_names(problems), _names(methods), _numbers(starts), seeds)
+
+    def asked() -> Settings:
+        of_methods = names("methods", methods, LABELS)
+        return plan(names("problems", problems, PROBLEMS), of_methods, _numbers(starts), seeds)
+
+    def check(settings: Settings) -> None:
         for problem in settings.problems:
             # Missing data are an error of the user's: say so before anything is written.
             load(problem)
-        with ready(folder, settings, resume is not None):
-            print(f"Folder: {path}", flush=True)
-            run_all(folder, processes)
-            print(f"Report: {report(folder)}")
+
+    with run_folder(context, Folder, asked, check) as (folder, _):
+        print(f"Folder: {folder.path}", flush=True)
+        run_all(folder, processes)
+        print(f"Report: {report(folder)}")
 
 
 def report(folder: Folder) -> Path:
@@ -93,12 +87,8 @@ def _again(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(Fraction(part)) for part in _names(text)]
+        return [float(Fraction(part)) for part in text.split(",") if part.strip()]
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"--starts {text!r} must be numbers: try 1/10,1,10.") from None

@@ -51,14 +51,10 @@ def is_read(step: int, steps: int) -> bool:
 
 
 def quantiles(losses: list[float]) -> tuple[list[int], list[int]]:
-    """Return who exploits and who is exploited, as members' indices.
+    """Return who exploits and who is exploited by their losses, as members' indices.
 
-    Args:
-        losses: recent training loss of each member; lower is better.
-
-    Returns:
-        The worst and the best quarter (rounded up, at most half), worst member first; both
-        are empty if the population has one member.
+    That is the worst and the best quarter (rounded up, at most half), worst member first; both
+    are empty if the population has one member.
     """
     order = sorted(range(len(losses)), key=lambda member: -_worst_if_nan(losses[member]))
     if len(order) <= 1:
@@ -136,16 +132,7 @@ def pbt(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
 
     Each member follows the one-cycle schedule of the start `lr` times its factor. Its score
     is its own mean training loss since the last exploit; the best by the score of the last
-    5 % of the run is evaluated on the held-out batches.
-
-    Args:
-        problem: what to train, and how long.
-        task: the problem's task, loaded.
-        lr: peak learning rate around which the members' rates are spread.
-        seed: decides the initial weights, the batches and all draws.
-
-    Returns:
-        The outcome of the best member; `lrs` is the mean over all members.
+    5 % of the run is evaluated on the held-out batches. `lrs` is the mean over all members.
     """
     started = time.perf_counter()
     factors = [draw_factor(generator(seed, "pbt", "start", m)) for m in range(REPLICAS)]

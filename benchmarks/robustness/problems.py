@@ -24,38 +24,23 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Problem:
-    """A task with an optimizer; see the module's head.
-
-    Attributes:
-        name: as in `digits-sgd`.
-        task: name of the task.
-        optimizer: `adamw` or `sgd` (with momentum 0.9).
-        steps: optimizer steps of each run.
-        centre: a learning rate near the best, around which the sweep is laid.
-    """
+    """A task with an optimizer; see the module's head."""
 
     name: str
     task: str
-    optimizer: str
+    optimizer: str  # `adamw`, or `sgd` with momentum
     steps: int
-    centre: float
+    centre: float  # a learning rate near the best, around which the sweep is laid
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run went.
+    """How one run went."""
 
-    Attributes:
-        held_out: held-out loss at the end; NaN or infinite if it diverged.
-        steps: the steps (from 1) at which `lrs` was read.
-        lrs: learning rates in effect (the mean over replicas and groups).
-        seconds: wall time of the training.
-    """
-
-    held_out: float
-    steps: list[int]
-    lrs: list[float]
-    seconds: float
+    held_out: float  # the loss at the end; NaN or infinite if the run diverged
+    steps: list[int]  # from 1, at which `lrs` was read
+    lrs: list[float]  # in effect, the mean over replicas and groups
+    seconds: float  # of the training
 
 
 # A method trains one run: (problem, its loaded task, initial peak LR, seed) -> Outcome.
@@ -121,9 +106,5 @@ def held_out_loss(task: Task, model: nn.Module) -> float:
 
 
 def load(problem: Problem) -> Task:
-    """Return the problem's task with its data.
-
-    Raises:
-        MissingDataError: if they are not on this machine.
-    """
+    """Return the problem's task with its data."""
     return get_task(problem.task)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
-from hdet.errors import require
+from hdet.errors import require, require_number, require_whole
 
 from ..core.parsing import nan_for_null, require_name, require_names
 from ..core.statistics import estimate
@@ -30,57 +30,38 @@ COMMAND = "python -m benchmarks robustness"
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for; the content of `config.json`.
+    """What was asked for; the content of `config.json`."""
 
-    Attributes:
-        problems: as they were when the run began.
-        methods: their names, in the order of the tables.
-        starts: initial peak rates, as multiples of the best rate.
-        seeds: how many seeds, 0 to seeds - 1.
-        sweep: rates of the sweep, in half decades from the problem's centre.
-    """
-
-    problems: list[Problem]
-    methods: list[str]
-    starts: list[float]
-    seeds: int
-    sweep: list[int]
+    problems: list[Problem]  # as they were when the run began
+    methods: list[str]  # in the order of the tables
+    starts: list[float]  # initial peak rates, as multiples of the best rate
+    seeds: int  # how many: 0 to seeds - 1
+    sweep: list[int]  # rates, in half decades from the problem's centre
 
     def __post_init__(self) -> None:
         names = [problem.name for problem in self.problems]
         require_names("Settings", "problems", names, names)
         for problem in self.problems:
             require_name("Problem", "name", problem.name)
-            steps, centre = problem.steps, problem.centre
-            require(steps >= 1, "Problem", "steps", steps, "must be at least 1", "raise it")
-            good, rule = 0 < centre < math.inf, "must be finite and above 0"
-            require(good, "Problem", "centre", centre, rule, "correct it")
+            require_whole("Problem", "steps", problem.steps, "raise it", low=1)
+            require_number("Problem", "centre", problem.centre, "correct it", above=0)
         require_names("Settings", "methods", self.methods, LABELS)
         labels = [start_label(start) for start in self.starts if 0 < start < math.inf]
         good, rule = 0 < len(set(labels)) == len(self.starts), "must be above 0, each once"
         require(good, "Settings", "starts", self.starts, rule, "try 1/10,1,10")
-        seeds, sweep = self.seeds, self.sweep
-        require(seeds >= 1, "Settings", "seeds", seeds, "must be at least 1", "try 3")
-        good, rule = 0 < len(sweep) == len(set(sweep)), "must name some, each once"
-        require(good, "Settings", "sweep", sweep, rule, "correct it")
+        require_whole("Settings", "seeds", self.seeds, "try 3", low=1)
+        good, rule = 0 < len(self.sweep) == len(set(self.sweep)), "must name some, each once"
+        require(good, "Settings", "sweep", self.sweep, rule, "correct it")
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One run of one method.
-
-    Attributes:
-        problem: what it trains.
-        method: name of the method.
-        point: `sweep+1`, or `start1/30`; `startany` for a method without an initial rate.
-        lr: the initial peak rate.
-        seed: of the weights and batches.
-    """
+    """One run of one method."""
 
     problem: Problem
     method: str
-    point: str
-    lr: float
+    point: str  # `sweep+1` or `start1/30`; `startany` for a method without an initial rate
+    lr: float  # the initial peak rate
     seed: int
 
     @property
@@ -110,11 +91,7 @@ class Folder(UnitFolder[Settings]):
 
 
 class Runs:
-    """The runs of a folder that are over, read once.
-
-    Args:
-        folder: whose they are.
-    """
+    """The runs of a folder that are over, read once."""
 
     def __init__(self, folder: Folder) -> None:
         self.settings = folder.plan()
@@ -141,11 +118,7 @@ class Runs:
         return points
 
     def best_point(self, problem: Problem) -> int | None:
-        """Return the best rate of the sweep; None until the sweep is complete.
-
-        Raises:
-            ValueError: if no rate has a finite mean.
-        """
+        """Return the best rate of the sweep; None until the sweep is complete."""
         return self._best_of(problem, self.sweep_points(problem))
 
     def _best_of(self, problem: Problem, points: Sequence[int]) -> int | None:
@@ -233,7 +206,7 @@ def plan(
     starts: Sequence[float] = STARTS,
     seeds: int = 3,
 ) -> Settings:
-    """Turn what the user asked for into settings, or say what cannot be.
+    """Return the settings that a user asks for.
 
     Args:
         problems: names of problems; empty for all.
@@ -242,16 +215,8 @@ def plan(
         seeds: runs of each, at least 1.
 
     Raises:
-        ValueError: naming the argument, the value, and what to write.
+        ValueError: naming the option, the value, and what to write.
     """
-    for option, given, known in (
-        ("--problems", problems, PROBLEMS),
-        ("--methods", methods, LABELS),
-    ):
-        if unknown := [name for name in given if name not in known]:
-            raise ValueError(
-                f"{option}: there is no {', '.join(unknown)}: choose from {', '.join(known)}."
-            )
     if not starts or not all(0 < start < math.inf for start in starts):
         given = ",".join(f"{start:g}" for start in starts)
         raise ValueError(f"--starts {given!r} must be numbers above 0: try 1/10,1,10.")
@@ -287,7 +252,6 @@ def run_all(
         load: gives a problem's task with its data.
 
     Raises:
-        MissingDataError: if the data of a problem are not there.
         ValueError: if a sweep found no rate that trains.
         WorkerError: if a run failed.
     """

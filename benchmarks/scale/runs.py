@@ -64,21 +64,17 @@ def batch(seed: int, step: int) -> tuple[Tensor, ...]:
 
 
 class Readings:
-    """The t-statistics of one held run, taken whenever Explorer reads its own.
-
-    Attributes:
-        t: [signal][sync], only of syncs in the phase.
-        distance: [sync], of the replicas from their mean, over the mean's norm.
-        left_out: replicas left out of an average, over the whole run.
-    """
+    """The t-statistics of one held run, taken whenever Explorer reads its own."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.models: dict[int, nn.Module] = {}
         self.own: list[list[float]] = []
         self.single: list[list[float]] = []
+        # Of the syncs in the phase; distances are the replicas' from their mean, in its norm.
         self.t: dict[str, list[float]] = {name: [] for name in SIGNALS}
         self.distance: list[float] = []
+        # Replicas left out of an average, over the whole run.
         self.left_out = 0
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """The tasks of the benchmark, by name; `base.Task` says what a task is."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from .base import Batch as Batch
@@ -12,26 +13,14 @@ from .regression import RegressionTask
 from .teacher import TeacherTask
 from .text import TextTask
 
-Tasks = (
-    type[TextTask]
-    | type[DigitsTask]
-    | type[FashionTask]
-    | type[MovieLensTask]
-    | type[TeacherTask]
-    | type[RegressionTask]
-    | type[EmbeddingTask]
-)
-TASKS: dict[str, Tasks] = {
-    task.name: task
-    for task in (
-        TextTask,
-        DigitsTask,
-        FashionTask,
-        MovieLensTask,
-        TeacherTask,
-        RegressionTask,
-        EmbeddingTask,
-    )
+TASKS: dict[str, Callable[[str | Path | None], Task]] = {
+    TextTask.name: TextTask,
+    DigitsTask.name: DigitsTask,
+    FashionTask.name: FashionTask,
+    MovieLensTask.name: MovieLensTask,
+    TeacherTask.name: TeacherTask,
+    RegressionTask.name: RegressionTask,
+    EmbeddingTask.name: EmbeddingTask,
 }
 
 

@@ -12,13 +12,16 @@ from torch import Generator
 
 from hdet.seeding import generator as keyed
 
-from .base import Batch, Task
+from .base import Batch, Task, refuse_data
 
 HELD_OUT, HELD_OUT_BATCH = 4096, 1024
 
 
 class DrawnTask(Task):
-    """What such tasks share; a task says what its teacher is, and how to draw from it."""
+    """What such tasks share; a task says what its teacher is, and how to draw from it.
+
+    Held out are 4,096 examples, drawn like all others, in four batches.
+    """
 
     def __init__(self, data: str | Path | None = None) -> None:
         """Draw the teacher and the held-out examples.
@@ -29,15 +32,11 @@ class DrawnTask(Task):
         Raises:
             ValueError: if `data` is given.
         """
-        if data is not None:
-            raise ValueError(
-                f"`{self.name}` takes no data, but data={str(data)!r} was given: leave it "
-                "out, the examples are drawn at random."
-            )
+        refuse_data(self.name, data, "the examples are drawn at random")
         self._make_teacher(keyed(0, self.name, "teacher"))
         columns = self._draw(HELD_OUT, keyed(0, self.name, "held out"))
         parts = (column.split(HELD_OUT_BATCH) for column in columns)
-        self._held_out: list[Batch] = list(zip(*parts, strict=True))
+        self._held_out = list(zip(*parts, strict=True))
 
     @abstractmethod
     def _make_teacher(self, draw: Generator) -> None:
@@ -53,11 +52,3 @@ class DrawnTask(Task):
         `world_size` does not matter: rank 1 draws the same in a run of 2 and of 8.
         """
         return self._draw(self.batch_size, keyed(seed, self.name, step, rank))
-
-    def held_out(self) -> list[Batch]:
-        """Return 4,096 examples, drawn like all others, in four batches."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> None:
-        """Return None: the stream has no end."""
-        return None

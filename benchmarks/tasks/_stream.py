@@ -13,6 +13,8 @@ from torch import Tensor
 
 from hdet.seeding import generator
 
+from .base import Task
+
 
 def steps_in(count: int, batch_size: int, world_size: int) -> int:
     """Return how many whole steps `count` examples last; a remainder is not used."""
@@ -55,3 +57,22 @@ def shuffled(count: int, seed: int, name: str) -> Tensor:
     The tensor is shared by all callers: read it, do not write to it.
     """
     return torch.randperm(count, generator=generator(seed, name, "order"))
+
+
+class StreamTask(Task):
+    """What tasks over a finite list of examples share.
+
+    Attributes:
+        count: how many examples the stream has.
+    """
+
+    count: int
+
+    def places(self, seed: int, step: int, rank: int, world_size: int) -> Tensor:
+        """Return which examples a replica reads at a step, in an order that `seed` draws."""
+        at = places(self.count, self.batch_size, step, rank, world_size)
+        return shuffled(self.count, seed, self.name)[at]
+
+    def max_steps(self, world_size: int) -> int:
+        """Return the number of steps in one pass."""
+        return steps_in(self.count, self.batch_size, world_size)

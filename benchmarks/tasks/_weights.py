@@ -14,6 +14,19 @@ import torch
 from torch import Generator, nn
 
 Model = TypeVar("Model", bound=nn.Module)
+# The matrices of `mlp` in two groups, for `grouped`.
+MLP_GROUPS = {"hidden": ["0.", "2."], "head": ["4."]}
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Return a network with two hidden layers."""
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, outputs),
+    )
 
 
 def initialised(

@@ -8,9 +8,13 @@ and no generator has to be saved.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from ._weights import grouped, initialised
 
 Batch = tuple[Tensor, ...]
 
@@ -22,37 +26,57 @@ class Task(ABC):
         name: what the user types, in lower case.
         title: one line for tables and plots, with the unit of the loss.
         low_lr: a learning rate at which plain DDP trains well but slowly (paper: 1e-4).
-        high_lr: nine times `low_lr`, as in the paper: at or beyond the edge of
-            divergence for plain DDP.
         batch_size: examples per replica and step.
+        prefixes: how the names of each parameter group's matrices begin; see `grouped`.
+        embedding_std: the standard deviation of an embedding's first weights.
     """
 
     name: str
     title: str
     low_lr: float
-    high_lr: float
     batch_size: int
+    prefixes: Mapping[str, Sequence[str]]
+    embedding_std: float = 0.02
+    _held_out: Sequence[Batch]
+
+    @property
+    def high_lr(self) -> float:
+        """Nine times `low_lr`, as in the paper: where plain DDP diverges, or almost."""
+        return 9 * self.low_lr
 
     @abstractmethod
+    def network(self) -> nn.Module:
+        """Return a new network, whatever its weights are."""
+
     def model(self, generator: Generator) -> nn.Module:
         """Return a new model whose initial weights come from `generator` alone."""
+        return initialised(self.network, generator, self.embedding_std)
 
-    @abstractmethod
     def groups(self, model: nn.Module) -> list[dict]:
         """Return the optimizer's parameter groups, each with `params` and a `name`."""
+        return grouped(model, self.prefixes)
 
-    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss of `batch`, a scalar tensor with a graph."""
+        """Return the mean loss of `batch` with its graph: cross-entropy, in nats."""
+        inputs, labels = batch
+        return F.cross_entropy(model(inputs), labels)
 
     @abstractmethod
     def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
         """Return the training batch of replica `rank` at optimizer step `step`."""
 
-    @abstractmethod
     def held_out(self) -> Sequence[Batch]:
         """Return the held-out batches: fixed, and never part of the stream."""
+        return self._held_out
 
-    @abstractmethod
     def max_steps(self, world_size: int) -> int | None:
         """Return how many steps one pass over the stream lasts; None if endless."""
+        return None
+
+
+def refuse_data(task: str, data: str | Path | None, reason: str) -> None:
+    """Raise a `ValueError` if a path was given to a task that takes none."""
+    if data is not None:
+        raise ValueError(
+            f"`{task}` takes no data, but data={str(data)!r} was given: leave it out, {reason}."
+        )

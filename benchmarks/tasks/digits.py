@@ -14,14 +14,14 @@ Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998, UCI repository).
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from hdet.seeding import generator as keyed
 
 from ..core.failures import MissingDataError
-from . import _weights
-from .base import Batch, Task
+from ._weights import MLP_GROUPS, mlp
+from .base import Batch, Task, refuse_data
 
 HELD_OUT, HELD_OUT_BATCH = 300, 100
 HIDDEN = 64
@@ -34,8 +34,8 @@ class DigitsTask(Task):
     name = "digits"
     title = "digits 8 x 8, cross-entropy (nats)"
     low_lr = 1e-2
-    high_lr = 9 * low_lr
     batch_size = 16
+    prefixes = MLP_GROUPS
 
     def __init__(self, data: str | Path | None = None) -> None:
         """Load the images from scikit-learn.
@@ -47,17 +47,13 @@ class DigitsTask(Task):
             MissingDataError: if scikit-learn is not installed.
             ValueError: if `data` is given.
         """
-        if data is not None:
-            raise ValueError(
-                f"`digits` takes no data, but data={str(data)!r} was given: leave it "
-                "out, the images come with scikit-learn."
-            )
+        refuse_data(self.name, data, "the images come with scikit-learn")
         try:
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise MissingDataError(
                 "`digits` needs the images that come with scikit-learn, and the module "
-                '`sklearn` is not installed: pip install "hdet[bench]"'
+                "`sklearn` is not installed: pip install --editable benchmarks"
             ) from error
         pixels, targets = load_digits(return_X_y=True)
         images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 8, 8) / 16
@@ -66,26 +62,13 @@ class DigitsTask(Task):
         order = torch.randperm(len(labels), generator=keyed(0, self.name, "held out"))
         held, train = order[:HELD_OUT], order[HELD_OUT:]
         self._padded, self._labels = F.pad(images[train], (1, 1, 1, 1)), labels[train]
-        self._held_out = list(
-            zip(
-                images[held].flatten(1).split(HELD_OUT_BATCH),
-                labels[held].split(HELD_OUT_BATCH),
-                strict=True,
-            )
-        )
+        columns = images[held].flatten(1), labels[held]
+        parts = (column.split(HELD_OUT_BATCH) for column in columns)
+        self._held_out = list(zip(*parts, strict=True))
 
-    def model(self, generator: Generator) -> nn.Module:
+    def network(self) -> nn.Module:
         """Return a new MLP with two hidden layers."""
-        return _weights.initialised(_mlp, generator)
-
-    def groups(self, model: nn.Module) -> list[dict]:
-        """Return `no_decay`, `hidden` (two matrices) and `head` (one)."""
-        return _weights.grouped(model, {"hidden": ["0.", "2."], "head": ["4."]})
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy, in nats."""
-        images, labels = batch
-        return F.cross_entropy(model(images), labels)
+        return mlp(64, HIDDEN, 10)
 
     def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
         """Return (images, labels); images are (batch, 64), about 0 to 1.
@@ -101,21 +84,3 @@ class DigitsTask(Task):
         images = self._padded[chosen[:, None, None], rows, columns].flatten(1)
         noise = NOISE * torch.randn(images.shape, generator=draw)
         return images + noise, self._labels[chosen]
-
-    def held_out(self) -> list[Batch]:
-        """Return the 300 held-out images, as they are, in three batches."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> None:
-        """Return None: the stream has no end."""
-        return None
-
-
-def _mlp() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(64, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, 10),
-    )

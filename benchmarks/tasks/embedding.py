@@ -17,8 +17,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from . import _weights
 from ._drawn import DrawnTask
+from ._weights import mlp
 from .base import Batch
 
 SIZES = (2000, 1000, 24, 7)  # users, items, hours and days
@@ -34,13 +34,7 @@ class Recommender(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(size, WIDTH) for size in SIZES)
-        self.dense = nn.Sequential(
-            nn.Linear(len(SIZES) * WIDTH, HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, 1),
-        )
+        self.dense = mlp(len(SIZES) * WIDTH, HIDDEN, 1)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the logits, (batch,), of ids, (batch, 4)."""
@@ -55,8 +49,9 @@ class EmbeddingTask(DrawnTask):
     name = "embedding"
     title = "made-up recommender, cross-entropy (nats)"
     low_lr = 8e-3
-    high_lr = 9 * low_lr
     batch_size = 32
+    prefixes = {"embedding": ["tables."], "dense": ["dense."]}
+    embedding_std = 0.1
 
     def _make_teacher(self, draw: Generator) -> None:
         users, items, hours, days = SIZES
@@ -69,13 +64,9 @@ class EmbeddingTask(DrawnTask):
         )
         self._shares = [_shares(users, ZIPF_POWER), _shares(items, ZIPF_POWER)]
 
-    def model(self, generator: Generator) -> nn.Module:
+    def network(self) -> nn.Module:
         """Return a new model with four tables and three dense layers."""
-        return _weights.initialised(Recommender, generator, embedding_std=0.1)
-
-    def groups(self, model: nn.Module) -> list[dict]:
-        """Return `no_decay`, `embedding` (four tables) and `dense` (three matrices)."""
-        return _weights.grouped(model, {"embedding": ["tables."], "dense": ["dense."]})
+        return Recommender()
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean binary cross-entropy, in nats."""

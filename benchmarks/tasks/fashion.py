@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from ..core.failures import MissingDataError
-from . import _stream, _weights
-from .base import Batch, Task
+from ._stream import StreamTask
+from .base import Batch
 
 DEFAULT_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 HELD_OUT, HELD_OUT_BATCH = 2000, 250
@@ -37,14 +36,14 @@ REMEDY = (
 )
 
 
-class FashionTask(Task):
+class FashionTask(StreamTask):
     """Classification of clothes; see the module's head."""
 
     name = "fashion"
     title = "Fashion-MNIST, cross-entropy (nats)"
     low_lr = 1e-2
-    high_lr = 9 * low_lr
     batch_size = 8
+    prefixes = {"convolution": ["0.", "3."], "head": ["7."]}
 
     def __init__(self, data: str | Path | None = None) -> None:
         """Read the four files once per process.
@@ -57,55 +56,27 @@ class FashionTask(Task):
         """
         folder = DEFAULT_FOLDER if data is None else Path(data)
         self._images, self._labels = pairs(folder, "train")
-        images, labels = pairs(folder, "t10k")
-        self._held_out = list(
-            zip(
-                map(_scaled, images[:HELD_OUT].split(HELD_OUT_BATCH)),
-                labels[:HELD_OUT].split(HELD_OUT_BATCH),
-                strict=True,
-            )
-        )
+        self.count = len(self._labels)
+        images, labels = (c[:HELD_OUT].split(HELD_OUT_BATCH) for c in pairs(folder, "t10k"))
+        self._held_out = list(zip(map(_scaled, images), labels, strict=True))
 
-    def model(self, generator: Generator) -> nn.Module:
+    def network(self) -> nn.Module:
         """Return a new net: two convolutions with pooling, then a linear layer."""
-        return _weights.initialised(_net, generator)
-
-    def groups(self, model: nn.Module) -> list[dict]:
-        """Return `no_decay`, `convolution` (two kernels) and `head` (one matrix)."""
-        return _weights.grouped(model, {"convolution": ["0.", "3."], "head": ["7."]})
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy, in nats."""
-        images, labels = batch
-        return F.cross_entropy(model(images), labels)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16 * 7 * 7, 10),
+        )
 
     def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
         """Return (images, labels); images are (batch, 1, 28, 28), standardised."""
-        count = len(self._labels)
-        at = _stream.places(count, self.batch_size, step, rank, world_size)
-        chosen = _stream.shuffled(count, seed, self.name)[at]
+        chosen = self.places(seed, step, rank, world_size)
         return _scaled(self._images[chosen]), self._labels[chosen]
-
-    def held_out(self) -> list[Batch]:
-        """Return the first 2,000 test images, in batches of 250."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> int:
-        """Return the number of steps in one pass over the training images."""
-        return _stream.steps_in(len(self._labels), self.batch_size, world_size)
-
-
-def _net() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16 * 7 * 7, 10),
-    )
 
 
 def _scaled(images: Tensor) -> Tensor:

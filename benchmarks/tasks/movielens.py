@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.failures import MissingDataError
-from . import _stream, _weights
-from .base import Batch, Task
+from ._stream import StreamTask, places
+from .base import Batch
 
 WIDTH, HIDDEN = 16, 64
 HELD_OUT_SHARE, HELD_OUT_BATCHES = 0.1, 10
@@ -62,14 +62,20 @@ class TwoHeads(nn.Module):
         return self.liked(x).squeeze(1), self.value(x).squeeze(1)
 
 
-class MovieLensTask(Task):
+class MovieLensTask(StreamTask):
     """Two predictions per rating, in the order of time; see the module's head."""
 
     name = "movielens"
     title = "MovieLens-100k in time order, liked (nats) + squared error of the rating"
     low_lr = 1e-2
-    high_lr = 9 * low_lr
     batch_size = 16
+    # As in the paper, with `trunk` for its `transformer`.
+    prefixes = {
+        "embedding": ["user.", "item."],
+        "trunk": ["trunk."],
+        "non_embedding": ["liked.", "value."],
+    }
+    embedding_std = 0.1
 
     def __init__(self, data: str | Path | None = None) -> None:
         """Read and sort the ratings once per process.
@@ -85,29 +91,17 @@ class MovieLensTask(Task):
         users, items, ratings = _ratings(path)
         self._users, self._items = int(users.max()) + 1, int(items.max()) + 1
         held = int(HELD_OUT_SHARE * len(ratings))
-        self._train = tuple(x[: len(x) - held] for x in (users, items, ratings))
+        self.count = len(ratings) - held
+        self._train = tuple(x[: self.count] for x in (users, items, ratings))
         # Batches of one size, so that the mean of their losses is the mean loss.
         each = max(1, held // HELD_OUT_BATCHES)
         held -= held % each
         last = [x[len(x) - held :].split(each) for x in (users, items, ratings)]
         self._held_out = list(zip(*last, strict=True))
 
-    def model(self, generator: Generator) -> nn.Module:
+    def network(self) -> nn.Module:
         """Return a new model with a row for every user and item of the file."""
-        return _weights.initialised(
-            lambda: TwoHeads(self._users, self._items), generator, embedding_std=0.1
-        )
-
-    def groups(self, model: nn.Module) -> list[dict]:
-        """Return four groups as in the paper, with `trunk` for its `transformer`."""
-        return _weights.grouped(
-            model,
-            {
-                "embedding": ["user.", "item."],
-                "trunk": ["trunk."],
-                "non_embedding": ["liked.", "value."],
-            },
-        )
+        return TwoHeads(self._users, self._items)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of both tasks' mean losses."""
@@ -118,17 +112,8 @@ class MovieLensTask(Task):
 
     def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
         """Return (user, item, rating); `seed` changes nothing, see the head."""
-        count = len(self._train[0])
-        at = _stream.places(count, self.batch_size, step, rank, world_size)
+        at = places(self.count, self.batch_size, step, rank, world_size)
         return tuple(column[at] for column in self._train)
-
-    def held_out(self) -> list[Batch]:
-        """Return the last tenth of the ratings, in ten batches."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> int:
-        """Return the number of steps in one pass over the training ratings."""
-        return _stream.steps_in(len(self._train[0]), self.batch_size, world_size)
 
 
 def _installed() -> Path:

@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from . import _weights
 from ._drawn import DrawnTask
+from ._weights import MLP_GROUPS, mlp
 from .base import Batch
 
 INPUTS, TEACHER_HIDDEN = 16, 32
@@ -29,8 +29,8 @@ class RegressionTask(DrawnTask):
     name = "regression"
     title = "random teacher with noise, mean squared error"
     low_lr = 1e-2
-    high_lr = 9 * low_lr
     batch_size = 16
+    prefixes = MLP_GROUPS
 
     def _make_teacher(self, draw: Generator) -> None:
         first = torch.randn(INPUTS, TEACHER_HIDDEN, generator=draw)
@@ -40,13 +40,9 @@ class RegressionTask(DrawnTask):
         self._first = first * (2 / INPUTS) ** 0.5
         self._second = second * (2 / TEACHER_HIDDEN) ** 0.5
 
-    def model(self, generator: Generator) -> nn.Module:
+    def network(self) -> nn.Module:
         """Return a new MLP with two hidden layers."""
-        return _weights.initialised(_student, generator)
-
-    def groups(self, model: nn.Module) -> list[dict]:
-        """Return `no_decay`, `hidden` (two matrices) and `head` (one)."""
-        return _weights.grouped(model, {"hidden": ["0.", "2."], "head": ["4."]})
+        return mlp(INPUTS, HIDDEN, 1)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean squared error."""
@@ -61,13 +57,3 @@ class RegressionTask(DrawnTask):
         inputs = torch.randn(count, INPUTS, generator=draw)
         noise = NOISE * torch.randn(count, 1, generator=draw)
         return inputs, self._expected(inputs) + noise
-
-
-def _student() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(INPUTS, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, 1),
-    )

@@ -12,10 +12,9 @@ The teacher is the same for all seeds; a seed changes the initial weights and th
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
-from . import _weights
 from ._drawn import DrawnTask
+from ._weights import MLP_GROUPS, mlp
 from .base import Batch
 
 INPUTS, TEACHER_HIDDEN, CLASSES = 32, 48, 10
@@ -30,8 +29,8 @@ class TeacherTask(DrawnTask):
     name = "teacher"
     title = "random teacher with label noise, cross-entropy (nats)"
     low_lr = 6e-3
-    high_lr = 9 * low_lr
     batch_size = 16
+    prefixes = MLP_GROUPS
 
     def _make_teacher(self, draw: Generator) -> None:
         first = torch.randn(INPUTS, TEACHER_HIDDEN, generator=draw)
@@ -39,18 +38,9 @@ class TeacherTask(DrawnTask):
         self._first = first * INPUTS**-0.5
         self._second = second * LOGIT_STD * TEACHER_HIDDEN**-0.5
 
-    def model(self, generator: Generator) -> nn.Module:
+    def network(self) -> nn.Module:
         """Return a new MLP with two hidden layers."""
-        return _weights.initialised(_student, generator)
-
-    def groups(self, model: nn.Module) -> list[dict]:
-        """Return `no_decay`, `hidden` (two matrices) and `head` (one)."""
-        return _weights.grouped(model, {"hidden": ["0.", "2."], "head": ["4."]})
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy, in nats."""
-        inputs, labels = batch
-        return F.cross_entropy(model(inputs), labels)
+        return mlp(INPUTS, HIDDEN, CLASSES)
 
     def _probabilities(self, inputs: Tensor) -> Tensor:
         """Return how likely each class is, (count, 10), the noise included."""
@@ -61,13 +51,3 @@ class TeacherTask(DrawnTask):
         inputs = torch.randn(count, INPUTS, generator=draw)
         labels = torch.multinomial(self._probabilities(inputs), 1, generator=draw)
         return inputs, labels.squeeze(1)
-
-
-def _student() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(INPUTS, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, CLASSES),
-    )

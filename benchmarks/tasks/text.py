@@ -25,8 +25,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from ..core.failures import MissingDataError
-from . import _stream, _weights
-from .base import Batch, Task
+from ._stream import StreamTask
+from .base import Batch
 
 CONTEXT, WIDTH, HIDDEN, HEADS, LAYERS = 64, 64, 128, 4, 2
 WINDOW = CONTEXT + 1
@@ -91,15 +91,20 @@ class ByteTransformer(nn.Module):
         return self.head(self.norm(x))
 
 
-class TextTask(Task):
+class TextTask(StreamTask):
     """Byte-level language modelling; see the module's head."""
 
     name = "text"
     title = "Python source, next-byte cross-entropy (nats)"
     low_lr = 1e-2
-    high_lr = 9 * low_lr
     # Small, so that four replicas on two cores take some thirty steps a second.
     batch_size = 4
+    # The paper's.
+    prefixes = {
+        "embedding": ["token.", "position."],
+        "transformer": ["blocks."],
+        "non_embedding": ["head."],
+    }
 
     def __init__(self, data: str | Path | None = None) -> None:
         """Read the text once per process.
@@ -116,29 +121,23 @@ class TextTask(Task):
         else:
             root, suffixes = Path(data), (".py", ".txt", ".md")
         self._train, held = _windows(root.resolve(), suffixes)
+        self.count = len(self._train)
         spread = torch.linspace(0, len(held) - 1, HELD_OUT_BATCHES * self.batch_size)
         chosen = held[spread.long()].split(self.batch_size)
         self._held_out = [_inputs_and_targets(windows) for windows in chosen]
 
+    def network(self) -> nn.Module:
+        """Return a new transformer."""
+        return ByteTransformer()
+
     def model(self, generator: Generator) -> nn.Module:
-        """Return a new transformer; what writes to the residual stream starts small."""
-        model = _weights.initialised(ByteTransformer, generator)
+        """Return a new model; what writes to the residual stream starts small."""
+        model = super().model(generator)
         with torch.no_grad():
-            for name, weight in model.blocks.named_parameters():
+            for name, weight in model.named_parameters():
                 if name.endswith(("mix.weight", "shrink.weight")):
                     weight /= (2 * LAYERS) ** 0.5
         return model
-
-    def groups(self, model: nn.Module) -> list[dict]:
-        """Return the paper's four groups."""
-        return _weights.grouped(
-            model,
-            {
-                "embedding": ["token.", "position."],
-                "transformer": ["blocks."],
-                "non_embedding": ["head."],
-            },
-        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy per byte, in nats."""
@@ -147,17 +146,7 @@ class TextTask(Task):
 
     def batch(self, seed: int, step: int, rank: int, world_size: int) -> Batch:
         """Return (inputs, targets), each (batch, context), the targets one byte on."""
-        count = len(self._train)
-        at = _stream.places(count, self.batch_size, step, rank, world_size)
-        return _inputs_and_targets(self._train[_stream.shuffled(count, seed, self.name)[at]])
-
-    def held_out(self) -> list[Batch]:
-        """Return 32 batches of windows, spread evenly over the held-out files."""
-        return self._held_out
-
-    def max_steps(self, world_size: int) -> int:
-        """Return the number of steps in one pass over the training windows."""
-        return _stream.steps_in(len(self._train), self.batch_size, world_size)
+        return _inputs_and_targets(self._train[self.places(seed, step, rank, world_size)])
 
 
 def _inputs_and_targets(windows: Tensor) -> Batch:

@@ -31,7 +31,7 @@ def refuse(task: str, seed: int) -> None:
     [
         (["--experiments", "rates"], "--experiments: there is no rates: choose from"),
         (["--tasks", "foe,[bold]"], "--tasks: there is no [bold]: choose from quadratic"),
-        (["--tasks", " ,"], "--tasks names none: choose from quadratic, logistic"),
+        (["--tasks", " ,"], "must name some that there are, each once: choose from quadratic"),
         (["--scale", "0"], "--scale 0 must be finite and above 0: try 0.1"),
         (["--resume", "/nowhere"], "/nowhere is not a run folder of `python -m benchmarks"),
         (["--resume", "/nowhere", "--seeds", "2"], "and --seeds would"),

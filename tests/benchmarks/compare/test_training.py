@@ -44,13 +44,8 @@ def interrupted(folder: RunFolder, name: str, what: signal.Signals) -> tuple[int
     """
     held = folder.path.parent / what.name
     held.mkdir()
-    command = [
-        "-m",
-        "tests.benchmarks.compare.held_compare",
-        "compare",
-        "--resume",
-        str(folder.path),
-    ]
+    command = ["-m", "tests.benchmarks.compare.held_compare", "compare", "--resume"]
+    command.append(str(folder.path))
     with started(*command, HELD_AT=f"{name}:{HELD}", HELD=str(held)) as process:
         for rank in range(RANKS):
             wait_for(held / str(rank), process)
@@ -68,7 +63,7 @@ def planned() -> Settings:
         replicas=RANKS,
         steps=STEPS,
         seeds=1,
-        only=["warm-init", "hdet-full"],
+        only="warm-init,hdet-full",
         data=None,
         sync_every=5,
         spread=1 / 9,
@@ -106,12 +101,9 @@ def test_stopped_then_killed_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     whole.create(planned())
     on_ranks(run_all, RANKS, str(whole.path), planned())
     for name in ("warm-init", "hdet-full"):
-        cut, expected = folder.result(name, 0), whole.result(name, 0)
-        assert cut is not None
-        assert expected is not None
-        assert cut.train_loss == expected.train_loss
-        assert cut.held_out_loss == expected.held_out_loss
-        assert (cut.mean_lr, cut.final_lr) == (expected.mean_lr, expected.final_lr)
+        cut, expected = vars(folder.result(name, 0)), vars(whole.result(name, 0))
+        times = ("seconds", "sync_share")
+        assert [cut[k] == expected[k] or k in times for k in cut] == [True] * len(cut)
         lines = metrics(folder, name)
         assert without_times(lines) == without_times(metrics(whole, name))
         assert [f for f in folder.run(name, 0).iterdir() if "checkpoint" in f.name] == []

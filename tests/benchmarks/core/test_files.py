@@ -62,23 +62,23 @@ def test_on_a_full_disk_the_old_file_stays_and_the_remedy_is_named(tmp_path: Pat
     assert [x.name for x in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.mark.parametrize("inside", ["a file", "/dev/null", "/proc/nowhere"])
-def test_a_place_that_takes_no_file_is_named(tmp_path: Path, inside: str) -> None:
+def test_a_place_that_takes_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("mine")
-    file = tmp_path / inside / "x.json"
-    with pytest.raises(FolderError, match="x.json cannot be written .* name another folder"):
-        write_json(file, {})
+    for inside in ("a file", "/dev/null", "/proc/nowhere"):
+        with pytest.raises(FolderError, match="x.json cannot be written .* name another"):
+            write_json(tmp_path / inside / "x.json", {})
     assert (tmp_path / "a file").read_text() == "mine"
 
 
 def test_lines_are_appended_one_behind_the_other(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
+    assert list(read_lines(file, "")) == []
     append(file, [{"a": 1}, {"a": math.nan}])
     append(file, [{"a": 2}], lasting=True)
     assert file.read_text() == '{"a": 1}\n{"a": NaN}\n{"a": 2}\n'
 
 
-@pytest.mark.parametrize("left", ['{"a"', '{"a": 1, "b": 2}', "\x00" * 9000, "x" * 9000])
+@pytest.mark.parametrize("left", ['{"a"', '{"a": 1, "b": 2}', "\x00" * 9000])
 def test_what_a_kill_left_of_a_line_never_runs_into_the_next(tmp_path: Path, left: str) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_text('{"a": 0}\n' + left)
@@ -116,10 +116,6 @@ def test_a_broken_line_is_named_with_the_remedy(tmp_path: Path, line: bytes) -> 
         list(read_lines(file, "mend it"))
 
 
-def test_a_file_of_lines_that_is_not_there_has_none(tmp_path: Path) -> None:
-    assert list(read_lines(tmp_path / "lines.jsonl", "")) == []
-
-
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe{}", b"[" * 100_000])
 def test_a_broken_file_is_named_with_the_remedy(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "a.json"
@@ -141,16 +137,12 @@ def test_tensors_are_read_back_and_broken_ones_refused_wherever_cut(tmp_path: Pa
             read_tensors(file, "mend it")
 
 
-class Touch:
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.file),)
-
-
 def test_nothing_that_a_file_holds_is_executed(tmp_path: Path) -> None:
-    torch.save(Touch(tmp_path / "executed"), tmp_path / "a.pt")
+    class Touch:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    torch.save(Touch(), tmp_path / "a.pt")
     with pytest.raises(FolderError, match="a.pt is damaged"):
         read_tensors(tmp_path / "a.pt", "mend it")
     assert not (tmp_path / "executed").exists()

@@ -18,31 +18,23 @@ from benchmarks.robustness.study import Folder
 from tests.benchmarks.compare.fake_run import fake_run
 from tests.benchmarks.robustness import fakes
 
-
-def of_compare(path: Path) -> CommandFolder:
-    return fake_run(path, {"baseline-low": [3.3, 3.4]}, steps=20)
-
-
-def of_robustness(path: Path) -> CommandFolder:
-    return fakes.fake_run(path, "hdet", "ddp")
-
-
 Made = Callable[[str], CommandFolder]
-MAKERS: dict[str, Callable[[Path], CommandFolder]] = {
-    "compare": of_compare,
-    "robustness": of_robustness,
-}
+Damage = Callable[[bytes], bytes | None]
+NAMES = ("compare", "robustness")
 
 
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CommandFolder]:
     """Return a whole folder of each command, to be left as it is."""
     base = tmp_path_factory.mktemp("wholes")
-    return {name: make(base / name) for name, make in MAKERS.items()}
+    return {
+        "compare": fake_run(base / "compare", {"baseline-low": [3.3, 3.4]}, steps=20),
+        "robustness": fakes.fake_run(base / "robustness", "hdet", "ddp"),
+    }
 
 
 @pytest.fixture
-def made(wholes: dict[str, CommandFolder], tmp_path: Path) -> Callable[[str], CommandFolder]:
+def made(wholes: dict[str, CommandFolder], tmp_path: Path) -> Made:
     """Return a function that gives a folder of a command."""
 
     def copy(name: str) -> CommandFolder:
@@ -53,7 +45,12 @@ def made(wholes: dict[str, CommandFolder], tmp_path: Path) -> Callable[[str], Co
     return copy
 
 
-RUN = "runs/baseline-low/seed0"
+def change(file: Path, damage: Damage) -> None:
+    """Write in place of a file what `damage` makes of it; nothing, if that is None."""
+    content = damage(file.read_bytes())
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
 
 
 def half(text: bytes) -> bytes:
@@ -68,48 +65,35 @@ def gone(text: bytes) -> None:
     return None
 
 
-def put(**entries: Any) -> Callable[[bytes], bytes]:
+def put(**entries: Any) -> Damage:
     """Return what changes entries of a JSON object."""
-
-    def change(text: bytes) -> bytes:
-        return json.dumps({**json.loads(text), **entries}).encode()
-
-    return change
+    return lambda text: json.dumps({**json.loads(text), **entries}).encode()
 
 
-def less(name: str) -> Callable[[bytes], bytes]:
-    """Return what takes an entry from a JSON object."""
-    return lambda text: json.dumps(
-        {k: v for k, v in json.loads(text).items() if k != name}
-    ).encode()
-
-
-def first_line(content: object) -> Callable[[bytes], bytes]:
+def first_line(content: object) -> Damage:
     return lambda text: json.dumps(content).encode() + b"\n" + text
 
 
-DAMAGE = [
+RUN = "runs/baseline-low/seed0"
+DAMAGE: list[tuple[str, str, Damage]] = [
     ("compare", f"{RUN}/result.json", half),
     ("compare", f"{RUN}/result.json", put(more=1)),
     ("compare", f"{RUN}/result.json", put(seconds="long")),
-    ("compare", f"{RUN}/result.json", less("diverged")),
     ("compare", f"{RUN}/metrics.jsonl", half),
     ("compare", f"{RUN}/metrics.jsonl", within),
     ("compare", f"{RUN}/metrics.jsonl", gone),
     ("compare", f"{RUN}/metrics.jsonl", first_line([1])),
     ("compare", f"{RUN}/metrics.jsonl", lambda text: text[text.index(b"\n") + 1 :]),
     ("robustness", "results.jsonl", within),
-    ("robustness", "results.jsonl", first_line({"a": 1})),
     ("robustness", "results.jsonl", first_line([1])),
-    ("robustness", "results.jsonl", first_line({"key": "one|ddp|sweep+9|0"})),
+    ("robustness", "results.jsonl", first_line({"a": 1})),
     ("robustness", "results.jsonl", first_line({"key": "one|ddp|sweep+9|0", "lrs": 3})),
-    ("robustness", "results.jsonl", lambda text: b"\xff\xfe\n" + text),
-    *[(name, "environment.json", half) for name in MAKERS],
-]  # fmt: skip
+    ("robustness", "environment.json", half),
+]
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_folder_that_is_whole_is_gone_on_with(tmp_path: Path, made: Made, name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_that_is_whole_is_gone_on_with(made: Made, name: str) -> None:
     folder = made(name)
     with folder.resumed():
         assert folder.command == f"python -m benchmarks {name}"
@@ -119,21 +103,14 @@ def test_a_folder_that_is_whole_is_gone_on_with(tmp_path: Path, made: Made, name
         assert folder.environment()["packages"]["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "damage"),
-    [pytest.param(*one, id=f"{one[0]}-{one[1]}-{k}") for k, one in enumerate(DAMAGE)],
-)
+@pytest.mark.parametrize(("name", "file", "damage"), DAMAGE)
 def test_what_is_damaged_is_named_with_its_remedy(
-    made: Made, name: str, file: str, damage: Callable[[bytes], bytes | None]
+    made: Made, name: str, file: str, damage: Damage
 ) -> None:
     folder = made(name)
-    path = folder.path / file
-    content = damage(path.read_bytes())
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
+    change(folder.path / file, damage)
     message = said(folder)
-    assert message.startswith(f"{path} is damaged (")
+    assert message.startswith(f"{folder.path / file} is damaged (")
     assert "): remove " in message
     assert "\n" not in message
     assert len(message) < 700
@@ -167,66 +144,50 @@ def follow(message: str) -> None:
         gone.unlink()
 
 
-ASKED = [
-    *[(name, half) for name in MAKERS],
-    *[(name, gone) for name in MAKERS],
-    *[(name, put(more=1)) for name in MAKERS],
-    *[(name, lambda text: b"[]") for name in MAKERS],
-    *[(name, lambda text: b"\xff\xfe" + text) for name in MAKERS],
+ASKED: list[tuple[str, Damage]] = [
+    *[(name, damage) for name in NAMES for damage in (half, gone, put(more=1))],
+    ("compare", lambda text: b"[]"),
+    ("compare", lambda text: b"\xff\xfe" + text),
     ("compare", put(replicas="x")),
     ("compare", put(steps=-5)),
     ("compare", put(spread=float("nan"))),
-    ("compare", put(loss_scale=float("inf"))),
     ("compare", put(seeds=True)),
     ("robustness", put(starts=[1.0, float("nan")])),
     ("robustness", put(methods=["../hdet"])),
-    ("robustness", put(seeds="3")),
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "change"), [pytest.param(*one, id=f"{one[0]}-{k}") for k, one in enumerate(ASKED)]
-)
+@pytest.mark.parametrize(("name", "damage"), ASKED)
 def test_what_cannot_have_been_asked_for_is_no_run(
-    made: Made, name: str, change: Callable[[bytes], bytes | None]
+    made: Made, name: str, damage: Damage
 ) -> None:
     folder = made(name)
-    config = folder.path / "config.json"
-    content = change(config.read_bytes())
-    config.unlink()
-    if content is not None:
-        config.write_bytes(content)
+    change(folder.path / "config.json", damage)
     words = f"is not a run folder of `python -m benchmarks {name}`: .*Give the folder that the"
     with pytest.raises(FolderError, match=words), folder.resumed():
         pytest.fail("went on")
 
 
-OUTSIDE = ["../../x", "/tmp/x", "", ".", "a\x00b", "x" * 300, "nul", "checkpoint"]
+@pytest.mark.parametrize(
+    ("name", "rows"), [("compare", "configurations"), ("robustness", "problems")]
+)
+def test_no_name_leads_outside(made: Made, name: str, rows: str) -> None:
+    folder = made(name)
+    config = folder.path / "config.json"
+    raw = json.loads(config.read_text())
+    for outside in ("../../x", "/tmp/x", "", ".", "a\x00b", "x" * 300, "nul"):
+        raw[rows][0]["name"] = outside
+        config.write_text(json.dumps(raw))
+        with pytest.raises(FolderError, match="is no name for a folder"):
+            folder.plan()
+    if name == "compare":
+        raw[rows][0]["name"] = "checkpoint"
+        config.write_text(json.dumps(raw))
+        with pytest.raises(FolderError, match="none may be `checkpoint`"):
+            folder.plan()
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_no_configuration_leads_outside(tmp_path: Path, made: Made, name: str) -> None:
-    folder = made("compare")
-    before = sorted(tmp_path.rglob("*"))
-    raw = json.loads((folder.path / "config.json").read_text())
-    raw["configurations"][0]["name"] = name
-    (folder.path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(FolderError, match="no name for a folder|may be `checkpoint`"):
-        folder.plan()
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", ""])
-def test_no_problem_leads_outside(tmp_path: Path, made: Made, name: str) -> None:
-    folder = made("robustness")
-    raw = json.loads((folder.path / "config.json").read_text())
-    raw["problems"][0]["name"] = name
-    (folder.path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(FolderError, match="is no name for a folder"):
-        folder.plan()
-
-
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_second_run_in_a_folder_is_refused(tmp_path: Path, made: Made, name: str) -> None:
     folder = made(name)
     again, other = type(folder)(folder.path), type(folder)(tmp_path / "new")
@@ -239,28 +200,21 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path: Path, made: Made, name: s
                 pytest.fail("went on")
 
 
-def test_a_folder_that_was_left_before_it_was_a_runs(tmp_path: Path, made: Made) -> None:
+def test_a_run_begins_in_a_folder_of_its_own(tmp_path: Path, made: Made) -> None:
     plan = made("robustness").plan()
+    # One that was left before it was a run's.
     folder = Folder(tmp_path / "new")
     with locked(folder.path):
         (folder.path / "environment.json").write_text("{")
     with folder.begun(plan):
         assert "torch" in folder.environment()["packages"]
-
-
-@pytest.mark.parametrize("name", ["thesis.txt", "environment.json"])
-def test_a_folder_with_other_files_is_not(tmp_path: Path, made: Made, name: str) -> None:
-    plan = made("robustness").plan()
-    path = tmp_path / "new"
-    path.mkdir()
-    (path / name).write_text("mine")
-    with pytest.raises(FolderError, match="is not an empty folder"):
-        Folder(path).begun(plan).__enter__()
-    assert [file.name for file in path.iterdir()] == [name]
-
-
-@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x", "x" * 300, "a\nb", "\x01"])
-def test_a_place_that_cannot_be_a_folder(tmp_path: Path, made: Made, out: str) -> None:
-    plan = made("robustness").plan()
-    with pytest.raises(FolderError, match="name another folder"):
-        Folder(tmp_path / out).begun(plan).__enter__()
+    for name in ("thesis.txt", "environment.json"):
+        path = tmp_path / f"with {name}"
+        path.mkdir()
+        (path / name).write_text("mine")
+        with pytest.raises(FolderError, match="is not an empty folder"):
+            Folder(path).begun(plan).__enter__()
+        assert [file.name for file in path.iterdir()] == [name]
+    for out in ("/dev/null/x", "/proc/x", "x" * 300, "a\nb", "\x01"):
+        with pytest.raises(FolderError, match="name another folder"):
+            Folder(tmp_path / out).begun(plan).__enter__()

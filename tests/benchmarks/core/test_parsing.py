@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.core.parsing import (
-    nan_for_null,
-    parsed,
-    require_finite,
-    require_name,
-    require_names,
-)
+from benchmarks.core.parsing import nan_for_null, parsed, require_name, require_names
 
 
 @dataclass(frozen=True)
@@ -41,11 +35,9 @@ def test_what_was_written_is_read_back() -> None:
     ("change", "words"),
     [
         ({"count": "3"}, "count is '3', not a whole number"),
-        ({"count": 3.0}, "count is 3.0, not a whole number"),
         ({"count": True}, "count is True, not a whole number"),
         ({"count": math.nan}, "count is nan, not a whole number"),
         ({"rate": None}, "rate is None, not a number"),
-        ({"rate": False}, "rate is False, not a number"),
         ({"good": 1}, "good is 1, not true or false"),
         ({"text": 5}, "text is 5, not text"),
         ({"rows": {}}, "rows is {}, not a list"),
@@ -58,17 +50,8 @@ def test_what_was_written_is_read_back() -> None:
 def test_a_value_of_another_type_is_named(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}$"):
         parsed(Outer, {"count": 3, "rate": 0.5, **change})
-
-
-@pytest.mark.parametrize("value", [None, [], "x", 3])
-def test_what_is_no_object_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="^it is .*, not an object$"):
-        parsed(Outer, value)
-
-
-@pytest.mark.parametrize("name", ["hdet-full", "sweep+1", "a", "0.5_x", "x" * 100])
-def test_a_name_for_a_folder(name: str) -> None:
-    require_name("Configuration", "name", name)
+    with pytest.raises(ValueError, match=r"^it is \[\], not an object$"):
+        parsed(Outer, [])
 
 
 @pytest.mark.parametrize(
@@ -77,6 +60,8 @@ def test_a_name_for_a_folder(name: str) -> None:
     + ["x" * 101, "con", "NUL.txt", "com1", "ends.", "~", "-rf", "café", "a:b"],
 )
 def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    for good in ("hdet-full", "sweep+1", "a", "0.5_x", "x" * 100):
+        require_name("Configuration", "name", good)
     with pytest.raises(ValueError, match=r"`Configuration\(name=.* is no name for a folder"):
         require_name("Configuration", "name", name)
 
@@ -88,15 +73,5 @@ def test_names_are_known_and_come_once() -> None:
             require_names("Plan", "tasks", names, {"foe": 1, "tv": 2})
 
 
-def test_numbers_are_finite() -> None:
-    require_finite("Settings", "spread", 0.0)
-    for value in (math.nan, math.inf, -1.0):
-        with pytest.raises(ValueError, match=r"`Settings\(spread=.*` must be finite"):
-            require_finite("Settings", "spread", value)
-
-
 def test_nulls_of_a_whole_file_are_nan_again() -> None:
-    found = nan_for_null({"a": None, "b": [1, None]})
-    assert math.isnan(found["a"])
-    assert found["b"][0] == 1
-    assert math.isnan(found["b"][1])
+    assert str(nan_for_null({"a": None, "b": [1, None]})) == "{'a': nan, 'b': [1, nan]}"

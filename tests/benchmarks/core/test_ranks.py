@@ -74,4 +74,4 @@ def test_under_torchrun_its_ranks_are_used_and_only_the_first_speaks(
     assert done.stdout.count("hdet-no-warm-start, seed 0") == 1
     assert done.stdout.count("Report:") == 1
     assert (tmp_path / "run" / "report.html").exists()
-    assert RunFolder(tmp_path / "run").settings().replicas == 2
+    assert RunFolder(tmp_path / "run").plan().replicas == 2

@@ -64,7 +64,7 @@ def run(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--experiments", "rates,[bold]"], "'[bold]'])` must name some that there are"),
+        (["--experiments", "rates,[bold]"], "--experiments: there is no [bold]: choose from"),
         (["--experiments", " ,"], "choose from rates, selection, mu"),
         (["--resume", "/nowhere"], "/nowhere is not a run folder of"),
         (["--resume", "/nowhere", "--selection-seeds", "2"], "and --selection-seeds would"),

@@ -54,20 +54,17 @@ def test_factors_are_log_uniform():
 def test_exploit_copies_weights_and_moments_and_shares_neither(problem, digits):
     def step(member, index, rank):
         batch = replica_batch(digits, 0, index, rank)
-        return member.step(digits.loss(member.model, batch))
+        rate = member.step(digits.loss(member.model, batch))
+        member.advance()
+        return rate
 
     ours, theirs = (Member(problem, digits, 0.01, 0, factor) for factor in (2.0, 0.5))
     for index in range(3):
-        rates = step(ours, index, 0), step(theirs, index, 1)
-        assert rates[0] == pytest.approx(4 * rates[1])
-        ours.advance()
-        theirs.advance()
+        assert step(ours, index, 0) == pytest.approx(4 * step(theirs, index, 1))
     ours.exploit(theirs, 0.5)
     # The same batches, rates and moments: from now on the two are one.
     for index in range(3, 6):
         assert step(ours, index, 0) == pytest.approx(step(theirs, index, 0))
-        ours.advance()
-        theirs.advance()
     pairs = list(zip(ours.model.parameters(), theirs.model.parameters(), strict=True))
     for a, b in pairs:
         torch.testing.assert_close(a, b)
@@ -80,28 +77,24 @@ def test_exploit_copies_weights_and_moments_and_shares_neither(problem, digits):
     assert all(torch.equal(t, old) for t, old in zip(kept, moments, strict=True))
 
 
-def test_each_member_sees_its_replica_s_batches_only(digits, monkeypatch):
-    seen = []
+def test_each_member_sees_its_own_batches_and_exploits_after_each_twentieth_but_the_last(
+    digits, monkeypatch
+):
+    seen, calls = [], []
+    original = module._exploit_and_explore
 
-    def record(task, seed, step, rank):
+    def read(task, seed, step, rank):
         seen.append((step, rank))
         return replica_batch(task, seed, step, rank)
 
-    monkeypatch.setattr(module, "replica_batch", record)
-    pbt(ADAMW, digits, 1e-2, 0)
-    assert seen == [(step, rank) for step in range(40) for rank in range(4)]
-
-
-def test_exploits_after_each_twentieth_but_the_last(digits, monkeypatch):
-    calls = []
-    original = module._exploit_and_explore
-
-    def record(members, draw):
+    def exploit(members, draw):
         calls.append([len(member.losses) for member in members])
         original(members, draw)
 
-    monkeypatch.setattr(module, "_exploit_and_explore", record)
+    monkeypatch.setattr(module, "replica_batch", read)
+    monkeypatch.setattr(module, "_exploit_and_explore", exploit)
     pbt(ADAMW, digits, 1e-2, 0)
+    assert seen == [(step, rank) for step in range(40) for rank in range(4)]
     assert calls == [[2] * 4] * 19
 
 

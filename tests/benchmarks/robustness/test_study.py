@@ -29,19 +29,15 @@ from tests.benchmarks.robustness import fakes
 from tests.benchmarks.robustness.fakes import ONE, TWO, do, fake_run, settings
 
 
-def new_folder(path: Path, *names: str, problem: Problem = ONE) -> Folder:
+def new_folder(path: Path, *names: str, problems: tuple[Problem, ...] = (ONE,)) -> Folder:
     folder = Folder(path)
-    folder.create(settings(*names, problems=(problem,)))
+    folder.create(settings(*names, problems=problems))
     return folder
 
 
 def write(folder: Folder, unit: Unit, loss: float, seconds: float) -> None:
     run = {"held_out": loss, "steps": [1], "lrs": [unit.lr], "seconds": seconds}
     folder.append(unit, {"lr": unit.lr, **run})
-
-
-def unfinished(folder: Folder) -> list[Unit]:
-    return Runs(folder).unfinished()
 
 
 def test_the_sweep_comes_first_then_the_starts(tmp_path: Path) -> None:
@@ -61,7 +57,7 @@ def test_the_sweep_comes_first_then_the_starts(tmp_path: Path) -> None:
     free = [unit for unit in known if unit.method == "prodigy"]
     assert [unit.point for unit in free] == ["startany"] * 2
     assert do(folder) == later
-    assert unfinished(folder) == []
+    assert Runs(folder).unfinished() == []
 
 
 def test_a_run_that_was_stopped_does_only_what_has_no_result(tmp_path: Path) -> None:
@@ -71,7 +67,7 @@ def test_a_run_that_was_stopped_does_only_what_has_no_result(tmp_path: Path) -> 
     file = tmp_path / "results.jsonl"
     *others, last = file.read_text().splitlines(keepends=True)
     file.write_text("".join(others) + last[:20])
-    (unit,) = unfinished(folder)
+    (unit,) = Runs(folder).unfinished()
     assert unit.key == json.loads(last)["key"]
     run_all(folder, 1, fakes.methods, fakes.load)
     assert file.read_text() == "".join([*others, last])
@@ -92,9 +88,7 @@ def test_the_sweep_goes_on_while_the_best_is_outermost(
     tmp_path: Path, centre: float, points: tuple[int, int], best: int
 ) -> None:
     problem = Problem("one", "none", "sgd", 40, centre)
-    folder = new_folder(tmp_path, "hdet", problem=problem)
-    while do(folder):
-        pass
+    folder = fake_run(tmp_path, "hdet", problems=(problem,))
     found = Runs(folder).sweep_points(problem)
     assert found == list(range(points[0], points[1] + 1))
     assert Runs(folder).best_point(problem) == best
@@ -111,20 +105,19 @@ def test_one_seed_that_diverges_disqualifies_a_rate(tmp_path: Path) -> None:
 
 
 def test_a_problem_that_no_rate_trains_is_an_error(tmp_path: Path) -> None:
-    folder = new_folder(tmp_path, "hdet", problem=Problem("bad", "none", "sgd", 40, 1e6))
+    folder = new_folder(tmp_path, "hdet", problems=(Problem("bad", "none", "sgd", 40, 1e6),))
     do(folder)
     with pytest.raises(ValueError, match=r"no rate of the sweep of bad .* correct its"):
         Runs(folder).units()
 
 
 def test_longest_first(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    folder.create(settings("hdet", problems=(ONE, TWO)))
+    folder = new_folder(tmp_path, "hdet", problems=(ONE, TWO))
     for unit in Runs(folder).units()[0]:
         loss = 1 + abs(math.log(unit.lr / 0.1))
         seconds = 9.0 if unit.problem == TWO else 1.0
         write(folder, unit, loss, seconds)
-    names = [unit.problem.name for unit in unfinished(folder)]
+    names = [unit.problem.name for unit in Runs(folder).unfinished()]
     assert names == ["two"] * 14 + ["one"] * 14
 
 
@@ -132,7 +125,7 @@ def test_workers_give_the_same_results_as_this_process(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "a", "hdet", "prodigy")
     run_all(folder, 2, fakes.methods, fakes.load)
     assert folder.results() == fake_run(tmp_path / "b", "hdet", "prodigy").results()
-    assert unfinished(folder) == []
+    assert Runs(folder).unfinished() == []
 
 
 def fail(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
@@ -156,21 +149,18 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> No
     folder = new_folder(tmp_path, "hdet")
     with pytest.raises(WorkerError, match=r"one, hdet, start(?s:.*)the cause"):
         run_all(folder, 1, failing, fakes.load)
-    assert len(unfinished(folder)) == 14
+    assert len(Runs(folder).unfinished()) == 14
     with pytest.raises(WorkerError, match="fewer --processes"):
         run_all(folder, 1, dying, fakes.load)
     run_all(folder, 1, fakes.methods, fakes.load)
-    assert unfinished(folder) == []
+    assert Runs(folder).unfinished() == []
 
 
-def test_labels_of_starts() -> None:
+def test_everything_is_run_from_all_starts_unless_told() -> None:
     assert [*map(start_label, STARTS)] == ["1/30", "1/10", "1/3", "1", "3", "10", "30"]
     assert start_label(0.3) == "0.3"
     assert start_point("hdet", 1 / 30) == "start1/30"
     assert start_point("prodigy", 30.0) == "startany"
-
-
-def test_everything_is_run_unless_told() -> None:
     asked = plan()
     assert [p.name for p in asked.problems] == list(PROBLEMS)
     assert asked.methods == list(LABELS)

@@ -35,11 +35,7 @@ def write_images(folder: Path, part: str, count: int, mark: int) -> None:
     for image, label in zip(images, labels, strict=True):
         image[2 * label + 4 : 2 * label + 6] = 250
     numbers = np.arange(count)
-    images[:, 0, 0], images[:, 0, 1], images[:, 0, 2] = (
-        numbers // 256,
-        numbers % 256,
-        mark,
-    )
+    images[:, 0, :3] = np.stack([numbers // 256, numbers % 256, 0 * numbers + mark], 1)
     write_idx(folder / f"{part}-images-idx3-ubyte.gz", images)
     write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
 

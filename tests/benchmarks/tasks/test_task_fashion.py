@@ -47,11 +47,9 @@ def test_labels_belong_to_their_images(image_folder):
 
 def test_missing_files_are_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(fashion, "DEFAULT_FOLDER", tmp_path / "absent")
-    with pytest.raises(
-        MissingDataError, match=r"absent.*apt-get install dataset-fashion-mnist"
-    ) as caught:
+    words = r"/absent has no .*apt-get install dataset-fashion-mnist"
+    with pytest.raises(MissingDataError, match=words):
         get_task("fashion")
-    assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +61,7 @@ def test_missing_files_are_named_with_the_command(tmp_path, monkeypatch):
         (gzip.compress(b"\0\0\x08\x01" + bytes(12)), "begins with 00000801"),
         (gzip.compress(b"\0\0\x0d\x03" + bytes(12)), "begins with 00000d03"),
         (gzip.compress(b"\0\0\x08\x03" + bytes(12)), r"says \(0, 0, 0\), but 0 bytes"),
-        (
-            gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\x02" * 3 + bytes(9)),
-            r"says \(2, 2, 2\), but 9 bytes",
-        ),
+        (gzip.compress(b"\0\0\x08\x03" + b"\0\0\0\x02" * 3 + bytes(9)), "but 9 bytes"),
     ],
     # Packed bytes hold the time of packing, and names of tests must not.
     ids=["no gzip", "cut off", "empty", "labels", "doubles", "no size", "too few"],
@@ -78,8 +73,6 @@ def test_damaged_images_are_reported(image_folder, content, complaint):
 
 
 def test_labels_that_do_not_fit_the_images_are_reported(image_folder):
-    (image_folder / LABELS).write_bytes(
-        (image_folder / LABELS.replace("train", "t10k")).read_bytes()
-    )
+    (image_folder / LABELS.replace("train", "t10k")).replace(image_folder / LABELS)
     with pytest.raises(MissingDataError, match="there are 500 labels.*600, 28, 28"):
         get_task("fashion", image_folder)

@@ -47,29 +47,29 @@ def test_both_formats_and_their_folders_give_the_same_ratings(u_data, inter):
 
 def test_ids_are_dense_over_the_whole_file(u_data):
     task = MovieLensTask(u_data)
-    parts = [stream(task)[:2], *(batch[:2] for batch in task.held_out())]
-    users = torch.cat([part[0] for part in parts]).unique()
-    items = torch.cat([part[1] for part in parts]).unique()
-    assert torch.equal(users, torch.arange(task._users))
-    assert torch.equal(items, torch.arange(task._items))
+    parts = [stream(task), *task.held_out()]
+    for i, count in enumerate((task._users, task._items)):
+        assert torch.equal(torch.cat([p[i] for p in parts]).unique(), torch.arange(count))
 
 
 def test_the_loss_is_the_sum_of_both_tasks(u_data):
     task = get_task("movielens", u_data)
 
-    class Right(nn.Module):
-        def forward(self, user, item):
-            rating = torch.tensor([5.0, 1.0])
-            return torch.where(rating >= 4, 50.0, -50.0), rating - 3.5
+    class Told(nn.Module):
+        def __init__(self, *outputs):
+            super().__init__()
+            self.outputs = outputs
 
-    class Wrong(nn.Module):
         def forward(self, user, item):
-            return torch.zeros(2), torch.zeros(2)
+            return self.outputs
 
-    batch = (torch.zeros(2).long(), torch.zeros(2).long(), torch.tensor([5.0, 1.0]))
-    assert task.loss(Right(), batch).item() == pytest.approx(0, abs=1e-6)
+    rating = torch.tensor([5.0, 1.0])
+    batch = (torch.zeros(2).long(), torch.zeros(2).long(), rating)
+    right = Told(torch.tensor([50.0, -50.0]), rating - 3.5)
+    assert task.loss(right, batch).item() == pytest.approx(0, abs=1e-6)
     expected = np.log(2) + (1.5**2 + 2.5**2) / 2
-    assert task.loss(Wrong(), batch).item() == pytest.approx(expected)
+    unsure = Told(torch.zeros(2), torch.zeros(2))
+    assert task.loss(unsure, batch).item() == pytest.approx(expected)
 
 
 def install(inter, monkeypatch, record: str) -> None:
@@ -96,19 +96,15 @@ def test_a_wheel_without_the_file_is_told_apart(inter, monkeypatch):
         get_task("movielens")
 
 
-def test_a_missing_wheel_is_named_with_the_command(monkeypatch):
+def test_a_missing_wheel_or_path_is_named_with_the_command(tmp_path, monkeypatch):
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "files", absent)
     with pytest.raises(MissingDataError, match="pip install --no-deps recbole"):
         get_task("movielens")
-
-
-def test_a_missing_path_is_named_with_the_command(tmp_path):
-    with pytest.raises(MissingDataError, match="pip install --no-deps") as caught:
+    with pytest.raises(MissingDataError, match=r"/absent.* pip install --no-deps"):
         get_task("movielens", tmp_path / "absent")
-    assert str(tmp_path / "absent") in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +113,7 @@ def test_a_missing_path_is_named_with_the_command(tmp_path):
         ("", 1),
         ("1\t2\t3\t4\n1\t2\n", 2),
         ("1,2,3,4\n", 1),
-        (
-            "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\tx\t4\n",
-            2,
-        ),
+        ("user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t2\tx\t4\n", 2),
         ("user_id:token\trating:float\n", 1),
     ],
 )

@@ -3,9 +3,11 @@
 import sysconfig
 
 import pytest
+import torch
 
 from benchmarks.core.failures import MissingDataError
 from benchmarks.tasks import get_task, text
+from hdet.seeding import generator
 
 
 def as_bytes(batch) -> list[bytes]:
@@ -17,26 +19,17 @@ def as_bytes(batch) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_no_window_comes_twice_in_a_pass(text_folder, seed):
+def test_no_window_comes_twice_in_a_pass_and_none_is_of_held_out_files(text_folder, seed):
     task = get_task("text", text_folder)
-    seen = [
+    held = {w for batch in task.held_out() for w in as_bytes(batch)}
+    stream = [
         window
         for step in range(task.max_steps(2) or 0)
         for rank in range(2)
         for window in as_bytes(task.batch(seed, step, rank, 2))
     ]
-    assert len(seen) > 10_000
-    assert len(set(seen)) == len(seen)
-
-
-def test_held_out_files_are_not_in_the_stream(text_folder):
-    task = get_task("text", text_folder)
-    held = {w for batch in task.held_out() for w in as_bytes(batch)}
-    stream = {
-        window
-        for step in range(task.max_steps(1) or 0)
-        for window in as_bytes(task.batch(0, step, 0, 1))
-    }
+    assert len(stream) > 10_000
+    assert len(set(stream)) == len(stream)
     names = text._held_out_names(text._texts(text_folder, (".py", ".txt", ".md")))
     marks = {f"file{int(n.split('/')[1].split('.')[0]):02d}".encode() for n in names}
     assert len(held) == text.HELD_OUT_BATCHES * task.batch_size
@@ -65,10 +58,6 @@ def test_only_source_files_outside_tests_and_packages_are_read(tmp_path):
 
 
 def test_a_byte_cannot_see_those_after_it(text_folder):
-    import torch
-
-    from hdet.seeding import generator
-
     task = get_task("text", text_folder)
     model = task.model(generator(0))
     inputs, _ = task.batch(0, 0, 0, 2)
@@ -87,13 +76,10 @@ def test_a_python_without_source_is_told_where_to_get_it(tmp_path, monkeypatch):
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_folder_with_little_text_is_refused(tmp_path):
-    (tmp_path / "a.txt").write_text("too little")
-    with pytest.raises(MissingDataError, match="with 10 bytes in all. It needs 1000000"):
-        get_task("text", tmp_path)
-
-
-def test_a_single_large_file_cannot_be_both_trained_on_and_held_out(tmp_path):
-    (tmp_path / "a.txt").write_text("x" * 2_000_000)
-    with pytest.raises(MissingDataError, match="in several files"):
+@pytest.mark.parametrize(
+    ("count", "words"), [(10, "with 10 bytes in all. It needs 1000000"), (2_000_000, "several")]
+)
+def test_little_text_or_a_single_file_is_refused(tmp_path, count, words):
+    (tmp_path / "a.txt").write_text("x" * count)
+    with pytest.raises(MissingDataError, match=words):
         get_task("text", tmp_path)
