@@ -51,7 +51,7 @@ def run(console: Console, seed: int, length: float = 1.0, ranks: int = 4) -> Pag
         one.cells = [f"{rate:.2g}", found if one.ours else "–", f"{loss:.3f}", against]
         how = f"came to {found} and ended" if one.ours else "ended"
         start = f"{one.method} from {rate:.2g} ({one.start})"
-        one.sentence = f"{start} {how} at {loss:.3f}: {against} to the best plain run."
+        one.sentence = f"{start} {how} at {loss:.3f}: {against} relative to the best plain run."
     return Page(
         title="A learning rate that is right, 30 times too low and 30 times too high",
         runs=runs,
