@@ -88,7 +88,8 @@ def run(console: Console, seed: int, length: float = 1.0) -> Page:
     for one, theta, (validation, test) in zip(runs, thetas, losses, strict=True):
         medians = [f"{float(half.exp().median()):.2g}" for half in theta.chunk(2)]
         one.cells = [*medians, f"{validation:.3f}", f"{test:.3f}", beside(test, losses[-1][1])]
-        one.sentence = f"{one.name}, ended at a test loss of {test:.3f}: {one.cells[-1]} relative to grid search."
+        against = f"{one.cells[-1]} relative to grid search"
+        one.sentence = f"{one.name}, ended at a test loss of {test:.3f}: {against}."
     return Page(
         title="A penalty for each feature, beside one penalty for all, at equal cost",
         runs=runs,
