@@ -278,7 +278,8 @@ def train(folder: Path, steps: int, seed: int) -> None:
             run.save(t, killed)
         if (t + 1) % max(steps // 200, 1) == 0:
             run.note(memory=memory(), step=t)
-            if not early:
+            # By then every list that is ever averaged has been, and has its plan.
+            if not early and t >= first + (steps - first) // 10:
                 early = True
                 run.note(tensors=tensors_alive())
     rate = (steps - first) / (time.perf_counter() - began)
