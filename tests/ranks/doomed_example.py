@@ -29,3 +29,7 @@ def batch(now, me):
 
 names["batch"] = batch
 main(Path(file))
+# A thread of gloo's that still holds a tensor while the interpreter goes down aborts the
+# process, and torchrun would start all of them once more (pytorch#179291).
+sys.stdout.flush()
+os._exit(0)
