@@ -259,7 +259,7 @@ def test_every_optimizer_of_a_model_is_watched_for_itself():
     groups = two_groups(model)
     optimizers = [torch.optim.SGD(g["params"], 0.05) for g in groups]
     watches = [UpdateAgreement(o, Replicas()) for o in optimizers]
-    snapshots = []
+    snapshots, gradients = [], []
     for t in range(2):
         model.zero_grad()
         loss_at(model, t, 0).backward()
@@ -290,12 +290,13 @@ def test_a_compiled_step_is_watched_too():
         step()
         return read
 
-    assert run(True) == pytest.approx(run(False), abs=1e-9)
+    # Compiled, Adam corrects its moments in float32.
+    assert run(True) == pytest.approx(run(False), abs=1e-5)
 
 
 def test_it_goes_with_whoever_holds_it():
     problem = Problem()
-    problem.watch = None
+    del problem.watch
     problem.a.grad = torch.ones_like(problem.a)
     problem.optimizer.step()
     assert problem.a.tolist() == pytest.approx([0.9, -2.1])
@@ -382,7 +383,7 @@ def test_a_state_of_another_model_is_refused():
     with pytest.raises(ValueError, match=r"previous.0.*must be of shape"):
         watch.parsed(Entries(state, "Explorer"))
     few = UpdateAgreement(torch.optim.SGD([saved.a], 0.1), Replicas())
-    with pytest.raises(ValueError, match=r"entry `previous` = 1"):
+    with pytest.raises(ValueError, match=r"entry `previous` = '1', which must be below 1"):
         few.parsed(Entries(state, "Explorer"))
 
 
