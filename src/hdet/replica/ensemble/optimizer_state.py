@@ -27,8 +27,8 @@ from .contents import local_part
 
 _DECOUPLED = ("AdamW", "Muon", "Adafactor", "Lion", "ScheduleFree")
 # Schedule-Free counts in its groups, and corrects its moments by it.
-_GROUP_COUNTERS = {"k": 0, "weight_sum": 0.0, "lr_max": -1.0}
-_COPIES_OF_WEIGHTS = ("z", "master_param", "slow_buffer", "slow_param", "ax", "ema")
+GROUP_COUNTERS = {"k": 0, "weight_sum": 0.0, "lr_max": -1.0}
+COPIES_OF_WEIGHTS = ("z", "master_param", "slow_buffer", "slow_param", "ax", "ema")
 
 
 def weight_dependent_state(optimizer: Optimizer) -> list[Tensor]:
@@ -49,7 +49,7 @@ def weight_dependent_state(optimizer: Optimizer) -> list[Tensor]:
         )
         if parameter is None:
             continue
-        if key in _COPIES_OF_WEIGHTS or (coupled and tensor.ndim > 0):
+        if key in COPIES_OF_WEIGHTS or (coupled and tensor.ndim > 0):
             found.append(tensor)
     return found
 
@@ -80,22 +80,22 @@ def overflows(optimizer: Optimizer) -> bool:
 def reset_state(optimizer: Optimizer) -> None:
     """Set the state to what it began with: zeros, and copies of weights to the weights."""
     for _, parameter, key, tensor in _state_tensors(optimizer, with_step=True):
-        if key in _COPIES_OF_WEIGHTS and parameter is not None:
+        if key in COPIES_OF_WEIGHTS and parameter is not None:
             tensor.copy_(parameter)
         else:
             tensor.zero_()
     for owner in optimizer.state.values():
-        _reset_counters(owner)
+        reset_counters(owner)
     for group in optimizer.param_groups:
-        group |= {key: value for key, value in _GROUP_COUNTERS.items() if key in group}
+        group |= {key: value for key, value in GROUP_COUNTERS.items() if key in group}
 
 
-def _reset_counters(state: Any) -> None:
+def reset_counters(state: Any) -> None:
     """Set steps that are plain numbers to 0, wherever in the state they are."""
     if isinstance(state, dict) and isinstance(state.get("step"), (int, float)):
         state["step"] = type(state["step"])(0)
     for value in _items(state).values():
-        _reset_counters(value)
+        reset_counters(value)
 
 
 def _state_tensors(
@@ -127,7 +127,7 @@ def _walk(state: Any, key: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(state, Tensor):
         yield key, state
     for name, value in _items(state).items():
-        known = name in _COPIES_OF_WEIGHTS or name == "step"
+        known = name in COPIES_OF_WEIGHTS or name == "step"
         yield from _walk(value, name if known or not key else key)
 
 
