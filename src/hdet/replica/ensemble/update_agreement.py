@@ -182,7 +182,7 @@ class UpdateAgreement:
         self._newest.zero_()
         if sums:
             self._newest[:4] = torch.stack(sums).sum(0)
-            self._newest[4] = 1
+            self._newest[4].fill_(1)
         scale = getattr(self._optimizer, "grad_scale", None)
         if scale is not None:
             # A fused optimizer unscales in its kernel.
@@ -192,7 +192,7 @@ class UpdateAgreement:
         if found_inf is not None:
             # And there it skips; the weights will be the same at the next step.
             steps = (found_inf.to(self._device) == 0).reshape(())
-            self._newest.copy_(torch.where(steps & self._stepped, self._newest, 0.0))
+            self._newest.masked_fill_(~(steps & self._stepped), 0)
             self._stepped.copy_(steps)
         self._total.add_(self._newest)
 

@@ -48,6 +48,7 @@ def buckets(
             f"{where()}The search for the learning rate does not work with sparse gradients: "
             f"make the embedding with `sparse=False`, or give it an optimizer of its own."
         )
+    processes = math.prod(replicas.shape[1:])
     kinds: dict[tuple, list[Bucket]] = {}
     for group, p in trained:
         weight, gradient = part(p), _gradient(p)
@@ -57,7 +58,7 @@ def buckets(
         if last is None or _layout(last) != _layout(weight):
             previous[p] = weight.clone()
             continue
-        share, sign = 1 / _copies(p, replicas), -1 if group.get("maximize", False) else 1
+        share, sign = 1 / _copies(p, processes), -1 if group.get("maximize", False) else 1
         kind = (weight.device, weight.dtype, gradient.dtype, share, sign)
         found = kinds.setdefault(kind, [])
         if not found or found[-1].size + weight.numel() > _BUCKET:
@@ -116,7 +117,7 @@ class Bucket:
 
 def part(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor; real and imaginary parts of a complex one."""
-    local = local_part(tensor.detach())
+    local = local_part(tensor)
     return torch.view_as_real(local.resolve_conj()) if local.is_complex() else local
 
 
@@ -132,14 +133,14 @@ def _gradient(parameter: Tensor) -> Tensor:
     return part(gradient)
 
 
-def _copies(parameter: Tensor, replicas: Replicas) -> int:
-    """Return how many processes of this replica hold the same part of a parameter."""
+def _copies(parameter: Tensor, processes: int) -> int:
+    """Return how many of a replica's processes hold the same part of a parameter."""
     shards = 1
     if is_dtensor(parameter):
         mesh, placements = parameter.device_mesh, parameter.placements
         split = [a for a, placement in enumerate(placements) if not placement.is_replicate()]
         shards = math.prod(mesh.size(a) for a in split)
-    return max(1, math.prod(replicas.shape[1:]) // shards)
+    return max(1, processes // shards)
 
 
 def _layout(tensor: Tensor) -> tuple:
