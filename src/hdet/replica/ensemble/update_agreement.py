@@ -8,8 +8,8 @@ parameters,
 are positive where the gradient still asks for what the last step has done: the step was too
 short. Both lie in [-1, 1]. The agreement is the better unit: far below the best rate it is
 close to 1 whatever the number of parameters. This is the hypergradient of the learning rate
-(Baydin et al., arXiv 1703.04782, equation 5, for any optimizer's update), and replicas that
-share their gradient have it for one pass over the parameters, without a probe.
+(Baydin et al., arXiv 1703.04782, there for SGD and Adam), normalised; replicas that share their
+gradient have it for one pass over the parameters, without a probe.
 
 A hook before the optimizer's step adds up the four sums on the device (`update_sums`); the host
 does not wait before `read`, the one collective. It costs a copy of the weights.

@@ -134,8 +134,8 @@ class Snapshots:
         own = [float(s in self._kept) for s in snapshots]
         if not self._replicas.connected or not own:
             return [s in self._kept for s in snapshots]
-        tensors = self._tensors()
-        device = tensors[0].device if tensors else torch.device("cpu")
+        # A process may hold no shard, and no tensor of its own to ask.
+        device = next((p.device for p in self._parameters()), torch.device("cpu"))
         row = torch.tensor([*own, 1.0], dtype=torch.float64, device=device)
         rows = self._replicas.gather(self._replicas.sum_inner_(row))
         return [rows[s.owner][k] == rows[s.owner][-1] for k, s in enumerate(snapshots)]
