@@ -52,7 +52,6 @@ from .checks import (
     never_finite_message,
     nothing_finite_message,
     overwritten_message,
-    refuse_other_groups,
     require_model,
     warn_of_few_syncs,
 )
@@ -60,14 +59,16 @@ from .config import DEFAULT, SearchConfig
 from .dimensions import Request
 from .held_schedule import shares_of
 from .hyperparameters import lr
-from .probe import Mode, Probe, evaluate
-from .readings import ExplorerReadings
+from .intake import ExplorerIntake
+from .probe import Mode as ProbeMode
+from .probe import Probe, evaluate
 from .replica_values import ReplicaValues
-from .state import NAME
+from .state import NAME, Mode
+from .still import ExplorerStill
 from .wrapped_schedule import Schedule, WrappedSchedule
 
 
-class Explorer(ExplorerReadings):
+class Explorer(ExplorerIntake, ExplorerStill):
     """Tunes learning rates, and any other scalars, while the model trains.
 
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
@@ -116,6 +117,14 @@ class Explorer(ExplorerReadings):
         shared_gradients: False where each replica steps on its own gradient (local SGD). All
             optimizer state then differs and is averaged too; and with `explore=[]` the
             replicas are still averaged at every sync, as a baseline.
+        mode: "tune", or "observe" to train as without Explorer, bit for bit: the replicas do
+            not differ and are never averaged, and the probe is not called. At each sync what
+            can be measured all the same is decided on, from the user's own values, and told by
+            the log and by `metrics()["would_be"]`. `warmup_steps` is taken for 0.
+        freeze_after: optimizer steps, at least 1, after which the search is over: at the first
+            sync from then on all values move for the last time, and stay. All replicas train
+            with the base values then, as one, and there are no syncs any more. Default None:
+            never.
         config: the constants of the search; default `SearchConfig()`.
 
     Raises:
@@ -139,14 +148,26 @@ class Explorer(ExplorerReadings):
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
         seed: int = 0,
         search: bool | None = None,
-        probe_mode: Mode = "eval",
+        probe_mode: ProbeMode = "eval",
         shared_gradients: bool = True,
+        mode: Mode = "tune",
+        freeze_after: int | None = None,
         config: SearchConfig | None = None,
     ) -> None:
         given, optimizer = optimizer, unwrapped(optimizer, NAME)
         scheduler = unwrapped_schedule(scheduler)
         require_rates(optimizer, NAME)
-        check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode, seed)
+        check_arguments(
+            optimizer,
+            scheduler,
+            sync_every,
+            warmup_steps,
+            probe,
+            probe_mode,
+            seed,
+            mode,
+            freeze_after,
+        )
         dimensions = collect([lr()] if explore is None else explore, optimizer)
         parameters = []
         if any(d.is_rate for d in dimensions):
@@ -161,17 +182,20 @@ class Explorer(ExplorerReadings):
         require_model(probe, model, replicas)
         self.optimizer = optimizer
         self._probe = probe
-        self._probe_mode: Mode = probe_mode
+        self._probe_mode: ProbeMode = probe_mode
         self._model = model
-        self._interval, self._warmup, self._seed = sync_every, warmup_steps, seed
+        self._interval, self._seed = sync_every, seed
+        self._mode: Mode = mode
+        self._warmup = warmup_steps if mode == "tune" else 0
+        self._freeze_after = freeze_after
         self._step = 0
-        self._synced = self._introduced = self._found = False
+        self._synced = self._introduced = self._found = self._frozen = False
         self._shared_gradients = shared_gradients
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
         self._config, self._search = config or DEFAULT, search
         self._averaged = AveragedWeights(optimizer, model, self._config)
-        by_default = probe is not None and warmup_steps == 0
+        by_default = probe is not None and warmup_steps == 0 and mode == "tune"
         self._exploration = self._new_exploration(dimensions, by_default)
         if self._exploring:
             self._supersede()
@@ -184,10 +208,11 @@ class Explorer(ExplorerReadings):
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
         self._nonfinite_syncs = 0  # in a row
         self._last: dict[str, Any] = {}
+        self._last_line = ""  # what the last sync decided, in words
         self._told: set[str] = set()  # what has been warned of
         on_load(optimizer, self._apply)
         self._apply()
-        self._ensemble.appear(self._exploring)
+        self._ensemble.appear(self._takes_part)
 
     # --- what users call
 
@@ -222,7 +247,7 @@ class Explorer(ExplorerReadings):
         refuse_epoch(NAME, epoch)
         if not self._counts(loss, skipped):
             return
-        exploring, scaled, values = self._exploring, self._scaled, self._values
+        exploring, scaled, values = self._exploring or self._looks, self._scaled, self._values
         self._step += 1
         since = self._step - self._warmup
         self._synced = exploring and since > 0 and since % self._interval == 0
@@ -247,26 +272,6 @@ class Explorer(ExplorerReadings):
 
     # --- internals
 
-    def _counts(self, loss: Tensor | float | None, skipped: bool | None) -> bool:
-        """Take in a step's loss; return whether the step counts, or was skipped."""
-        if self._superseded is not None:
-            self._refuse_superseded()
-        ensemble, exploring = self._ensemble, self._exploring
-        if exploring:
-            if not ensemble.counts(skipped):
-                return False
-        elif self._apart:
-            ensemble.require_connection()
-        if loss is not None:
-            ensemble.meter.observe(loss)
-        ensemble.meter.keep()
-        if self._scaled:
-            refuse_other_groups(len(self._schedule.groups), self.optimizer)
-        if exploring and not self._introduced:
-            ensemble.introduce(self._step + 1)
-            self._introduced = True
-        return True
-
     def _agree(self) -> None:
         """Make what others have changed the same on every replica. Collective if they have."""
         if not self._values.taken_over:
@@ -279,10 +284,8 @@ class Explorer(ExplorerReadings):
 
     def _sync(self) -> None:
         """Gather what the replicas have seen, decide, average, and move the values."""
-        if not self._exploration.dimensions:
-            self._ensemble.gather(self._step)
-            self._ensemble.average()
-            self._ensemble.meter.reset()
+        if not self._moves:
+            self._meet()
             return
         score, milliseconds = self._score()
         # Rates that others have set are the same on all replicas, and said to be so elsewhere.
@@ -296,6 +299,7 @@ class Explorer(ExplorerReadings):
         self._agree()
         self._refuse_nothing_finite(gathered)
         shares = shares_of(self._exploration.dimensions, self._schedule.groups)
+        before = self._values.base_values()
         decision = self._exploration.decide(gathered, shares)
         self._ensemble.average(decision.excluded)
         self._ensemble.meter.reset()
@@ -307,7 +311,9 @@ class Explorer(ExplorerReadings):
             self._schedule.end_search()
         elif (decision.phase, decision.next_phase) == ("track", "search"):
             self._schedule.resume_search()
-        self._report(gathered, decision, milliseconds)
+        self._report(gathered, decision, before, milliseconds)
+        if self._freeze_after is not None and self._step >= self._freeze_after:
+            self._freeze()
 
     def _score(self) -> tuple[float | Tensor, float]:
         """Return the probe's loss and its milliseconds; NaN without a probe."""
@@ -329,19 +335,6 @@ class Explorer(ExplorerReadings):
             raise RuntimeError(nothing_finite_message(known))
         if self._nonfinite_syncs >= self._config.max_nonfinite_syncs:
             raise RuntimeError(never_finite_message(self._nonfinite_syncs))
-
-    def _plateau_loss(self) -> float | None:
-        """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
-        if self._synced:
-            losses = self._ensemble.history.metrics()["losses"]
-        elif not self._active and self._step % self._interval == 0:
-            total, count = self._ensemble.meter.sums()
-            losses = [total / count if count else math.nan]
-            self._ensemble.meter.reset()
-        else:
-            return None
-        finite = self._exploration.plausible(losses)
-        return math.fsum(finite) / len(finite) if finite else None
 
     def _apply_base(self) -> None:
         if self._scaled:

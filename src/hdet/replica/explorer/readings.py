@@ -1,6 +1,6 @@
 """What `Explorer` tells of itself: metrics, rates, and what a sync has decided.
 
-Everything here reads, and is local; only `_report` keeps something, for the others to read.
+Everything here is local. `_report` keeps what a sync has found, and the others read it.
 """
 
 import logging
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..ensemble.gathered import Gathered
 from .checks import confounded_message, new_level_message
+from .decision_line import decision_line, in_short
 from .exploration import Decision
-from .state import ExplorerState
+from .state import NAME, ExplorerState
 
 _log = logging.getLogger("hdet")
 
@@ -26,10 +27,11 @@ class ExplorerReadings(ExplorerState):
         Returns:
             `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
             effect now; `values` and `replica_values` by the dimension's name, a learning
-            rate's being the factor on its schedule; `phase` ("search" or "track"); how many
-            `rollbacks`, `exclusions`, `new_levels`; and after the first sync `losses`,
-            `probes`, `divergence` per replica, `slope`, `t` and `confidence` by name,
-            `confounded`, `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`.
+            rate's being the factor on its schedule; `phase` ("search", "track", "frozen" or
+            "observe"); how many `rollbacks`, `exclusions`, `new_levels`; and after the first
+            sync `losses`, `probes`, `divergence` per replica, `slope`, `t` and `confidence`
+            by name, `confounded`, `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`;
+            when observing `would_be`, the values by name that the sync would have set.
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]
@@ -47,7 +49,7 @@ class ExplorerReadings(ExplorerState):
             "replica_lr": rates,
             "values": dict(zip(names, bases, strict=True)),
             "replica_values": dict(zip(names, rows, strict=True)),
-            "phase": exploration.rates.phase if self._active else "track",
+            "phase": self._phase,
             "rollbacks": exploration.rates.rollbacks,
             "exclusions": exploration.rates.exclusions,
             "new_levels": exploration.rates.recovery.new_levels,
@@ -61,10 +63,59 @@ class ExplorerReadings(ExplorerState):
             return self._schedule.last_lr()
         return list(self._values.own_rates())
 
-    def _report(self, gathered: Gathered, decision: Decision, milliseconds: float) -> None:
-        """Log what a sync did to the run as a whole, once; keep the rest for `metrics`."""
-        if decision.note and self._ensemble.replicas.rank == 0:
-            _log.warning("step %d: %s", self._step, decision.note)
+    def found(self) -> list[float]:
+        """Return the rates to write into a plain run, one for each parameter group. Local.
+
+        They stand in place of the user's own: of `max_lr` where the schedule has one, else of
+        the optimizer's `lr`. A plain run of the same schedule then has the rates that all
+        replicas train around here: the user's rate times the factor found, and times what the
+        schedule has risen by since the search ended. While it rises still, it is too early.
+        When observing it is what the last sync would have set.
+        """
+        values, would = self.metrics()["values"], self._last.get("would_be", {})
+        rates = self._schedule.written_rates
+        for dimension in self._exploration.dimensions:
+            if dimension.group is not None:
+                held = self._schedule.groups[dimension.group]
+                factor = would.get(dimension.name, values[dimension.name])
+                rates[dimension.group] *= factor * held.scale
+        return rates
+
+    def __repr__(self) -> str:
+        """Return where it stands, the values with the rates, and the last decision."""
+        told = self.metrics()
+        values = in_short([f"{name} {value:.3g}" for name, value in told["values"].items()])
+        rates = in_short([f"{rate:.3g}" for rate in told["base_lr"]])
+        return (
+            f"{NAME}: {told['phase']}, step {self._step}, {told['syncs']} syncs, "
+            f"{self._ensemble.size} replicas\n"
+            f"  base values: {values or 'none explored'}; learning rates: {rates}\n"
+            f"  last decision: {self._last_line or 'none yet'}"
+        )
+
+    @property
+    def _phase(self) -> str:
+        if self._mode == "observe":
+            return "observe"
+        if self._frozen:
+            return "frozen"
+        return self._exploration.rates.phase if self._active else "track"
+
+    def _report(
+        self,
+        gathered: Gathered,
+        decision: Decision,
+        before: list[float],
+        milliseconds: float,
+    ) -> None:
+        """Log what a sync has decided, once; keep the rest for `metrics`."""
+        if decision.note:
+            self._say(logging.WARNING, decision.note)
+        else:
+            words = decision_line(
+                self._exploration.dimensions, decision, before, self._values.base_values()
+            )
+            self._say(logging.INFO, words)
         if decision.new_level and self._exploration.rates.recovery.new_levels == 1:
             warnings.warn(new_level_message(decision.note), stacklevel=4)
         names = [d.name for d in self._exploration.dimensions]
@@ -81,3 +132,9 @@ class ExplorerReadings(ExplorerState):
             "confounded": slopes.confounded,
             "probe_ms": milliseconds,
         }
+
+    def _say(self, level: int, words: str) -> None:
+        """Log a line on the first rank, and keep it for `repr`."""
+        self._last_line = f"step {self._step}: {words}"
+        if self._ensemble.replicas.rank == 0:
+            _log.log(level, "step %d: %s", self._step, words)
