@@ -32,7 +32,9 @@ class Heard:
     def __enter__(self):
         self.lines: list[tuple[str, str]] = []
         self._handler = logging.Handler()
-        self._handler.emit = lambda r: self.lines.append((r.levelname, r.getMessage()))
+        self._handler.emit = lambda record: self.lines.append(
+            (record.levelname, record.getMessage())
+        )
         self._log = logging.getLogger("hdet")
         self._level = self._log.level
         self._log.setLevel(logging.INFO)
@@ -128,7 +130,7 @@ def test_observing_is_training_without_explorer_bit_for_bit(schedule):
         start = {"lr/0": 1.0, "lr/1": 1.0, "weight_decay/0": decay, "weight_decay/1": decay}
         assert metrics["would_be"] == start
         assert found == {"one cycle": [0.2, 0.3]}.get(schedule, [0.05, 0.05])
-        assert shown.startswith("Explorer: observe, step 40, 10 syncs, 3 replicas\n")
+        assert shown.startswith("Explorer: observe; step 40, syncs 10, replicas 3\n")
         assert len(lines) == (STEPS // T if rank == 0 else 0)
 
 

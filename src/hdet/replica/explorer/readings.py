@@ -87,8 +87,8 @@ class ExplorerReadings(ExplorerState):
         values = in_short([f"{name} {value:.3g}" for name, value in told["values"].items()])
         rates = in_short([f"{rate:.3g}" for rate in told["base_lr"]])
         return (
-            f"{NAME}: {told['phase']}, step {self._step}, {told['syncs']} syncs, "
-            f"{self._ensemble.size} replicas\n"
+            f"{NAME}: {told['phase']}; step {self._step}, syncs {told['syncs']}, "
+            f"replicas {self._ensemble.size}\n"
             f"  base values: {values or 'none explored'}; learning rates: {rates}\n"
             f"  last decision: {self._last_line or 'none yet'}"
         )
