@@ -99,6 +99,7 @@ def _trained(schedule, observes, spike_at):
             probe=lambda: 1 / 0,  # is not called
             model=model,
             mode="observe",
+            search=True,
         )
     with Heard() as heard:
         stepped = Spiking(scheduler, spike_at)

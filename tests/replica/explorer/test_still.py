@@ -15,9 +15,13 @@ def test_a_state_of_before_there_were_modes_is_one_that_tunes():
     assert not again.state_dict()["frozen"]
 
 
-def test_what_was_found_is_not_given_up_by_observing():
+@pytest.mark.parametrize("older", [False, True])
+def test_what_was_found_is_not_given_up_by_observing(older):
+    state = stepped().state_dict()
+    if older:
+        del state["mode"], state["frozen"]
     words = 'mode` = \'tune\', which must be "observe".*load it with mode="tune"; freeze_after='
-    refused(explorer(mode="observe"), stepped().state_dict(), words)
+    refused(explorer(mode="observe"), state, words)
 
 
 def test_a_run_that_was_observed_goes_on_by_tuning():

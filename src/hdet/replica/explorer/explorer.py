@@ -195,7 +195,7 @@ class Explorer(ExplorerIntake, ExplorerStill):
         self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
         self._config, self._search = config or DEFAULT, search
         self._averaged = AveragedWeights(optimizer, model, self._config)
-        by_default = probe is not None and warmup_steps == 0 and mode == "tune"
+        by_default = probe is not None and warmup_steps == 0
         self._exploration = self._new_exploration(dimensions, by_default)
         if self._exploring:
             self._supersede()

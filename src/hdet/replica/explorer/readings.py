@@ -68,9 +68,9 @@ class ExplorerReadings(ExplorerState):
 
         They stand in place of the user's own: of `max_lr` where the schedule has one, else of
         the optimizer's `lr`. A plain run of the same schedule then has the rates that all
-        replicas train around here: the user's rate times the factor found, and times what the
-        schedule has risen by since the search ended. While it rises still, it is too early.
-        When observing it is what the last sync would have set.
+        replicas train around here: the user's rate, times the factor found, over what the
+        schedule has risen by since the search ended. While it rises still it is too early to
+        ask. When observing it is what the last sync would have set.
         """
         values, would = self.metrics()["values"], self._last.get("would_be", {})
         rates = self._schedule.written_rates

@@ -150,9 +150,9 @@ class ExplorerState(Converging, OuterScheduler):
 
     def _parsed_controls(self, entries: Entries, step: int) -> tuple[Mode, bool]:
         """Return the mode of a state, and whether it is frozen for what is asked here."""
-        if not entries.has("mode"):
-            return "tune", False  # as all older states are
-        mode: Mode = "observe" if entries.text("mode", MODES) == "observe" else "tune"
+        mode: Mode = "tune"  # as all older states are, which do not say
+        if entries.has("mode") and entries.text("mode", MODES) == "observe":
+            mode = "observe"
         if mode == "tune" and self._mode == "observe":
             entries.refuse(
                 "mode",
@@ -160,7 +160,7 @@ class ExplorerState(Converging, OuterScheduler):
                 'must be "observe", since the rates that were found would be given up',
                 'load it with mode="tune"; freeze_after=... keeps them as they are',
             )
-        frozen, after = entries.boolean("frozen"), self._freeze_after
+        frozen, after = entries.has("frozen") and entries.boolean("frozen"), self._freeze_after
         return mode, frozen and after is not None and step >= after
 
     def _supersede(self) -> None:
@@ -204,15 +204,16 @@ class ExplorerState(Converging, OuterScheduler):
 
     def _new_exploration(self, dimensions: list[Dimension], by_default: bool) -> Exploration:
         """Return an exploration at its start; `by_default` is whether rates are searched."""
+        tunes = self._mode == "tune"
         return Exploration(
             dimensions,
             self._ensemble.replicas.size,
             self._seed,
             permutation,
-            search=by_default if self._search is None else self._search,
-            paired=self._probe is not None,
+            search=tunes and (by_default if self._search is None else self._search),
+            paired=tunes and self._probe is not None,
             config=self._config,
-            spread=self._mode == "tune",
+            spread=tunes,
         )
 
     @property
@@ -222,6 +223,7 @@ class ExplorerState(Converging, OuterScheduler):
 
     @property
     def _takes_part(self) -> bool:
+        """Whether there are several replicas, and they are involved."""
         return self._ensemble.size > 1 and self._involved
 
     @property
