@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 import hdet
-from tests.helpers import batch, small_model, train_ddp, two_groups, weights
+from tests.helpers import batch, loss_at, small_model, train_ddp, two_groups, weights
 from tests.rank_runner import run_ranks
 
 pytestmark = pytest.mark.ranks
@@ -325,3 +325,42 @@ def test_every_decision_is_one_line_with_its_evidence_on_the_first_rank_only():
     for name in ("lr/0", "weight_decay/0"):
         assert f"-> {metrics['values'][name]:.3g}, " in last
         assert f"(t = {metrics['t'][name]:.2g}, loss slope" in last
+
+
+# --- local mode
+
+
+def _local(explore, settings):
+    """Train with each replica's own gradient; return rates, weights and metrics."""
+    rank = dist.get_rank()
+    model, optimizer, explorer, _ = make("cosine", explore, shared_gradients=False, **settings)
+    rates = []
+    for t in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_at(model, t, rank)
+        loss.backward()
+        rates.append([g["lr"] for g in optimizer.param_groups])
+        optimizer.step()
+        explorer.step(loss)
+    return rates, weights(model), explorer.metrics()
+
+
+def test_in_local_mode_observing_is_averaging_alone():
+    baseline = run_ranks(_local, 2, [], {})
+    for mine, theirs in zip(
+        run_ranks(_local, 2, None, {"mode": "observe"}), baseline, strict=True
+    ):
+        assert mine[0] == theirs[0]
+        assert all(map(torch.equal, mine[1], theirs[1]))
+        assert mine[2]["would_be"] == {"lr/0": 1.0, "lr/1": 1.0}
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than")
+@pytest.mark.filterwarnings("ignore:.*cannot tell")
+def test_in_local_mode_a_freeze_ends_the_spread_and_not_the_averaging():
+    first, second = run_ranks(_local, 2, None, {"freeze_after": 10})
+    assert first[0][:12] != second[0][:12]
+    assert first[0][12:] == second[0][12:]
+    assert all(map(torch.equal, first[1], second[1]))  # the last step is a sync's
+    assert first[2]["syncs"] == STEPS // T
+    assert first[2]["phase"] == "frozen"
