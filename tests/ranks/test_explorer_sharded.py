@@ -26,7 +26,7 @@ def _probe(model, sync):
     return _loss(model, *batch(50_000 + sync, 0, size=16))
 
 
-def _hsdp():
+def _hsdp(settings):
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     model = small_model()
     for layer in (model[0], model[2]):  # pyright: ignore[reportIndexIssue]
@@ -40,7 +40,12 @@ def _hsdp():
         return _probe(model, len(calls) - 1)
 
     explorer = hdet.Explorer(
-        optimizer, CosineAnnealingLR(optimizer, STEPS), sync_every=T, probe=probe, model=model
+        optimizer,
+        CosineAnnealingLR(optimizer, STEPS),
+        sync_every=T,
+        probe=probe,
+        model=model,
+        **settings,
     )
     rates = []
     for t in range(STEPS):
@@ -63,7 +68,7 @@ def _both_shards(model, step, replica):
 
 
 def test_two_replicas_of_two_shards_agree_with_the_reference():
-    ranks = run_ranks(_hsdp, 4)
+    ranks = run_ranks(_hsdp, 4, {})
     trace = explorer_reference.train(
         small_model(),
         lambda m: torch.optim.AdamW(m.parameters(), lr=0.05),
@@ -83,3 +88,25 @@ def test_two_replicas_of_two_shards_agree_with_the_reference():
             torch.testing.assert_close(mine, theirs.detach(), rtol=1e-7, atol=1e-9)
         assert metrics["values"]["lr/0"] == pytest.approx(trace.values[-1][0], rel=1e-7)
         assert len(metrics["probes"]) == 2
+
+
+def test_observing_sharded_replicas_changes_nothing():
+    plain = run_ranks(_hsdp, 4, {"explore": []})
+    observed = run_ranks(_hsdp, 4, {"mode": "observe"})
+    for (rates, full, _), (expected, theirs, _) in zip(observed, plain, strict=True):
+        assert rates == expected
+        assert all(map(torch.equal, full, theirs))
+    assert observed[0][2]["syncs"] == STEPS // T
+    assert len(observed[0][2]["losses"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fewer than")
+def test_sharded_replicas_are_one_after_the_freeze():
+    ranks = run_ranks(_hsdp, 4, {"freeze_after": 10})
+    assert [metrics["syncs"] for _, _, metrics in ranks] == [3] * 4
+    (rates, full, metrics), *others = ranks
+    assert metrics["replica_lr"] == [[metrics["base_lr"][0]] * 2]
+    for same_rates, theirs, _ in others:
+        assert same_rates[12:] == rates[12:]
+        assert all(map(torch.equal, full, theirs))
+    assert ranks[2][0][:12] != rates[:12]

@@ -32,6 +32,7 @@ def requests(which):
         "lr": lambda: hdet.lr(),
         "one lr": lambda: hdet.lr(groups=[0]),
         "bounded lr": lambda: hdet.lr(bounds=(0.5, 2.0)),
+        "one bounded lr": lambda: hdet.lr(groups=[0], bounds=(0.5, 2.0)),
         "weight_decay": lambda: hdet.weight_decay(groups=[0]),
         "decays": lambda: hdet.weight_decay(),
         "beta0": lambda: hdet.betas(0),
@@ -294,6 +295,49 @@ def test_losses_that_are_all_nan_ask_for_a_rollback():
     exploration = explore(["lr"], search=False)
     assert sync(exploration, [math.nan] * 4).rollback
     assert exploration.coordinates == pytest.approx([-math.log(3)] * 2)
+
+
+@pytest.mark.parametrize("name", ["lr", "bounded lr"])
+def test_where_nothing_is_spread_all_replicas_have_the_base_values(name):
+    exploration = explore([name, "temperature", "beta0"], search=False)
+    exploration.set_spread(False)
+    for _ in range(3):
+        for base, row in zip(exploration.base_values(), exploration.values(), strict=True):
+            assert row == [base] * 4
+        decision = sync(exploration, [1.0, 2.0, 3.0, 4.0])
+        assert decision.slopes.t == [0.0] * 5
+        assert exploration.base_values() == pytest.approx([1.0, 1.0, 2.0, 0.9, 0.9])
+    exploration.set_spread(True)
+    assert len(set(exploration.values()[0])) == 4
+
+
+def test_the_bounds_of_a_factor_hold_in_the_search_at_a_rollback_and_when_tried_again():
+    low, high = 0.5, 2.0
+    exploration = explore(["one bounded lr"])
+    seen = []
+
+    def told(losses, loss=None):
+        seen.append(exploration.rates.phase)
+        sync(exploration, losses, loss)
+        for base, row in zip(exploration.base_values(), exploration.values(), strict=True):
+            assert low <= min(base, *row) <= max(base, *row) <= high
+        return exploration.base_values()[0]
+
+    assert exploration.base_values()[0] == low  # a twentieth of the schedule is below it
+    tops = [told(better_if_larger(exploration, loss=3 - 0.1 * k)) for k in range(12)]
+    assert tops[-1] == high
+    while exploration.rates.searching:
+        told(better_if_smaller(exploration, loss=1.8))
+    for _ in range(30):
+        told(better_if_larger(exploration, loss=1.7))
+    assert exploration.base_values()[0] == high
+    # Implausible losses: each rollback takes two thirds, and the bound cuts the second short.
+    fallen = [told([1e6] * 4), told([math.inf] * 4)]
+    assert fallen == pytest.approx([high / 3, low])
+    assert exploration.rates.rollbacks == 2
+    back = [told([1.7] * 4) for _ in range(4)]
+    assert back == pytest.approx([low, low, high, high])
+    assert set(seen) == {"search", "track"}
 
 
 # --- whatever happens

@@ -162,6 +162,8 @@ BAD = {
     "warmup_steps": ({"warmup_steps": -1}, r"warmup_steps=-1\)` must be.*at least 0: count"),
     "probe": ({"probe": 0.5}, r"probe=0\.5\)` must be a callable.*: make one with hdet.probe"),
     "probe_mode": ({"probe_mode": "test"}, r"probe_mode='test'.*\"eval\" or \"train\": leave"),
+    "mode": ({"mode": "watch"}, r"mode='watch'.*\"tune\" or \"observe\": leave it out"),
+    "freeze_after": ({"freeze_after": 0}, r"freeze_after=0\)` must be.*at least 1: count opti"),
     "no call": ({"explore": [hdet.lr]}, r"explore='lr'\)`.*hdet.lr\(\) rather than hdet.lr\."),
     "twice": ({"explore": [hdet.lr(), hdet.lr()]}, "once: take one of the requests out"),
     "no such group": ({"explore": [hdet.lr(groups=["head"])]}, r"lr\(groups='head'\)"),

@@ -24,6 +24,18 @@ def follow(values, end_at=None):
     return seen, shares
 
 
+def test_the_scale_is_constant_once_the_schedule_has_passed_its_maximum():
+    held = HeldSchedule(0.2, 0.2)
+    assert held.scale == 1.0
+    held.end_search()
+    for value, scale in ((0.2, 1.0), (0.4, 0.5), (1.0, 0.2), (0.5, 0.2), (0.0, 0.2)):
+        held.advance(value)
+        assert held.scale == scale
+        assert held.value == pytest.approx(scale * value)
+    held.highest = 0.0
+    assert held.scale == 1.0
+
+
 def test_a_search_that_goes_on_follows_rises_and_falls():
     assert follow(RISE_AND_FALL)[0] == RISE_AND_FALL
 

@@ -245,6 +245,14 @@ class Ensemble:
         if kept is None:
             self.history.add(gathered, divergence, 1000 * (time.perf_counter() - began))
 
+    def leave_apart(self) -> None:
+        """End a sync without an average: all stays as it is. Local, after `gather`."""
+        pending, self._pending = self._pending, None
+        assert pending is not None, "gather first"
+        milliseconds = 1000 * (time.perf_counter() - pending.began)
+        divergence = [math.nan] * self.replicas.size
+        self.history.add(pending.gathered, divergence, milliseconds)
+
     def weights_changed(self) -> None:
         """Take the weights as they are for the beginning of an interval. Local."""
         self._effect.mark()

@@ -29,6 +29,8 @@ def check_arguments(
     probe: object,
     probe_mode: str,
     seed: object,
+    mode: str,
+    freeze_after: object,
 ) -> None:
     """Raise for an argument of `Explorer` that breaks its rule.
 
@@ -54,6 +56,10 @@ def check_arguments(
     require_choice(
         _CALL, "probe_mode", probe_mode, ("eval", "train"), 'leave it out for "eval"'
     )
+    require_choice(_CALL, "mode", mode, ("tune", "observe"), 'leave it out for "tune"')
+    if freeze_after is not None:
+        remedy = "count optimizer steps, or leave it out to freeze never"
+        require_whole(_CALL, "freeze_after", freeze_after, remedy, low=1)
 
 
 def _check_scheduler(scheduler: LRScheduler | ReduceLROnPlateau, optimizer: Optimizer) -> None:

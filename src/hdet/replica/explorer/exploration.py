@@ -72,6 +72,7 @@ class Exploration:
         paired: whether the losses will be those of a common probe batch. Without, they are
             noisier, and always asking for smaller rates: downward moves are damped.
         config: the constants.
+        spread: whether the replicas' values differ; else all have the base values.
 
     Attributes:
         coordinates: the base value of each dimension, on its scale.
@@ -89,6 +90,7 @@ class Exploration:
         search: bool,
         paired: bool,
         config: SearchConfig = DEFAULT,
+        spread: bool = True,
     ) -> None:
         self.config = config
         self.dimensions = list(dimensions)
@@ -98,6 +100,7 @@ class Exploration:
         self._seed = seed
         self._permutation = permutation
         self._paired = paired
+        self._spread = spread
         below = math.log(config.search_start) if self.rates.searching else 0.0
         self.coordinates = [
             d.clamp(d.to_scale(d.value) + (below if d.is_rate else 0.0)) for d in dimensions
@@ -109,6 +112,11 @@ class Exploration:
     def offsets(self) -> list[list[float]]:
         """Return, for each dimension and replica, where it stands between -1 and 1."""
         return self._offsets
+
+    def set_spread(self, spread: bool) -> None:
+        """Let the replicas' values differ, or give the base values to all."""
+        self._spread = spread
+        self._offsets = self._drawn()
 
     def values(self, shifts: Sequence[float] | None = None) -> list[list[float]]:
         """Return, for each dimension and replica, the value in effect until the next sync.
@@ -138,7 +146,8 @@ class Exploration:
     def _drawn(self) -> list[list[float]]:
         """Draw who plays what until the next sync."""
         n = self.replicas
-        grid = [2 * r / (n - 1) - 1 if n > 1 else 0.0 for r in range(n)]
+        differ = self._spread and n > 1
+        grid = [2 * r / (n - 1) - 1 if differ else 0.0 for r in range(n)]
         rows = []
         for dimension in self.dimensions:
             # In the search all rates move as one, so that N points measure one direction.

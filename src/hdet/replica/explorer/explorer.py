@@ -21,7 +21,6 @@ Source: HDET (arXiv 2604.24708), equation (7), which its authors did not build; 
 move is ours, and measured in the documentation.
 """
 
-import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -50,29 +49,26 @@ from .averaged_weights import AveragedWeights
 from .checks import (
     check_arguments,
     collect,
-    confounded_message,
     never_finite_message,
-    new_level_message,
     nothing_finite_message,
     overwritten_message,
-    refuse_other_groups,
     require_model,
     warn_of_few_syncs,
 )
 from .config import DEFAULT, SearchConfig
 from .dimensions import Request
-from .exploration import Decision
 from .held_schedule import shares_of
 from .hyperparameters import lr
-from .probe import Mode, Probe, evaluate
+from .intake import ExplorerIntake
+from .probe import Mode as ProbeMode
+from .probe import Probe, evaluate
 from .replica_values import ReplicaValues
-from .state import NAME, ExplorerState
+from .state import NAME, Mode
+from .still import ExplorerStill
 from .wrapped_schedule import Schedule, WrappedSchedule
 
-_log = logging.getLogger("hdet")
 
-
-class Explorer(ExplorerState):
+class Explorer(ExplorerIntake, ExplorerStill):
     """Tunes learning rates, and any other scalars, while the model trains.
 
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
@@ -121,6 +117,14 @@ class Explorer(ExplorerState):
         shared_gradients: False where each replica steps on its own gradient (local SGD). All
             optimizer state then differs and is averaged too; and with `explore=[]` the
             replicas are still averaged at every sync, as a baseline.
+        mode: "tune", or "observe" to train as without Explorer, bit for bit: the replicas do
+            not differ and are never averaged, and the probe is not called. At each sync what
+            can be measured all the same is decided on, from the user's own values, and told by
+            the log and by `metrics()["would_be"]`. `warmup_steps` is taken for 0.
+        freeze_after: optimizer steps, at least 1, after which the search is over: at the first
+            sync from then on all values move for the last time, and stay. All replicas train
+            with the base values then, as one, and there are no syncs any more. Default None:
+            never.
         config: the constants of the search; default `SearchConfig()`.
 
     Raises:
@@ -144,14 +148,26 @@ class Explorer(ExplorerState):
         process_group: dist.ProcessGroup | DeviceMesh | None = None,
         seed: int = 0,
         search: bool | None = None,
-        probe_mode: Mode = "eval",
+        probe_mode: ProbeMode = "eval",
         shared_gradients: bool = True,
+        mode: Mode = "tune",
+        freeze_after: int | None = None,
         config: SearchConfig | None = None,
     ) -> None:
         given, optimizer = optimizer, unwrapped(optimizer, NAME)
         scheduler = unwrapped_schedule(scheduler)
         require_rates(optimizer, NAME)
-        check_arguments(optimizer, scheduler, sync_every, warmup_steps, probe, probe_mode, seed)
+        check_arguments(
+            optimizer,
+            scheduler,
+            sync_every,
+            warmup_steps,
+            probe,
+            probe_mode,
+            seed,
+            mode,
+            freeze_after,
+        )
         dimensions = collect([lr()] if explore is None else explore, optimizer)
         parameters = []
         if any(d.is_rate for d in dimensions):
@@ -166,11 +182,14 @@ class Explorer(ExplorerState):
         require_model(probe, model, replicas)
         self.optimizer = optimizer
         self._probe = probe
-        self._probe_mode: Mode = probe_mode
+        self._probe_mode: ProbeMode = probe_mode
         self._model = model
-        self._interval, self._warmup, self._seed = sync_every, warmup_steps, seed
+        self._interval, self._seed = sync_every, seed
+        self._mode: Mode = mode
+        self._warmup = warmup_steps if mode == "tune" else 0
+        self._freeze_after = freeze_after
         self._step = 0
-        self._synced = self._introduced = self._found = False
+        self._synced = self._introduced = self._found = self._frozen = False
         self._shared_gradients = shared_gradients
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
@@ -189,10 +208,11 @@ class Explorer(ExplorerState):
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
         self._nonfinite_syncs = 0  # in a row
         self._last: dict[str, Any] = {}
+        self._last_line = ""  # what the last sync decided, in words
         self._told: set[str] = set()  # what has been warned of
         on_load(optimizer, self._apply)
         self._apply()
-        self._ensemble.appear(self._exploring)
+        self._ensemble.appear(self._takes_part)
 
     # --- what users call
 
@@ -227,7 +247,7 @@ class Explorer(ExplorerState):
         refuse_epoch(NAME, epoch)
         if not self._counts(loss, skipped):
             return
-        exploring, scaled, values = self._exploring, self._scaled, self._values
+        exploring, scaled, values = self._exploring or self._looks, self._scaled, self._values
         self._step += 1
         since = self._step - self._warmup
         self._synced = exploring and since > 0 and since % self._interval == 0
@@ -250,68 +270,7 @@ class Explorer(ExplorerState):
         if self._synced or not scaled or values.replica != self._ensemble.rank:
             self._apply()
 
-    def metrics(self) -> dict[str, Any]:
-        """Return what is explored and what the last sync found. Local, on any rank.
-
-        Returns:
-            `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
-            effect now; `values` and `replica_values` by the dimension's name, a learning
-            rate's being the factor on its schedule; `phase` ("search" or "track"); how many
-            `rollbacks`, `exclusions`, `new_levels`; and after the first sync `losses`,
-            `probes`, `divergence` per replica, `slope`, `t` and `confidence` by name,
-            `confounded`, `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`.
-        """
-        exploration, size = self._exploration, self._ensemble.replicas.size
-        names = [d.name for d in exploration.dimensions]
-        if self._scaled:
-            base_rates, rates = self._values.base_rates(), self._values.rates()
-            bases, rows = self._values.base_values(), self._values.values()
-        else:
-            base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-            rates = [[rate] * size for rate in base_rates]
-            bases = [1.0 if d.is_rate else d.read() for d in exploration.dimensions]
-            rows = [[value] * size for value in bases]
-        return {
-            "step": self._step,
-            "base_lr": base_rates,
-            "replica_lr": rates,
-            "values": dict(zip(names, bases, strict=True)),
-            "replica_values": dict(zip(names, rows, strict=True)),
-            "phase": exploration.rates.phase if self._active else "track",
-            "rollbacks": exploration.rates.rollbacks,
-            "exclusions": exploration.rates.exclusions,
-            "new_levels": exploration.rates.recovery.new_levels,
-            **self._ensemble.history.metrics(),
-            **self._last,
-        }
-
-    def get_last_lr(self) -> list[float | Tensor]:
-        """Return this replica's learning rates, one for each parameter group. Local."""
-        if not self._scaled:
-            return self._schedule.last_lr()
-        return list(self._values.own_rates())
-
     # --- internals
-
-    def _counts(self, loss: Tensor | float | None, skipped: bool | None) -> bool:
-        """Take in a step's loss; return whether the step counts, or was skipped."""
-        if self._superseded is not None:
-            self._refuse_superseded()
-        ensemble, exploring = self._ensemble, self._exploring
-        if exploring:
-            if not ensemble.counts(skipped):
-                return False
-        elif self._apart:
-            ensemble.require_connection()
-        if loss is not None:
-            ensemble.meter.observe(loss)
-        ensemble.meter.keep()
-        if self._scaled:
-            refuse_other_groups(len(self._schedule.groups), self.optimizer)
-        if exploring and not self._introduced:
-            ensemble.introduce(self._step + 1)
-            self._introduced = True
-        return True
 
     def _agree(self) -> None:
         """Make what others have changed the same on every replica. Collective if they have."""
@@ -325,10 +284,8 @@ class Explorer(ExplorerState):
 
     def _sync(self) -> None:
         """Gather what the replicas have seen, decide, average, and move the values."""
-        if not self._exploration.dimensions:
-            self._ensemble.gather(self._step)
-            self._ensemble.average()
-            self._ensemble.meter.reset()
+        if not self._moves:
+            self._meet()
             return
         score, milliseconds = self._score()
         # Rates that others have set are the same on all replicas, and said to be so elsewhere.
@@ -342,6 +299,7 @@ class Explorer(ExplorerState):
         self._agree()
         self._refuse_nothing_finite(gathered)
         shares = shares_of(self._exploration.dimensions, self._schedule.groups)
+        before = self._values.base_values()
         decision = self._exploration.decide(gathered, shares)
         self._ensemble.average(decision.excluded)
         self._ensemble.meter.reset()
@@ -353,7 +311,9 @@ class Explorer(ExplorerState):
             self._schedule.end_search()
         elif (decision.phase, decision.next_phase) == ("track", "search"):
             self._schedule.resume_search()
-        self._report(gathered, decision, milliseconds)
+        self._report(gathered, decision, before, milliseconds)
+        if self._freeze_after is not None and self._step >= self._freeze_after:
+            self._freeze()
 
     def _score(self) -> tuple[float | Tensor, float]:
         """Return the probe's loss and its milliseconds; NaN without a probe."""
@@ -375,40 +335,6 @@ class Explorer(ExplorerState):
             raise RuntimeError(nothing_finite_message(known))
         if self._nonfinite_syncs >= self._config.max_nonfinite_syncs:
             raise RuntimeError(never_finite_message(self._nonfinite_syncs))
-
-    def _report(self, gathered: Gathered, decision: Decision, milliseconds: float) -> None:
-        """Log what a sync did to the run as a whole, once; keep the rest for `metrics`."""
-        if decision.note and self._ensemble.replicas.rank == 0:
-            _log.warning("step %d: %s", self._step, decision.note)
-        if decision.new_level and self._exploration.rates.recovery.new_levels == 1:
-            warnings.warn(new_level_message(decision.note), stacklevel=4)
-        names = [d.name for d in self._exploration.dimensions]
-        slopes = decision.slopes
-        if slopes.confounded and self._exploration.syncs == 1:
-            replicas = self._ensemble.replicas.size
-            warnings.warn(confounded_message(len(names), replicas), stacklevel=4)
-        self._last = {
-            "probes": gathered.probes,
-            "excluded": decision.excluded,
-            "slope": dict(zip(names, slopes.slope, strict=True)),
-            "t": dict(zip(names, slopes.t, strict=True)),
-            "confidence": dict(zip(names, decision.confidence, strict=True)),
-            "confounded": slopes.confounded,
-            "probe_ms": milliseconds,
-        }
-
-    def _plateau_loss(self) -> float | None:
-        """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
-        if self._synced:
-            losses = self._ensemble.history.metrics()["losses"]
-        elif not self._active and self._step % self._interval == 0:
-            total, count = self._ensemble.meter.sums()
-            losses = [total / count if count else math.nan]
-            self._ensemble.meter.reset()
-        else:
-            return None
-        finite = self._exploration.plausible(losses)
-        return math.fsum(finite) / len(finite) if finite else None
 
     def _apply_base(self) -> None:
         if self._scaled:

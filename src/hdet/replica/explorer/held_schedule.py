@@ -53,6 +53,13 @@ class HeldSchedule:
         return self.ended_at * (self.now / self.highest)
 
     @property
+    def scale(self) -> float:
+        """s_held(t) / s(t), which is constant once the schedule has passed its maximum."""
+        if self.ended_at is None or self.highest == 0:
+            return 1.0
+        return self.ended_at / self.highest
+
+    @property
     def share(self) -> float:
         """s(t) as a share of its maximum: 1 until the rate decays."""
         return self.now / self.highest if self.highest > 0 else 1.0

@@ -7,7 +7,7 @@ a run that had no Explorer yet, is taken over: the schedule goes on at the same 
 import warnings
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -22,11 +22,14 @@ from .config import SearchConfig
 from .dimensions import Dimension
 from .exploration import Exploration
 from .outer_scheduler import OuterScheduler
-from .probe import Mode, Probe
+from .probe import Mode as ProbeMode
+from .probe import Probe
 from .replica_values import ReplicaValues
 from .wrapped_schedule import WrappedSchedule
 
 NAME = "Explorer"
+Mode = Literal["tune", "observe"]
+MODES = ("tune", "observe")
 
 
 # Who explores what in an optimizer, the last one that was made for it.
@@ -40,15 +43,19 @@ class ExplorerState(Converging, OuterScheduler):
     _superseded: str | None = None
     optimizer: Optimizer
     _probe: Probe | None
-    _probe_mode: Mode
+    _probe_mode: ProbeMode
     _model: nn.Module | None
     _interval: int
     _warmup: int
     _seed: int
     _search: bool | None
     _step: int
+    _mode: Mode
+    _freeze_after: int | None
+    _frozen: bool
     _config: SearchConfig
     _nonfinite_syncs: int
+    _synced: bool
     _introduced: bool
     _found: bool
     _shared_gradients: bool
@@ -57,6 +64,7 @@ class ExplorerState(Converging, OuterScheduler):
     _schedule: WrappedSchedule
     _values: ReplicaValues
     _last: dict[str, Any]
+    _last_line: str
 
     def state_dict(self) -> dict[str, Any]:
         """Return numbers and tensors that load with `weights_only=True`. Local.
@@ -74,6 +82,8 @@ class ExplorerState(Converging, OuterScheduler):
         return {
             "format": 3,
             "step": self._step,
+            "mode": self._mode,
+            "frozen": self._frozen,
             "schedule": self._schedule.state_dict(),
             "exploration": self._exploration.state_dict(),
             "others": self._values.state_dict(),
@@ -86,8 +96,9 @@ class ExplorerState(Converging, OuterScheduler):
 
         It may have been saved with another number of replicas: the spread is laid over those
         here, and a single one goes on at the values found. The state of the wrapped scheduler
-        itself, from a run that had no Explorer yet, is accepted too: exploration then begins
-        at its rate, without a search unless `search=True`.
+        itself, from a run that had no Explorer yet, is accepted too, and so is that of one
+        that only observed: exploration then begins at its rate, without a search unless
+        `search=True`.
 
         Args:
             state_dict: from `state_dict()` of an Explorer over the same hyperparameters, or
@@ -102,11 +113,14 @@ class ExplorerState(Converging, OuterScheduler):
             return
         version = entries.format(1, 2, 3)
         step = entries.integer("step")
+        mode, frozen = self._parsed_controls(entries, step)
         schedule = self._schedule.parsed(entries.entries("schedule"))
         explored = entries.entries("exploration")
         if version < 3:
             explored = Entries(_renamed(explored.whole()), NAME, path="exploration.")
         exploration = self._exploration.parsed(explored)
+        if mode != self._mode:
+            exploration = self._new_exploration(self._exploration.dimensions, False)
         others = entries.entries("others") if entries.has("others") else None
         changed = self._values.parsed(others)
         averaged = self._averaged.parsed(entries.entries("averaged"))
@@ -115,13 +129,17 @@ class ExplorerState(Converging, OuterScheduler):
         self._schedule.assign(schedule)
         self._step = step
         self._exploration.assign(exploration)
+        self._exploration.set_spread(not frozen and self._mode == "tune")
         self._values.assign(changed, self._schedule.groups)
         self._averaged.assign(averaged)
         self._ensemble.assign(ensemble)
         self._introduced, self._last, self._nonfinite_syncs = False, {}, 0
-        self._found = self._exploration.syncs > 0
+        self._last_line = ""
+        self._frozen = frozen
+        self._found = self._exploration.syncs > 0 or frozen
         self._apply()
-        if self._found and not self._exploring and self._exploration.rates.searching:
+        alone = self._scaled and not self._takes_part
+        if alone and self._exploration.rates.searching:
             warnings.warn(
                 f"{where()}`{NAME}.load_state_dict` got a search that has not ended, and one "
                 f"replica can't go on with it: the rate stays at "
@@ -129,6 +147,21 @@ class ExplorerState(Converging, OuterScheduler):
                 f"replicas, or begin anew with a rate of your own.",
                 stacklevel=2,
             )
+
+    def _parsed_controls(self, entries: Entries, step: int) -> tuple[Mode, bool]:
+        """Return the mode of a state, and whether it is frozen for what is asked here."""
+        mode: Mode = "tune"  # as all older states are, which do not say
+        if entries.has("mode") and entries.text("mode", MODES) == "observe":
+            mode = "observe"
+        if mode == "tune" and self._mode == "observe":
+            entries.refuse(
+                "mode",
+                mode,
+                'must be "observe", since the rates that were found would be given up',
+                'load it with mode="tune"; freeze_after=... keeps them as they are',
+            )
+        frozen, after = entries.has("frozen") and entries.boolean("frozen"), self._freeze_after
+        return mode, frozen and after is not None and step >= after
 
     def _supersede(self) -> None:
         """Take over what is explored here from an Explorer that was made for it before."""
@@ -165,35 +198,66 @@ class ExplorerState(Converging, OuterScheduler):
         self._averaged = AveragedWeights(self.optimizer, self._model, self._config)
         self._ensemble.restart()
         self._introduced, self._last, self._nonfinite_syncs = False, {}, 0
-        self._found = False
+        self._last_line = ""
+        self._found = self._frozen = False
         self._apply()
 
     def _new_exploration(self, dimensions: list[Dimension], by_default: bool) -> Exploration:
         """Return an exploration at its start; `by_default` is whether rates are searched."""
+        tunes = self._mode == "tune"
         return Exploration(
             dimensions,
             self._ensemble.replicas.size,
             self._seed,
             permutation,
-            search=by_default if self._search is None else self._search,
-            paired=self._probe is not None,
+            search=tunes and (by_default if self._search is None else self._search),
+            paired=tunes and self._probe is not None,
             config=self._config,
+            spread=tunes,
         )
 
     @property
-    def _apart(self) -> bool:
+    def _involved(self) -> bool:
+        """Whether replicas have anything to do with each other, ever."""
         return bool(self._exploration.dimensions) or not self._shared_gradients
+
+    @property
+    def _takes_part(self) -> bool:
+        """Whether there are several replicas, and they are involved."""
+        return self._ensemble.size > 1 and self._involved
+
+    @property
+    def _meeting(self) -> bool:
+        """Whether the replicas of what is explored know of each other by now."""
+        explores = bool(self._exploration.dimensions)
+        return explores and self._takes_part and self._step >= self._warmup
+
+    @property
+    def _moves(self) -> bool:
+        """Whether values move: something is explored, not only observed, and not frozen."""
+        explores = bool(self._exploration.dimensions)
+        return explores and self._mode == "tune" and not self._frozen
+
+    @property
+    def _looks(self) -> bool:
+        """Whether replicas that do not differ meet at the syncs all the same."""
+        needed = self._mode == "observe" or self._schedule.needs_a_loss
+        return self._takes_part and not self._apart and needed
+
+    @property
+    def _apart(self) -> bool:
+        return self._moves or not self._shared_gradients
 
     @property
     def _active(self) -> bool:
         """Whether their values differ by now."""
-        explores = bool(self._exploration.dimensions)
-        return explores and self._step >= self._warmup and self._exploring
+        return self._moves and self._step >= self._warmup and self._exploring
 
     @property
     def _scaled(self) -> bool:
         """Whether values are in effect that others have not set."""
-        return self._active or (self._found and bool(self._exploration.dimensions))
+        found = self._found and self._mode == "tune" and bool(self._exploration.dimensions)
+        return self._active or found
 
     @property
     def _steps_done(self) -> int:
@@ -206,6 +270,9 @@ class ExplorerState(Converging, OuterScheduler):
         rates = "changed by others" if values.taken_over else values.unscaled()
         return {
             "class": NAME,
+            "mode": self._mode,
+            "freeze_after": self._freeze_after,
+            "frozen": self._frozen,
             "sync_every": self._interval,
             "warmup_steps": self._warmup,
             "probe": self._probe is not None,

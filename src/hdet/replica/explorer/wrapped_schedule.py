@@ -61,6 +61,12 @@ class WrappedSchedule:
         """The wrapped scheduler's own count; None where it has none."""
         return getattr(self._scheduler, "last_epoch", None)
 
+    @property
+    def written_rates(self) -> list[float]:
+        """The rate of each group that the user wrote: `max_lr` where there is one, or `lr`."""
+        pairs = zip(self._optimizer.param_groups, self.base_lrs, strict=False)
+        return [float(group.get("max_lr", base)) for group, base in pairs]
+
     def _is_plain_callable(self) -> bool:
         known = isinstance(self._scheduler, LRScheduler | ReduceLROnPlateau)
         return self._scheduler is not None and not known

@@ -1,0 +1,69 @@
+"""What a sync has decided, and on what evidence, as one line for a log. Pure text.
+
+    lr factor 0.7 -> 0.65, larger is worse (t = 2.3, loss slope 0.004 +- 0.002)
+
+The slope is the change of the loss from the base value to the outermost replica's, with its
+standard error; t is their quotient.
+"""
+
+from collections.abc import Sequence
+
+from .dimensions import Dimension
+from .exploration import Decision
+
+_MOST = 6  # hyperparameters in one line
+_CLEAR = 1.0  # |t| from which a slope is more than its error
+
+
+def decision_line(
+    dimensions: Sequence[Dimension],
+    decision: Decision,
+    before: Sequence[float],
+    after: Sequence[float],
+) -> str:
+    """Return a sync's moves with their evidence.
+
+    Args:
+        dimensions: what is explored.
+        decision: what became of the sync.
+        before: the base value of each dimension until now.
+        after: the same from now on.
+    """
+    rates = [j for j, d in enumerate(dimensions) if d.is_rate]
+    # In the search all rates move as one, by one slope.
+    together = rates if decision.phase == "search" or len(rates) == 1 else []
+    rows = [("lr factor", together)] if together else []
+    rows += [(d.name, [j]) for j, d in enumerate(dimensions) if j not in together]
+    slope, t = decision.slopes.slope, decision.slopes.t
+    rows.sort(key=lambda row: -abs(t[row[1][0]]))  # what is shown first is the surest
+    moves = [
+        f"{name} {_range([before[j] for j in which])} -> {_range([after[j] for j in which])}, "
+        f"{_evidence(slope[which[0]], t[which[0]])}"
+        for name, which in rows
+    ]
+    line = in_short(moves, "; ")
+    if decision.excluded:
+        line += f"; left out as diverged: {', '.join(map(str, decision.excluded))}"
+    if decision.phase != decision.next_phase:
+        line += f"; the search {'ends' if decision.phase == 'search' else 'goes on'}"
+    return line
+
+
+def in_short(parts: Sequence[str], joint: str = ", ") -> str:
+    """Return the first few of many parts in one line, and how many more there are."""
+    more = len(parts) - _MOST
+    return joint.join([*parts[:_MOST], *([f"{more} more"] if more > 0 else [])])
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _evidence(slope: float, t: float) -> str:
+    if t == 0:
+        return "nothing measured"
+    verdict = "no clear slope"
+    if abs(t) >= _CLEAR:
+        verdict = "larger is worse" if t > 0 else "larger is better"
+    return f"{verdict} (t = {t:.2g}, loss slope {slope:.2g} +- {abs(slope / t):.2g})"

@@ -1,0 +1,46 @@
+"""What a step brings to `Explorer`: whether it counts, and a loss; and who is told of it."""
+
+import math
+
+from torch import Tensor
+
+from .checks import refuse_other_groups
+from .state import ExplorerState
+
+
+class ExplorerIntake(ExplorerState):
+    """A base of `Explorer`; see there for all attributes that it sets."""
+
+    def _counts(self, loss: Tensor | float | None, skipped: bool | None) -> bool:
+        """Take in a step's loss; return whether the step counts, or was skipped."""
+        if self._superseded is not None:
+            self._refuse_superseded()
+        ensemble, takes_part = self._ensemble, self._takes_part
+        if takes_part and self._mode == "tune":
+            if not ensemble.counts(skipped):
+                return False
+        elif self._involved:
+            ensemble.require_connection()
+        unheard = self._frozen and not (self._apart or self._looks)
+        if loss is not None and not unheard:
+            ensemble.meter.observe(loss)
+        ensemble.meter.keep()
+        if self._scaled:
+            refuse_other_groups(len(self._schedule.groups), self.optimizer)
+        if takes_part and not self._introduced:
+            ensemble.introduce(self._step + 1)
+            self._introduced = True
+        return True
+
+    def _plateau_loss(self) -> float | None:
+        """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
+        if self._synced:
+            losses = self._ensemble.history.metrics()["losses"]
+        elif not self._meeting and self._step % self._interval == 0:
+            total, count = self._ensemble.meter.sums()
+            losses = [total / count if count else math.nan]
+            self._ensemble.meter.reset()
+        else:
+            return None
+        finite = self._exploration.plausible(losses)
+        return math.fsum(finite) / len(finite) if finite else None

@@ -1,0 +1,140 @@
+"""What `Explorer` tells of itself: metrics, rates, and what a sync has decided.
+
+Everything here is local. `_report` keeps what a sync has found, and the others read it.
+"""
+
+import logging
+import warnings
+from typing import Any
+
+from torch import Tensor
+
+from ..ensemble.gathered import Gathered
+from .checks import confounded_message, new_level_message
+from .decision_line import decision_line, in_short
+from .exploration import Decision
+from .state import NAME, ExplorerState
+
+_log = logging.getLogger("hdet")
+
+
+class ExplorerReadings(ExplorerState):
+    """A base of `Explorer`; see there for all attributes that it sets."""
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what is explored and what the last sync found. Local, on any rank.
+
+        Returns:
+            `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
+            effect now; `values` and `replica_values` by the dimension's name, a learning
+            rate's being the factor on its schedule; `phase` ("search", "track", "frozen" or
+            "observe"); how many `rollbacks`, `exclusions`, `new_levels`; and after the first
+            sync `losses`, `probes`, `divergence` per replica, `slope`, `t` and `confidence`
+            by name, `confounded`, `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`;
+            when observing `would_be`, the values by name that the sync would have set.
+        """
+        exploration, size = self._exploration, self._ensemble.replicas.size
+        names = [d.name for d in exploration.dimensions]
+        if self._scaled:
+            base_rates, rates = self._values.base_rates(), self._values.rates()
+            bases, rows = self._values.base_values(), self._values.values()
+        else:
+            base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+            rates = [[rate] * size for rate in base_rates]
+            bases = [1.0 if d.is_rate else d.read() for d in exploration.dimensions]
+            rows = [[value] * size for value in bases]
+        return {
+            "step": self._step,
+            "base_lr": base_rates,
+            "replica_lr": rates,
+            "values": dict(zip(names, bases, strict=True)),
+            "replica_values": dict(zip(names, rows, strict=True)),
+            "phase": self._phase,
+            "rollbacks": exploration.rates.rollbacks,
+            "exclusions": exploration.rates.exclusions,
+            "new_levels": exploration.rates.recovery.new_levels,
+            **self._ensemble.history.metrics(),
+            **self._last,
+        }
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """Return this replica's learning rates, one for each parameter group. Local."""
+        if not self._scaled:
+            return self._schedule.last_lr()
+        return list(self._values.own_rates())
+
+    def found(self) -> list[float]:
+        """Return the rates to write into a plain run, one for each parameter group. Local.
+
+        They stand in place of the user's own: of `max_lr` where the schedule has one, else of
+        the optimizer's `lr`. A plain run of the same schedule then has the rates that all
+        replicas train around here: the user's rate, times the factor found, over what the
+        schedule has risen by since the search ended. While it rises still it is too early to
+        ask. When observing it is what the last sync would have set.
+        """
+        values, would = self.metrics()["values"], self._last.get("would_be", {})
+        rates = self._schedule.written_rates
+        for dimension in self._exploration.dimensions:
+            if dimension.group is not None:
+                held = self._schedule.groups[dimension.group]
+                factor = would.get(dimension.name, values[dimension.name])
+                rates[dimension.group] *= factor * held.scale
+        return rates
+
+    def __repr__(self) -> str:
+        """Return where it stands, the values with the rates, and the last decision."""
+        told = self.metrics()
+        values = in_short([f"{name} {value:.3g}" for name, value in told["values"].items()])
+        rates = in_short([f"{rate:.3g}" for rate in told["base_lr"]])
+        return (
+            f"{NAME}: {told['phase']}; step {self._step}, syncs {told['syncs']}, "
+            f"replicas {self._ensemble.size}\n"
+            f"  base values: {values or 'none explored'}; learning rates: {rates}\n"
+            f"  last decision: {self._last_line or 'none yet'}"
+        )
+
+    @property
+    def _phase(self) -> str:
+        if self._mode == "observe":
+            return "observe"
+        if self._frozen:
+            return "frozen"
+        return self._exploration.rates.phase if self._active else "track"
+
+    def _report(
+        self,
+        gathered: Gathered,
+        decision: Decision,
+        before: list[float],
+        milliseconds: float,
+    ) -> None:
+        """Log what a sync has decided, once; keep the rest for `metrics`."""
+        if decision.note:
+            self._say(logging.WARNING, decision.note)
+        else:
+            words = decision_line(
+                self._exploration.dimensions, decision, before, self._values.base_values()
+            )
+            self._say(logging.INFO, words)
+        if decision.new_level and self._exploration.rates.recovery.new_levels == 1:
+            warnings.warn(new_level_message(decision.note), stacklevel=4)
+        names = [d.name for d in self._exploration.dimensions]
+        slopes = decision.slopes
+        if slopes.confounded and self._exploration.syncs == 1:
+            replicas = self._ensemble.replicas.size
+            warnings.warn(confounded_message(len(names), replicas), stacklevel=4)
+        self._last = {
+            "probes": gathered.probes,
+            "excluded": decision.excluded,
+            "slope": dict(zip(names, slopes.slope, strict=True)),
+            "t": dict(zip(names, slopes.t, strict=True)),
+            "confidence": dict(zip(names, decision.confidence, strict=True)),
+            "confounded": slopes.confounded,
+            "probe_ms": milliseconds,
+        }
+
+    def _say(self, level: int, words: str) -> None:
+        """Log a line on the first rank, and keep it for `repr`."""
+        self._last_line = f"step {self._step}: {words}"
+        if self._ensemble.replicas.rank == 0:
+            _log.log(level, "step %d: %s", self._step, words)

@@ -1,0 +1,56 @@
+"""`Explorer` while no value moves: it only observes, is frozen, or explores nothing.
+
+Replicas that observe are one: none of them knows what another value would do, and so there is
+no slope. What is left to decide on is the losses, and each decision starts from the user's own
+values, since none before it was followed.
+"""
+
+import logging
+
+from ..ensemble.gathered import Gathered
+from .averaged_weights import AveragedWeights
+from .decision_line import decision_line, in_short
+from .held_schedule import shares_of
+from .readings import ExplorerReadings
+
+
+class ExplorerStill(ExplorerReadings):
+    """A base of `Explorer`; see there for all attributes that it sets."""
+
+    def _meet(self) -> None:
+        """Do a sync at which no value moves; average only where gradients are not shared."""
+        gathered = self._ensemble.gather(self._step, recoverable=self._shared_gradients)
+        if self._apart:
+            self._ensemble.average()
+        else:
+            self._ensemble.leave_apart()
+        self._ensemble.meter.reset()
+        if self._mode == "observe" and gathered.given:
+            self._observe(gathered)
+
+    def _observe(self, gathered: Gathered) -> None:
+        """Decide, and only tell what would become of it."""
+        self._schedule.read()
+        exploration = self._exploration
+        start, before = list(exploration.coordinates), exploration.base_values()
+        dimensions = exploration.dimensions
+        decision = exploration.decide(gathered, shares_of(dimensions, self._schedule.groups))
+        after, exploration.coordinates = exploration.base_values(), start
+        words = decision.note or decision_line(dimensions, decision, before, after)
+        self._say(logging.INFO, f"would be: {words}")
+        self._last = {"would_be": {d.name: x for d, x in zip(dimensions, after, strict=True)}}
+
+    def _freeze(self) -> None:
+        """Put all replicas on the base values for good, right after a sync."""
+        searching = self._exploration.rates.searching
+        if searching:
+            self._exploration.rates.searching = False
+            self._schedule.end_search()
+        self._exploration.set_spread(False)
+        self._averaged = AveragedWeights(self.optimizer, self._model, self._config)
+        self._frozen = self._found = True
+        values = zip(self._exploration.dimensions, self._values.base_values(), strict=True)
+        words = f"frozen at {in_short([f'{d.name} {value:.3g}' for d, value in values])}"
+        if searching:
+            words += ", though the search had not ended"
+        self._say(logging.WARNING if searching else logging.INFO, words)
