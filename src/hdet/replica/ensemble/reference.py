@@ -13,11 +13,16 @@ from torch.optim import Optimizer
 from .optimizer_state import weight_dependent_state
 
 
-def share_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> None:
-    """Give every replica the mean of all gradients, as DDP does."""
+def own_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> None:
+    """Give every replica the gradient of its own loss."""
     for model, loss in zip(models, losses, strict=True):
         model.zero_grad()
         loss.backward()
+
+
+def share_gradients(models: Sequence[nn.Module], losses: Sequence[Tensor]) -> None:
+    """Give every replica the mean of all gradients, as DDP does."""
+    own_gradients(models, losses)
     for copies in zip(*(m.parameters() for m in models), strict=True):
         gradients = [p.grad for p in copies if p.grad is not None]
         if gradients:

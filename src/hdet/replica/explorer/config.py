@@ -21,17 +21,29 @@ class SearchConfig:
     """The constants of `Explorer`; all ranks need the same.
 
     Attributes:
-        search_start: share of the schedule at which the search begins; 1 begins at the
-            schedule itself (measured).
-        search_width: distance of the outermost replicas' log rates from the base rate during
-            the search, and its largest step; log 2, as range tests double the rate.
-        search_drift: the search's step, in search widths, while the rates cannot be told
-            apart and nothing speaks against larger ones.
-        search_end_confidence: smoothed confidence that ends the search: smaller rates have
-            been better for several syncs.
-        signal_confidence: smoothed confidence that shows that the rates can be told apart
-            at all; the search does not end before.
-        confidence_decay: weight of the past in the smoothed confidence.
+        climb_start: factor on the user's rate at which the climb begins; far below what trains,
+            for users who are wrong by a factor of 30 (measured).
+        climb_fast: the climb's step in log rate while the agreement is close to its largest.
+        climb_slow: the same once it falls; faster overshoots, slower takes too many steps.
+        climb_fast_above: fraction of the largest agreement down to which the climb is fast.
+        climb_limit: factor on the user's rate at which the climb ends by itself.
+        agreement_steps: steps over which the agreement is smoothed, and before which the climb
+            does not end; more steps see the crossing later (measured).
+        crossing_factor: the rate falls to the crossing's over this: for the lag of the
+            smoothed agreement, and to a bound that is safe (measured).
+        snapshots: of the climb, on all replicas together; the fewer, the further apart.
+        restart_warmup: steps of a linear warm-up after the moments were begun anew.
+        settle_steps: steps at the bound before a trial, in which the moments become what they
+            are at this rate; trials without them find rates that are too low on large models
+            (measured).
+        trial_steps: steps of a trial (measured).
+        trial_warmup: fraction of a trial in which its rate rises from zero.
+        trial_decay: fraction of a trial in which its rate falls to zero; without, short trials
+            prefer rates that are too low.
+        trial_span: largest rate of a trial over its smallest.
+        trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
+        trial_levels: most rates in a trial; more replicas share them.
+        max_trials: trials in a row at most, where the largest rate is the best.
         track_step: largest move of a value at a sync after the search, on its own scale; 0
             holds it (measured).
         unprobed_damping: factor on downward moves of a rate without a probe, since training
@@ -82,12 +94,23 @@ class SearchConfig:
         ValueError: if one is out of its range.
     """
 
-    search_start: float = _constant(0.05, above=0, high=1)
-    search_width: float = _constant(math.log(2), above=0, high=10)
-    search_drift: float = _constant(0.5, low=0, high=1)
-    search_end_confidence: float = _constant(-0.3, low=-1, high=0)
-    signal_confidence: float = _constant(0.5, low=0, high=1)
-    confidence_decay: float = _constant(0.6, low=0, below=1)
+    climb_start: float = _constant(1e-3, above=0, high=1)
+    climb_fast: float = _constant(0.3, above=0, high=10)
+    climb_slow: float = _constant(0.1, above=0, high=10)
+    climb_fast_above: float = _constant(0.7, low=0, high=1)
+    climb_limit: float = _constant(1e3, low=1, high=1e9)
+    agreement_steps: int = _constant(5, low=1)
+    crossing_factor: float = _constant(5.0, low=1, high=1000)
+    snapshots: int = _constant(16, low=2)
+    restart_warmup: int = _constant(12, low=1)
+    settle_steps: int = _constant(24, low=1)
+    trial_steps: int = _constant(24, low=2)
+    trial_warmup: float = _constant(0.25, above=0, high=1)
+    trial_decay: float = _constant(0.4, above=0, high=1)
+    trial_span: float = _constant(10.0, above=1, high=1e6)
+    trial_spacing: float = _constant(2.2, above=1, high=1e6)
+    trial_levels: int = _constant(8, low=2)
+    max_trials: int = _constant(3, low=1)
     track_step: float = _constant(0.1, low=0, high=10)
     unprobed_damping: float = _constant(0.3, low=0, high=1)
     decay_power: float = _constant(4.0, low=0, high=100)

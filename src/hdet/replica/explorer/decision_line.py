@@ -30,8 +30,7 @@ def decision_line(
         after: the same from now on.
     """
     rates = [j for j, d in enumerate(dimensions) if d.is_rate]
-    # In the search all rates move as one, by one slope.
-    together = rates if decision.phase == "search" or len(rates) == 1 else []
+    together = rates if len(rates) == 1 else []
     rows = [("lr factor", together)] if together else []
     rows += [(d.name, [j]) for j, d in enumerate(dimensions) if j not in together]
     slope, t = decision.slopes.slope, decision.slopes.t
@@ -44,8 +43,6 @@ def decision_line(
     line = in_short(moves, "; ")
     if decision.excluded:
         line += f"; left out as diverged: {', '.join(map(str, decision.excluded))}"
-    if decision.phase != decision.next_phase:
-        line += f"; the search {'ends' if decision.phase == 'search' else 'goes on'}"
     return line
 
 

@@ -18,7 +18,6 @@ def diverged(
     losses: Sequence[float],
     slope: float,
     *,
-    searching: bool,
     paired: bool,
 ) -> list[int]:
     """Return the replicas that are to be excluded from the average.
@@ -27,7 +26,6 @@ def diverged(
         tracker: the losses so far.
         losses: of each replica on the probe batch, or of its interval.
         slope: of the losses over the rates; positive where larger rates are worse.
-        searching: whether the search for the rate's scale goes on.
         paired: whether the losses are of one common batch. If not, each has noise of its
             own, and of many some are far out by chance.
     """
@@ -36,7 +34,7 @@ def diverged(
         return []
     improvement = tracker.improvement
     noise = tracker.config.noise_deviations * tracker.deviation
-    if not searching and improvement <= noise:
+    if improvement <= noise:
         # Nothing gained, as where a trained model goes on: nothing can be lost.
         return [r for r, loss in enumerate(losses) if not math.isfinite(loss)]
     if not paired:

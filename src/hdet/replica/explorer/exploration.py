@@ -5,10 +5,13 @@ group or a tensor. At each sync (`decide`)
 
     slopes of the losses over the offsets of all hyperparameters      (attribution)
     replicas that have diverged are excluded from the average         (divergence)
-    rates, in the search:   coordinate += the search's step, all together    (rate_search)
-    rates, while tracked:   coordinate += track_step * gain * confidence, each on its own
+    rates after a loss spike: back, and down to a third               (rate_guard)
+    rates:                  coordinate += track_step * gain * confidence, each on its own
     anything else:          coordinate += track_step * confidence
     new permutations
+
+Before the first sync the scale of the rates is searched (rate_search). While it is, all rates
+move as one, and everything else stays.
 
 A coordinate is a value on its own scale, such as the logarithm of the factor on a learning
 rate; the gain falls from 1 to 0 as the schedule decays.
@@ -30,7 +33,8 @@ from .config import DEFAULT, SearchConfig
 from .dimensions import Dimension
 from .divergence import diverged, implausible
 from .loss_tracker import LARGEST
-from .rate_search import Move, Phase, RateSearch
+from .rate_guard import Move, RateGuard
+from .rate_search import RateSearch
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,8 @@ class Decision:
     Attributes:
         excluded: the replicas that have diverged; the average leaves them out.
         rollback: whether all replicas go back to the averaged weights.
-        phase: of the interval that ends.
-        next_phase: of the one that begins.
         offsets: who has played what: of each dimension and replica, between -1 and 1.
-        slopes: one for each dimension; during the search all rates have the same.
+        slopes: one for each dimension.
         confidence: for each dimension, how sure it is that a larger value is better, -1 to 1.
         new_level: whether a new level of the loss was accepted.
         note: what has happened, for a log; nothing where all is well.
@@ -51,8 +53,6 @@ class Decision:
 
     excluded: list[int]
     rollback: bool
-    phase: Phase
-    next_phase: Phase
     offsets: list[list[float]]
     slopes: Slopes
     confidence: list[float]
@@ -68,7 +68,8 @@ class Exploration:
         replicas: N >= 2.
         seed: of the permutations.
         permutation: permutation(n, seed, sync, name) -> the order of n replicas.
-        search: whether learning rates start below the schedule and are searched.
+        search: whether the scale of the learning rates is searched first.
+        trials: whether the replicas can train apart for it.
         paired: whether the losses will be those of a common probe batch. Without, they are
             noisier, and always asking for smaller rates: downward moves are damped.
         config: the constants.
@@ -77,7 +78,8 @@ class Exploration:
     Attributes:
         coordinates: the base value of each dimension, on its scale.
         syncs: decisions so far.
-        rates: the search for the scale of the learning rates.
+        search: the search for the scale of the learning rates; None when it is over.
+        guard: what is known of the losses, and of spikes.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Exploration:
         *,
         search: bool,
         paired: bool,
+        trials: bool = False,
         config: SearchConfig = DEFAULT,
         spread: bool = True,
     ) -> None:
@@ -96,15 +99,16 @@ class Exploration:
         self.dimensions = list(dimensions)
         self.replicas = replicas
         self.syncs = 0
-        self.rates = RateSearch(search and any(d.is_rate for d in dimensions), config)
+        self.guard = RateGuard(config)
+        self.search: RateSearch | None = None
         self._seed = seed
         self._permutation = permutation
         self._paired = paired
         self._spread = spread
-        below = math.log(config.search_start) if self.rates.searching else 0.0
-        self.coordinates = [
-            d.clamp(d.to_scale(d.value) + (below if d.is_rate else 0.0)) for d in dimensions
-        ]
+        self.coordinates = [d.clamp(d.to_scale(d.value)) for d in dimensions]
+        if search and self._rates():
+            self.search = RateSearch(replicas, trials, config)
+            self.follow_search()
         self._offsets = self._drawn()
 
     # --- where the values stand
@@ -124,10 +128,8 @@ class Exploration:
         Args:
             shifts: how far others have moved each dimension, on its scale; default not at all.
         """
-        rows = zip(self.dimensions, self._shifted(shifts), self._offsets, strict=True)
-        return [
-            [d.from_scale(d.clamp(x) + self._width(d) * z) for z in row] for d, x, row in rows
-        ]
+        rows = zip(self.dimensions, self._shifted(shifts), self._steps_away(), strict=True)
+        return [[d.from_scale(d.clamp(x) + step) for step in row] for d, x, row in rows]
 
     def base_values(self, shifts: Sequence[float] | None = None) -> list[float]:
         """Return the base value of each dimension; `shifts` as for `values`."""
@@ -139,9 +141,13 @@ class Exploration:
             return self.coordinates
         return [x + shift for x, shift in zip(self.coordinates, shifts, strict=True)]
 
-    def _width(self, dimension: Dimension) -> float:
-        searched = dimension.is_rate and self.rates.searching
-        return self.config.search_width if searched else dimension.width
+    def _steps_away(self) -> list[list[float]]:
+        """Return how far each dimension and replica is from the base value, on its scale."""
+        if self.search is None:
+            rows = zip(self.dimensions, self._offsets, strict=True)
+            return [[d.width * z for z in row] for d, row in rows]
+        searched, still = self.search.shifts(), [0.0] * self.replicas
+        return [searched if d.is_rate else still for d in self.dimensions]
 
     def _drawn(self) -> list[list[float]]:
         """Draw who plays what until the next sync."""
@@ -150,12 +156,21 @@ class Exploration:
         grid = [2 * r / (n - 1) - 1 if differ else 0.0 for r in range(n)]
         rows = []
         for dimension in self.dimensions:
-            # In the search all rates move as one, so that N points measure one direction.
-            joint = dimension.is_rate and self.rates.searching
-            name = "lr" if joint else dimension.name
-            order = self._permutation(n, self._seed, self.syncs, name)
+            order = self._permutation(n, self._seed, self.syncs, dimension.name)
             rows.append([grid[column] for column in order])
         return rows
+
+    def follow_search(self) -> None:
+        """Put the rates where the search stands, and leave it where it is over."""
+        assert self.search is not None
+        for j in self._rates():
+            self.coordinates[j] = self.dimensions[j].clamp(self.search.log_factor)
+        if self.search.phase == "done":
+            self.search = None
+
+    def end_search(self) -> None:
+        """End the search early, with the rates where they stand."""
+        self.search = None
 
     # --- where they go
 
@@ -167,22 +182,16 @@ class Exploration:
             shares: for each dimension, the schedule's share of its own maximum; 1 for what
                 has no schedule.
         """
-        phase, offsets, before = self.rates.phase, self._offsets, self._factors_in_words()
+        offsets, before = self._offsets, self._factors_in_words()
         losses = self._readable(gathered.probes if self._paired else gathered.losses)
         found, slope = self._slopes(losses)
         confidences = [confidence(t, self.config) for t in found.t]
-        excluded = diverged(
-            self.rates.tracker,
-            losses,
-            slope,
-            searching=self.rates.searching,
-            paired=self._paired,
-        )
-        move = self._search(confidences, losses, gathered.losses, bool(excluded))
+        excluded = diverged(self.guard.tracker, losses, slope, paired=self._paired)
+        move = self._guarded(losses, gathered.losses, bool(excluded))
         finite = [loss for loss in losses if math.isfinite(loss)]
         # Where replicas have diverged, the rates go no further than to the best replica's.
         best = losses.index(min(finite)) if excluded else None
-        self._move(move, phase, confidences, shares, best)
+        self._move(move, confidences, shares, best)
         self.syncs += 1
         self._offsets = self._drawn()
         rollback = move.rollback or gathered.all_broken
@@ -196,8 +205,6 @@ class Exploration:
         return Decision(
             excluded=excluded,
             rollback=rollback,
-            phase=phase,
-            next_phase=self.rates.phase,
             offsets=offsets,
             slopes=found,
             confidence=confidences,
@@ -208,7 +215,7 @@ class Exploration:
     def plausible(self, losses: Sequence[float]) -> list[float]:
         """Return the training losses of the replicas that are finite and plausible."""
         losses = [loss if abs(loss) < LARGEST else math.nan for loss in losses]
-        for r in implausible(self.rates.tracker, losses):
+        for r in implausible(self.guard.tracker, losses):
             losses[r] = math.nan
         return [loss for loss in losses if math.isfinite(loss)]
 
@@ -216,7 +223,7 @@ class Exploration:
         """Return the losses to be read, not finite where a replica is to be ignored."""
         losses = [loss if abs(loss) < LARGEST else math.inf for loss in losses]
         finite = [loss for loss in losses if math.isfinite(loss)]
-        for r in implausible(self.rates.tracker, losses):
+        for r in implausible(self.guard.tracker, losses):
             # Far above the others a replica has diverged; far below them nothing is.
             if losses[r] < statistics.median(finite):
                 losses[r] = math.nan
@@ -224,50 +231,29 @@ class Exploration:
 
     def _slopes(self, losses: Sequence[float]) -> tuple[Slopes, float]:
         """Return the slope of each dimension, and the sum of those of the rates."""
-        columns: list[list[float]] = []
-        index, joint = [], None  # of each dimension's column; in the search rates have one
-        for dimension, row in zip(self.dimensions, self._offsets, strict=True):
-            if dimension.is_rate and self.rates.searching:
-                if joint is None:
-                    joint = len(columns)
-                    columns.append(row)
-                index.append(joint)
-            else:
-                index.append(len(columns))
-                columns.append(row)
-        found = slopes(without_outliers(losses, self.config), columns, self.config)
-        each = Slopes(
-            [found.slope[k] for k in index], [found.t[k] for k in index], found.confounded
-        )
-        of_rates = {index[j]: found.slope[index[j]] for j in self._rates()}
-        return each, math.fsum(of_rates.values())
+        found = slopes(without_outliers(losses, self.config), self._offsets, self.config)
+        return found, math.fsum(found.slope[j] for j in self._rates())
 
-    def _search(
-        self,
-        confidences: Sequence[float],
-        losses: Sequence[float],
-        training: Sequence[float],
-        excluded: bool,
+    def _guarded(
+        self, losses: Sequence[float], training: Sequence[float], excluded: bool
     ) -> Move:
-        """Let the search for the rates' scale take in a sync."""
+        """Let the guard take in a sync."""
         finite = [loss for loss in losses if math.isfinite(loss)]
         lowest = min(finite, default=math.inf)
         # Of many losses of different batches the lowest is low by chance.
         typical = lowest if self._paired or not finite else statistics.median(finite)
         rates = self._rates()
-        sign = math.fsum(confidences[j] for j in rates) / len(rates) if rates else 0.0
         log_rate = 0.0
         if rates:
             log_rate = math.fsum(self.coordinates[j] for j in rates) / len(rates)
         given = self.plausible(training) or finite
         # Divided first: the sum of what is finite need not be.
         mean = math.fsum(x / len(given) for x in given) if given else math.nan
-        return self.rates.update(sign, mean, typical, excluded, log_rate)
+        return self.guard.update(mean, typical, excluded, log_rate)
 
     def _move(
         self,
         move: Move,
-        phase: Phase,
         confidences: Sequence[float],
         shares: Sequence[float],
         best: int | None,
@@ -277,15 +263,14 @@ class Exploration:
         for j, dimension in enumerate(self.dimensions):
             step = self.config.track_step * confidences[j]
             if dimension.is_rate:
-                if phase == "search" or forced:
+                if forced:
                     step = move.step
                 else:
                     damped = step < 0 and not self._paired
                     gain = shares[j] ** self.config.decay_power
                     step *= gain * (self.config.unprobed_damping if damped else 1.0)
                 if best is not None and not forced:
-                    width = self.config.search_width if phase == "search" else dimension.width
-                    step = min(step, width * self._offsets[j][best])
+                    step = min(step, dimension.width * self._offsets[j][best])
             self.coordinates[j] = dimension.clamp(self.coordinates[j] + step)
 
     def _rates(self) -> list[int]:
@@ -307,7 +292,8 @@ class Exploration:
             "syncs": self.syncs,
             "seed": self._seed,
             "coordinates": dict(zip(names, self.coordinates, strict=True)),
-            "rates": self.rates.state_dict(),
+            "rates": self.guard.state_dict(),
+            "search": None if self.search is None else self.search.state_dict(),
         }
 
     def parsed(self, entries: Entries) -> "Exploration":
@@ -329,9 +315,13 @@ class Exploration:
         fresh.syncs = entries.integer("syncs")
         fresh._seed = entries.integer("seed", -(2**64), 2**64)
         fresh.coordinates = [_coordinate(coordinates, d) for d in self.dimensions]
-        fresh.rates = RateSearch.parsed(entries.entries("rates"), self.config)
-        if fresh.rates.searching and not self._rates():
-            entries.refuse("rates.searching", True, "must be False where no rate is explored")
+        fresh.guard = RateGuard.parsed(entries.entries("rates"), self.config)
+        fresh.search = None
+        if entries.has("search") and entries.raw("search") is not None:
+            if not self._rates():
+                entries.refuse("search", "going on", "must be None: no rate is explored here")
+            begun = self.search or RateSearch(self.replicas, self._paired, self.config)
+            fresh.search = begun.parsed(entries.entries("search"))
         fresh._offsets = fresh._drawn()
         return fresh
 

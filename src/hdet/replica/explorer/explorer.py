@@ -32,6 +32,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 
 from ...errors import require
+from ..ensemble.apart import Apart
 from ..ensemble.ensemble import Ensemble
 from ..ensemble.gathered import Gathered
 from ..ensemble.group_values import on_load, own_rates, set_initial_rates
@@ -63,12 +64,12 @@ from .intake import ExplorerIntake
 from .probe import Mode as ProbeMode
 from .probe import Probe, evaluate
 from .replica_values import ReplicaValues
+from .searching import ExplorerSearch
 from .state import NAME, Mode
-from .still import ExplorerStill
 from .wrapped_schedule import Schedule, WrappedSchedule
 
 
-class Explorer(ExplorerIntake, ExplorerStill):
+class Explorer(ExplorerIntake, ExplorerSearch):
     """Tunes learning rates, and any other scalars, while the model trains.
 
     Before: `scheduler = CosineAnnealingLR(optimizer, 10_000)`, `scheduler.step()`
@@ -186,7 +187,7 @@ class Explorer(ExplorerIntake, ExplorerStill):
         self._model = model
         self._interval, self._seed = sync_every, seed
         self._mode: Mode = mode
-        self._warmup = warmup_steps if mode == "tune" else 0
+        self._warmup = self._begun = warmup_steps if mode == "tune" else 0
         self._freeze_after = freeze_after
         self._step = 0
         self._synced = self._introduced = self._found = self._frozen = False
@@ -196,6 +197,8 @@ class Explorer(ExplorerIntake, ExplorerStill):
         self._config, self._search = config or DEFAULT, search
         self._averaged = AveragedWeights(optimizer, model, self._config)
         by_default = probe is not None and warmup_steps == 0
+        self._agreement = self._snapshots = None
+        self._trial = Apart(optimizer, model, replicas)
         self._exploration = self._new_exploration(dimensions, by_default)
         if self._exploring:
             self._supersede()
@@ -205,6 +208,8 @@ class Explorer(ExplorerIntake, ExplorerStill):
                 warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
         set_initial_rates(optimizer)
         self._schedule = WrappedSchedule(optimizer, scheduler)
+        if self._exploration.search is not None and self._exploring:
+            self._begin_search()
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
         self._nonfinite_syncs = 0  # in a row
         self._last: dict[str, Any] = {}
@@ -249,12 +254,14 @@ class Explorer(ExplorerIntake, ExplorerStill):
             return
         exploring, scaled, values = self._exploring or self._looks, self._scaled, self._values
         self._step += 1
-        since = self._step - self._warmup
-        self._synced = exploring and since > 0 and since % self._interval == 0
-        if self._synced:
+        since = self._step - self._begun
+        search = self._exploration.search if exploring else None
+        due = since > 0 and since % self._interval == 0
+        self._synced = exploring and search is None and due
+        if self._synced or search is not None:
             if scaled:
                 values.take_over()
-            self._sync()
+            self._sync() if search is None else self._search_step(search)
         told = self._plateau_loss() if self._schedule.needs_a_loss else None
         if scaled:
             values.lend()
@@ -267,7 +274,8 @@ class Explorer(ExplorerIntake, ExplorerStill):
         if since == 0:
             self._schedule.read()
             self._ensemble.meter.reset()
-        if self._synced or not scaled or values.replica != self._ensemble.rank:
+        moved = self._synced or search is not None
+        if moved or not scaled or values.replica != self._ensemble.rank:
             self._apply()
 
     # --- internals
@@ -307,10 +315,6 @@ class Explorer(ExplorerIntake, ExplorerStill):
             self._averaged.restore()
             self._ensemble.weights_changed()
         self._averaged.update()
-        if (decision.phase, decision.next_phase) == ("search", "track"):
-            self._schedule.end_search()
-        elif (decision.phase, decision.next_phase) == ("track", "search"):
-            self._schedule.resume_search()
         self._report(gathered, decision, before, milliseconds)
         if self._freeze_after is not None and self._step >= self._freeze_after:
             self._freeze()
@@ -321,8 +325,6 @@ class Explorer(ExplorerIntake, ExplorerStill):
             return math.nan, 0.0
         self._ensemble.assemble("the probe", self._step)
         args = (self._probe, self._model, self._probe_mode, self._seed, self._exploration.syncs)
-        if self._exploration.rates.searching:
-            return evaluate(*args)
         with self._averaged.between():
             return evaluate(*args)
 

@@ -1,11 +1,10 @@
-"""What a found learning rate keeps of the schedule: its falls, not its rises.
+"""The schedule that a learned factor multiplies, one for each parameter group.
 
-The search ends at some point of the schedule, often in its warm-up. From there on the rate
-it found stands for the schedule's highest value: where the schedule goes on rising, the rate
-stays, since no replica has tried more; where it falls below its own maximum, the rate falls
-by the same share. In symbols, s(t) the schedule, k the step at which the search ended:
+While the rate's scale is searched, the factor is on the rate that the user wrote, s* (the
+schedule's peak), whatever the schedule is just then. From the end of the search on it is on the
+schedule itself, with all its rises and falls:
 
-    s_held(t) = s(t) * s(k) / max over k <= t' <= t of s(t')
+    s_held(t) = s* while searching, else s(t)
 """
 
 from collections.abc import Sequence
@@ -23,41 +22,23 @@ class HeldSchedule:
 
     Attributes:
         now: s(t).
-        highest: the largest s so far; since the search ended, if there was one.
-        ended_at: s(k); None while searching, or where there was no search.
+        highest: the largest s so far.
+        peak: s* while searching; None otherwise.
     """
 
     now: float
     highest: float
-    ended_at: float | None = None
+    peak: float | None = None
 
     def advance(self, value: float) -> None:
         """Go on to the next step's value."""
         self.now = value
         self.highest = max(self.highest, value)
 
-    def end_search(self) -> None:
-        """Hold what the schedule is now."""
-        self.ended_at = self.highest = self.now
-
-    def resume_search(self) -> None:
-        """Follow the schedule as it is again: the search had ended for a wrong reason."""
-        self.ended_at = None
-
     @property
     def value(self) -> float:
         """s_held(t)."""
-        if self.ended_at is None or self.highest == 0:
-            return self.now
-        # The quotient first: at the maximum it is exactly 1.
-        return self.ended_at * (self.now / self.highest)
-
-    @property
-    def scale(self) -> float:
-        """s_held(t) / s(t), which is constant once the schedule has passed its maximum."""
-        if self.ended_at is None or self.highest == 0:
-            return 1.0
-        return self.ended_at / self.highest
+        return self.now if self.peak is None else self.peak
 
     @property
     def share(self) -> float:
@@ -77,8 +58,10 @@ class HeldSchedule:
         """
         highest = entries.number("highest", 0, LARGEST_RATE)
         now = entries.number("now", 0, highest)
-        ended_at = entries.optional("ended_at", entries.number, low=0, high=LARGEST_RATE)
-        return cls(now, highest, ended_at)
+        peak = None
+        if entries.has("peak"):
+            peak = entries.optional("peak", entries.number, low=0, high=LARGEST_RATE)
+        return cls(now, highest, peak)
 
 
 def shares_of(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -> list[float]:

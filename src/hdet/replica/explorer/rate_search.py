@@ -1,181 +1,224 @@
-"""The search for the learning rate's scale: rise from below, stop at the edge, track.
+"""The search for the learning rate's scale: climb to a first bound, then try what lies above.
 
-A rate that starts far too high destroys the model before anything can be measured, so the
-search begins below the schedule, at `search_start` of it. While replicas with larger rates do
-better on the common probe batch, the rate rises, and never beyond what a replica has tried. It
-is an LR range test inside the run, at the cost of the first syncs. It ends
+The search is short, tens of steps, and has three phases. x is the log of the factor on the
+rate that the user wrote.
 
-- where the confidence has turned: smaller rates do better, clearly and for several syncs;
-- where replicas have diverged: their losses stand above the best one's by more than all that
-  the run has gained so far. Those replicas are excluded from the average (the others are points
-  of the same line search, further back), and the rate returns to the best replica's.
+- **climb**: all replicas train at one rate, which rises from far below. The agreement of each
+  update with the gradient that follows (`ensemble.update_agreement`) says whether the last
+  step was too short. Once it no longer was, smoothed over some steps, the rate is at a bound:
 
-From then on the rate is tracked: the schedule may lower it, not raise it. Small moves follow
-the slope of the probe loss at *averaged weights*. The slope at the current weights asks for
-ever smaller rates, since a smaller step damps the noise at once (short-horizon bias, Wu et
-al., arXiv 1803.02021); averaging damps it already, and what is left is progress. The moves
-fade as the schedule decays, where noise is what the decay is there to remove.
+      m <- m + (agreement - m) / tau;     x <- x + (fast if m > share * max m, else slow)
+      m <= 0:  x <- x - log(crossing_factor),  back to the weights of that rate, moments anew
 
-If the loss spikes all the same (more than a quarter of the improvement is lost), the caller
-goes back to the averaged weights, and the rate falls to a third: see `recovery`.
+  So the climb is a warm-up, and it harms nothing.
+- **settle**: some steps at that rate, until the moments are what they are at it.
+- **trial**: the bound is safe, but it can be ten times too low: the larger the model and the
+  less noise, the lower. So each replica trains alone, on its own gradient, for one short whole
+  run with a warm-up and a decay to zero, at a rate of its own from the bound upwards. All
+  score one common batch and go back to where the trial began. x moves to the minimum of the
+  parabola through the lowest loss and its neighbours. If the largest rate was the best, there
+  is another trial from there.
 
-Pure arithmetic on gathered numbers; equal on every rank. Sources: HDET (arXiv 2604.24708)
-for replicas as points of a line search; the search, exclusion and averaged weights are ours.
+Why trials: what a rate does to one step, or to one interval, says little of what it does to a
+run (short-horizon bias, Wu et al., arXiv 1803.02021). A decay at the end takes most of that
+away. The numbers are in the documentation.
+
+Pure arithmetic; equal on every rank. Sources: Baydin et al., arXiv 1703.04782 (the agreement is
+the hypergradient of the learning rate); Smith, arXiv 1506.01186 (range test); the rest is ours.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...state import Entries
 from .config import DEFAULT, SearchConfig
-from .loss_tracker import LARGEST, LossTracker
-from .recovery import Outcome, Recovery, Verdict
 
-Phase = Literal["search", "track"]
+Phase = Literal["climb", "settle", "trial", "done"]
+PHASES = ("climb", "settle", "trial", "done")
+_FARTHEST = 700.0  # log factors that a state may hold: what a float's exponential allows
 
 
 @dataclass(frozen=True)
-class Move:
-    """What a sync does to the scale of the rates.
+class Turn:
+    """What has to be done after a step of the search, before the next one.
 
     Attributes:
-        step: added to the log rates: the search's step, the fall at a rollback, or what such
-            falls took; 0 where each rate is tracked on its own.
-        rollback: whether all go back to the averaged weights.
-        given_back: whether the rates get back what falls took.
-        new_level: whether a new level of the loss was accepted.
-        note: what has happened, in words for a log; nothing where all is well.
+        snapshot: keep the weights as they are now.
+        roll_back: go back to the newest snapshot at or below `log_factor`, and begin the
+            optimizer's moments anew.
+        part: from now on each replica trains alone.
+        score: the replicas score the probe batch; `judge` takes the losses.
+        done: the search is over.
+        note: what has happened, for a log.
     """
 
-    step: float
-    rollback: bool
-    given_back: bool
-    new_level: bool
-    note: str
+    snapshot: bool = False
+    roll_back: bool = False
+    part: bool = False
+    score: bool = False
+    done: bool = False
+    note: str = ""
 
 
 class RateSearch:
-    """What the search knows; the same on every rank.
+    """The search of one run.
 
     Args:
-        searching: whether it begins below the schedule; else it tracks from the beginning.
+        replicas: N, which share out the rates of a trial.
+        trials: whether the replicas can train apart and be compared; else the search ends
+            with the climb.
         config: the constants.
 
     Attributes:
-        searching: whether the search goes on.
-        confidence: the mean confidence, smoothed over the syncs.
-        seen: whether the rates could ever be told apart.
-        tracker: the losses.
-        rollbacks: how often the run went back to the averaged weights.
-        exclusions: at how many syncs replicas were excluded.
-        recovery: what is known of the last rollbacks.
+        phase: of the steps that come.
+        log_factor: x.
+        steps: optimizer steps of the phase so far.
     """
 
-    def __init__(self, searching: bool, config: SearchConfig = DEFAULT) -> None:
+    def __init__(self, replicas: int, trials: bool, config: SearchConfig = DEFAULT) -> None:
         self.config = config
-        self.searching = searching
-        self.confidence = 0.0
-        self.seen = False
-        self.tracker = LossTracker(config)
-        self.rollbacks = self.exclusions = 0
-        self.recovery = Recovery(config)
+        self.replicas = replicas
+        self.trials = trials and replicas > 1
+        self.phase: Phase = "climb"
+        self.log_factor = math.log(config.climb_start)
+        self.steps = 0
+        self.trial = 0  # trials behind it
+        self._smoothed = self._largest = 0.0
+        self._seen = 0  # agreements so far
 
-    @property
-    def phase(self) -> Phase:
-        """Whether the scale of the rates is searched, or they are tracked one by one."""
-        return "search" if self.searching else "track"
+    def shifts(self) -> list[float]:
+        """Return what each replica's log factor is above x at the step that comes."""
+        if self.phase == "settle":
+            share = (self.steps + 1) / self.config.restart_warmup
+            return [math.log(min(1.0, share))] * self.replicas
+        if self.phase == "trial":
+            length = self.config.trial_steps
+            up = (self.steps + 1) / (self.config.trial_warmup * length)
+            down = (length - self.steps) / (self.config.trial_decay * length)
+            share = math.log(min(1.0, up, down))
+            return [x + share for x in self._levels()]
+        return [0.0] * self.replicas
 
-    def update(
-        self, confidence: float, loss: float, lowest: float, excluded: bool, log_rate: float
-    ) -> Move:
-        """Take in one sync and say what becomes of the log rate.
+    def _levels(self) -> list[float]:
+        """Return what each replica's log rate in a trial is above the base, from 0."""
+        config = self.config
+        count = min(self.replicas, config.trial_levels)
+        spacing = min(math.log(config.trial_spacing), math.log(config.trial_span) / (count - 1))
+        return [spacing * (r % count) for r in range(self.replicas)]
+
+    def advance(self, agreement: float | None) -> Turn:
+        """Take in a step that was trained, and say what comes.
 
         Args:
-            confidence: that larger rates are better, -1 to 1, the mean over the rates.
-            loss: the mean training loss of the interval.
-            lowest: the lowest of the replicas' losses on one batch, or the median of those
-                on their own.
-            excluded: whether replicas are excluded from the average.
-            log_rate: before the sync, the mean of them if there are several.
+            agreement: of the last update with the gradient after it; None where there was no
+                number, NaN where it was not finite.
         """
-        loss = loss if abs(loss) < LARGEST else math.inf
-        self.tracker = self.recovery.measure(self.tracker, loss, lowest)
-        verdict = self.recovery.classify(self.tracker, loss, lowest)
-        rollback, implausible = verdict == "rollback", loss > self.tracker.ceiling
-        note = self._note(verdict, loss)
-        if verdict == "new level":
-            self.tracker = self.recovery.put_on_trial(self.tracker, loss)
-        past = self.config.confidence_decay
-        self.confidence = past * self.confidence + (1 - past) * confidence
-        if math.isfinite(loss) and (self.tracker.settled or not rollback):
-            self.tracker.update(loss)
-        self.seen |= self.confidence > self.config.signal_confidence
-        searched = self.searching
-        self.searching &= not (self._turned() or excluded or rollback)
-        step = self._step() if self.searching else 0.0
-        if excluded:
-            self.confidence = min(self.confidence, 0.0)
-        self.exclusions += excluded
-        if rollback:
-            self.rollbacks += 1
-            self.confidence = 0.0
-            self.tracker.smoothed = min(self.tracker.smoothed, self.tracker.best)
-            step = -self.recovery.roll_back(loss, log_rate, searched, implausible)
-        calm = verdict == "calm" and math.isfinite(loss) and not excluded
-        outcome = self.recovery.settle(self.tracker, calm)
-        if outcome:
-            note = self._outcome_note(outcome)
-            self.searching |= self.recovery.searching
-            step = self.recovery.given_back(log_rate)
-        return Move(step, rollback, outcome != "", outcome == "new level", note)
+        self.steps += 1
+        if self.phase == "climb":
+            return self._climb(agreement)
+        if self.phase == "settle" and self.steps >= self.config.settle_steps:
+            if not self.trials:
+                return self._end()
+            self.phase, self.steps = "trial", 0
+            return Turn(part=True)
+        score = self.phase == "trial" and self.steps >= self.config.trial_steps
+        return Turn(score=score)
 
-    def _turned(self) -> bool:
-        """Return whether smaller rates do better by now."""
-        low = self.config.search_end_confidence
-        down = self.confidence <= low or (self.tracker.rising and self.confidence <= 0)
-        return self.seen and down
+    def _climb(self, agreement: float | None) -> Turn:
+        config = self.config
+        if agreement is None:
+            return Turn(snapshot=True)
+        if math.isfinite(agreement):
+            weight = 1.0 if self._seen == 0 else 1 / config.agreement_steps
+            self._smoothed += weight * (agreement - self._smoothed)
+            self._largest = max(self._largest, self._smoothed)
+            self._seen += 1
+        far = self.log_factor >= math.log(config.climb_limit)
+        crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
+        if crossed or far or not math.isfinite(agreement):
+            crossing = self.log_factor
+            self.log_factor -= math.log(config.crossing_factor)
+            self.phase, self.steps = "settle", 0
+            why = "the updates no longer agree with the gradients"
+            if not crossed:
+                why = "nothing stops it" if far else "a gradient is not finite"
+            note = f"the climb ends at lr factor {math.exp(crossing):.3g}: {why}"
+            return Turn(roll_back=True, note=note)
+        quick = self._smoothed > config.climb_fast_above * self._largest
+        self.log_factor += config.climb_fast if quick else config.climb_slow
+        return Turn(snapshot=True)
 
-    def _step(self) -> float:
-        """Return by how much the search raises the log rates."""
-        undecided = not self.seen and self.confidence > self.config.search_end_confidence
-        least = self.config.search_drift if undecided else 0.0
-        return self.config.search_width * max(self.confidence, least)
-
-    def _note(self, verdict: Verdict, loss: float) -> str:
-        """Say what has happened, in words for a log; nothing where all is well."""
-        if verdict == "calm":
-            return ""
-        if verdict == "new level":
-            return f"the loss is as high after the rollback ({loss:.3g}): a new level on trial"
-        if not math.isfinite(loss):
-            return "the loss is not finite"
-        return (
-            f"loss spike ({loss - self.tracker.best:.3g} above the best smoothed loss "
-            f"{self.tracker.best:.3g}, improvement {self.tracker.improvement:.3g})"
+    def judge(self, losses: Sequence[float]) -> Turn:
+        """Take in the replicas' losses at the end of a trial, and say what comes."""
+        rows: dict[float, list[float]] = {}
+        for level, loss in zip(self._levels(), losses, strict=True):
+            rows.setdefault(level, []).append(loss if math.isfinite(loss) else math.inf)
+        levels = sorted(rows)
+        means = [math.fsum(rows[x]) / len(rows[x]) for x in levels]
+        best = min(range(len(levels)), key=means.__getitem__)
+        move = _lowest(levels, means, best) if math.isfinite(means[best]) else 0.0
+        self.log_factor += move
+        self.trial += 1
+        tried = ", ".join(
+            f"{math.exp(self.log_factor - move + x):.3g}: {loss:.4g}"
+            for x, loss in zip(levels, means, strict=True)
         )
+        note = f"trial {self.trial}, loss by lr factor {tried}; lr factor {{factor}}"
+        note = note.format(factor=f"{math.exp(self.log_factor):.3g}")
+        if best == len(levels) - 1 and self.trial < self.config.max_trials:
+            self.steps = 0
+            return Turn(part=True, note=note)
+        return self._end(note)
 
-    def _outcome_note(self, outcome: Outcome) -> str:
-        if outcome == "new level":
-            return f"the loss stays at {self.tracker.smoothed:.3g}, a new level"
-        return "all is calm since the rollback, and the rate is tried again"
+    def postpone_trial(self) -> None:
+        """Begin the trial again after the next step: its weights were given up."""
+        self.phase, self.steps = "settle", self.config.settle_steps - 1
+
+    def _end(self, note: str = "") -> Turn:
+        self.phase, self.steps = "done", 0
+        return Turn(done=True, note=note)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
-        state = {key: value for key, value in vars(self).items() if key != "config"}
-        parts = {"tracker": self.tracker.state_dict(), "recovery": self.recovery.state_dict()}
-        return {**state, **parts}
+        return {
+            "phase": self.phase,
+            "trials": self.trials,
+            "log_factor": self.log_factor,
+            "steps": self.steps,
+            "trial": self.trial,
+            "smoothed": self._smoothed,
+            "largest": self._largest,
+            "seen": self._seen,
+        }
 
-    @classmethod
-    def parsed(cls, entries: Entries, config: SearchConfig) -> "RateSearch":
-        """Return the search that a state describes."""
-        fresh = cls(entries.boolean("searching"), config)
-        fresh.confidence = entries.number("confidence", -1.0, 1.0)
-        fresh.seen = entries.boolean("seen")
-        fresh.tracker = LossTracker.parsed(entries.entries("tracker"), config)
-        fresh.rollbacks = entries.integer("rollbacks")
-        fresh.exclusions = entries.integer("exclusions")
-        # The first states knew nothing of new levels.
-        if entries.has("recovery"):
-            fresh.recovery = Recovery.parsed(entries.entries("recovery"), config)
+    def parsed(self, entries: Entries) -> "RateSearch":
+        """Return the search that a state describes, for the replicas that are here."""
+        fresh = RateSearch(self.replicas, self.trials, self.config)
+        phase = entries.text("phase", PHASES)
+        fresh.phase = next(known for known in PHASES if known == phase)
+        fresh.log_factor = entries.number("log_factor", -_FARTHEST, _FARTHEST)
+        fresh.steps = entries.integer("steps")
+        fresh.trial = entries.integer("trial", 0, self.config.max_trials)
+        fresh._smoothed = entries.number("smoothed", -1.0, 1.0)
+        fresh._largest = entries.number("largest", -1.0, 1.0)
+        fresh._seen = entries.integer("seen")
         return fresh
+
+
+def _lowest(xs: Sequence[float], losses: Sequence[float], best: int) -> float:
+    """Return where the parabola through the lowest loss and its neighbours is lowest.
+
+    At an end, or where a neighbour is not finite, it is the lowest point itself; it never
+    goes more than half way to a neighbour.
+    """
+    if best in (0, len(xs) - 1) or not math.isfinite(losses[best - 1] + losses[best + 1]):
+        return xs[best]
+    before, after = xs[best] - xs[best - 1], xs[best + 1] - xs[best]
+    left, right = losses[best - 1] - losses[best], losses[best + 1] - losses[best]
+    curved = left * after + right * before
+    if curved <= 0:
+        return xs[best]
+    vertex = (left * after**2 - right * before**2) / (2 * curved)
+    return xs[best] + min(max(vertex, -before / 2), after / 2)

@@ -27,8 +27,8 @@ class ExplorerReadings(ExplorerState):
         Returns:
             `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
             effect now; `values` and `replica_values` by the dimension's name, a learning
-            rate's being the factor on its schedule; `phase` ("search", "track", "frozen" or
-            "observe"); how many `rollbacks`, `exclusions`, `new_levels`; and after the first
+            rate's being the factor on its schedule; `phase` ("climb", "settle", "trial", "track",
+            "frozen" or "observe"); how many `rollbacks`, `exclusions`, `new_levels`; and after the first
             sync `losses`, `probes`, `divergence` per replica, `slope`, `t` and `confidence`
             by name, `confounded`, `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`;
             when observing `would_be`, the values by name that the sync would have set.
@@ -50,9 +50,9 @@ class ExplorerReadings(ExplorerState):
             "values": dict(zip(names, bases, strict=True)),
             "replica_values": dict(zip(names, rows, strict=True)),
             "phase": self._phase,
-            "rollbacks": exploration.rates.rollbacks,
-            "exclusions": exploration.rates.exclusions,
-            "new_levels": exploration.rates.recovery.new_levels,
+            "rollbacks": exploration.guard.rollbacks,
+            "exclusions": exploration.guard.exclusions,
+            "new_levels": exploration.guard.recovery.new_levels,
             **self._ensemble.history.metrics(),
             **self._last,
         }
@@ -68,17 +68,13 @@ class ExplorerReadings(ExplorerState):
 
         They stand in place of the user's own: of `max_lr` where the schedule has one, else of
         the optimizer's `lr`. A plain run of the same schedule then has the rates that all
-        replicas train around here: the user's rate, times the factor found, over what the
-        schedule has risen by since the search ended. While it rises still it is too early to
-        ask. When observing it is what the last sync would have set.
+        replicas train around here. When observing it is what the last sync would have set.
         """
         values, would = self.metrics()["values"], self._last.get("would_be", {})
         rates = self._schedule.written_rates
         for dimension in self._exploration.dimensions:
             if dimension.group is not None:
-                held = self._schedule.groups[dimension.group]
-                factor = would.get(dimension.name, values[dimension.name])
-                rates[dimension.group] *= factor * held.scale
+                rates[dimension.group] *= would.get(dimension.name, values[dimension.name])
         return rates
 
     def __repr__(self) -> str:
@@ -99,7 +95,8 @@ class ExplorerReadings(ExplorerState):
             return "observe"
         if self._frozen:
             return "frozen"
-        return self._exploration.rates.phase if self._active else "track"
+        search = self._exploration.search if self._active else None
+        return "track" if search is None else search.phase
 
     def _report(
         self,
@@ -116,7 +113,7 @@ class ExplorerReadings(ExplorerState):
                 self._exploration.dimensions, decision, before, self._values.base_values()
             )
             self._say(logging.INFO, words)
-        if decision.new_level and self._exploration.rates.recovery.new_levels == 1:
+        if decision.new_level and self._exploration.guard.recovery.new_levels == 1:
             warnings.warn(new_level_message(decision.note), stacklevel=4)
         names = [d.name for d in self._exploration.dimensions]
         slopes = decision.slopes

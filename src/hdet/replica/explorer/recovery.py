@@ -7,8 +7,8 @@ is as high there, and no rollback will ever help. So what follows a rollback is 
 - the loss is normal again: the rollback has helped, or what happened is over;
 - it is as high as before the rollback: no further one. The new level is on trial, with a fresh
   `LossTracker`, until its noise is known. If the loss has stayed up by then, the level is
-  accepted: the rate gets back what the rollbacks took, a search goes on, and from then on twice
-  as much has to be lost before the next rollback. If it has become normal, the old tracker is;
+  accepted: the rate gets back what the rollbacks took, and from then on twice as much has to be
+  lost before the next rollback. If it has become normal, the old tracker is;
 - it is elsewhere, or not finite: another rollback, at most `max_rollbacks` in a row.
 
 A rollback lowers the rate to a third, unless the rate stands well below one that was blamed
@@ -44,7 +44,6 @@ class Recovery:
         loss: at the last of them, or of the level on trial; infinite if it was not finite.
         start: the log rate before them.
         lowered: by how much they have lowered it.
-        searching: whether the search went on before them.
         steady: calm syncs since the last rollback, at most `steady_syncs`.
         implausible: whether the loss was implausible at each of them.
         blamed: the highest log rate that was blamed; None if none was.
@@ -60,7 +59,6 @@ class Recovery:
     loss: float = 0.0
     start: float = 0.0
     lowered: float = 0.0
-    searching: bool = False
     steady: int = 0
     implausible: bool = False
     blamed: float | None = None
@@ -103,12 +101,10 @@ class Recovery:
         height, factor = self.loss - tracker.best, self.config.same_level_factor
         return height / factor <= loss - tracker.best <= factor * height
 
-    def roll_back(
-        self, loss: float, log_rate: float, searching: bool, implausible: bool
-    ) -> float:
+    def roll_back(self, loss: float, log_rate: float, implausible: bool) -> float:
         """Count a rollback, and say by how much it lowers the log rate."""
         if not self.unsettled:
-            self.searching, self.blamed_before = searching, self.blamed
+            self.blamed_before = self.blamed
             self.start, self.lowered = log_rate, 0.0
             self.implausible = not self.proving
         self.row += 1
@@ -188,7 +184,6 @@ class Recovery:
             loss=entries.number("loss", -LARGEST, finite=False),
             start=log_rate("start"),
             lowered=entries.number("lowered", 0.0, 2 * _FARTHEST),
-            searching=entries.boolean("searching"),
             steady=entries.integer("steady", 0, config.steady_syncs),
             implausible=entries.boolean("implausible"),
             blamed=entries.optional("blamed", log_rate),

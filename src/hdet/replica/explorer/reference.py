@@ -21,13 +21,14 @@ from ..ensemble.gathered import Gathered
 from ..ensemble.optimizer_state import all_state, reset_state, weight_dependent_state
 from ..ensemble.permutation import permutation
 from ..ensemble.reference import average as average_replicas
-from ..ensemble.reference import mean_losses, share_gradients
+from ..ensemble.reference import mean_losses, own_gradients, share_gradients
 from .checks import collect
 from .config import DEFAULT, SearchConfig
 from .dimensions import Dimension, Request
 from .exploration import Decision, Exploration
 from .held_schedule import HeldSchedule, shares_of
 from .probe import Mode, evaluate
+from .reference_search import ReferenceSearch
 
 
 @dataclass
@@ -102,12 +103,24 @@ def train(
         permutation,
         search=search,
         paired=paired,
+        trials=paired,
         config=config,
     )
     shares_state = all(d.shares_state for d in dimensions[0])
     followed = weight_dependent_state if shares_state else all_state
     schedule = _schedule(make_optimizer(copy.deepcopy(model)), make_schedule, total_steps)
     groups = [HeldSchedule(rate, rate) for rate in schedule[0]]
+    searching = None
+    if state.search is not None:
+        for group, written in zip(groups, _written(optimizers[0], schedule), strict=True):
+            group.peak = written
+
+        def score(m: nn.Module, trial: int) -> float:
+            assert probe is not None
+            return _score(probe, m, None, 1.0, probe_mode, seed, trial)
+
+        searching = ReferenceSearch(state.search, models, optimizers, score)
+    begun = 0  # the step at which the search ended
     average: list[Tensor] | None = None
     refused = 0
     buffers: list[Tensor] = []
@@ -120,23 +133,37 @@ def train(
         base, eta = _set_values(dimensions, optimizers, state, groups)
 
         losses = [loss(m, t, r) for r, m in enumerate(models)]
-        share_gradients(models, losses)
+        if searching is not None and searching.apart:
+            own_gradients(models, losses)
+        else:
+            share_gradients(models, losses)
+        if searching is not None:
+            searching.before_step()
         for optimizer in optimizers:
             optimizer.step()
         trace.losses.append([x.item() for x in losses])
         trace.rates.append(eta)
         trace.base_rates.append(base)
         interval.append(trace.losses[-1])
-        if (t + 1) % T or not dimensions[0]:
+        if searching is not None:
+            done = searching.after_step().done
+            state.follow_search()
+            interval = []
+            if done:
+                searching, begun = None, t + 1
+                for group in groups:
+                    group.peak = None
+            continue
+        if (t + 1 - begun) % T or not dimensions[0]:
             continue
 
         L = mean_losses(interval)
         interval, sync = [], state.syncs
         scored = L
         if probe is not None:
-            here = None if state.rates.searching else average
             scored = [
-                _score(probe, m, here, config.probe_mix, probe_mode, seed, sync) for m in models
+                _score(probe, m, average, config.probe_mix, probe_mode, seed, sync)
+                for m in models
             ]
         gathered = Gathered(losses=L, probes=scored)
         decision = state.decide(gathered, shares_of(dimensions[0], groups))
@@ -151,10 +178,6 @@ def train(
         if not 0 < refused <= config.max_refused_weights:
             average = _take_in(average, models[0], config.averaging_weight)
             buffers = [b.clone() for b in models[0].buffers()]
-        if decision.phase != decision.next_phase:
-            for group in groups:
-                ended = decision.next_phase == "track"
-                group.end_search() if ended else group.resume_search()
         trace.values.append(state.base_values())
     return trace
 
@@ -182,6 +205,12 @@ def _set_values(
         for group, rates in zip(optimizer.param_groups, eta, strict=True):
             group["lr"] = rates[r]
     return base, eta
+
+
+def _written(optimizer: Optimizer, schedule: list[list[float]]) -> list[float]:
+    """Return each group's highest rate in the schedule: what the user wrote."""
+    groups = range(len(optimizer.param_groups))
+    return [max(rates[g] for rates in schedule) for g in groups]
 
 
 @torch.no_grad()

@@ -212,6 +212,7 @@ class ExplorerState(Converging, OuterScheduler):
             permutation,
             search=tunes and (by_default if self._search is None else self._search),
             paired=tunes and self._probe is not None,
+            trials=self._probe is not None and self._trial.reason() is None,
             config=self._config,
             spread=tunes,
         )
@@ -286,7 +287,7 @@ class ExplorerState(Converging, OuterScheduler):
             "rates of the schedule": rates if self._scaled else public_numbers(self.base_lrs),
             **{f"config.{key}": value for key, value in vars(self._config).items()},
             "state of the search": exploration.state_dict(),
-            "rates held by the search": [held.ended_at for held in self._schedule.groups],
+            "rates that are searched": [held.peak for held in self._schedule.groups],
         }
 
 

@@ -42,15 +42,9 @@ class ExplorerStill(ExplorerReadings):
 
     def _freeze(self) -> None:
         """Put all replicas on the base values for good, right after a sync."""
-        searching = self._exploration.rates.searching
-        if searching:
-            self._exploration.rates.searching = False
-            self._schedule.end_search()
         self._exploration.set_spread(False)
         self._averaged = AveragedWeights(self.optimizer, self._model, self._config)
         self._frozen = self._found = True
         values = zip(self._exploration.dimensions, self._values.base_values(), strict=True)
         words = f"frozen at {in_short([f'{d.name} {value:.3g}' for d, value in values])}"
-        if searching:
-            words += ", though the search had not ended"
-        self._say(logging.WARNING if searching else logging.INFO, words)
+        self._say(logging.INFO, words)

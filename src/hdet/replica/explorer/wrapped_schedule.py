@@ -116,21 +116,21 @@ class WrappedSchedule:
             held.advance(rate)
             held.highest = max(held.highest, float(peak))
 
+    def begin_search(self) -> None:
+        """Hold the rates that the user wrote, until `end_search`; see `HeldSchedule`."""
+        for held, written in zip(self.groups, self.written_rates, strict=True):
+            held.peak = written
+
     def end_search(self) -> None:
-        """Hold the schedule where it is now; see `HeldSchedule`."""
+        """Follow the schedule from now on."""
         for held in self.groups:
-            held.end_search()
+            held.peak = None
 
     def last_lr(self) -> list[float | Tensor]:
         """Return the rates that the wrapped scheduler set last, as it gives them."""
         if isinstance(self._scheduler, LRScheduler):
             return self._scheduler.get_last_lr()
         return _rates(self._optimizer)
-
-    def resume_search(self) -> None:
-        """Follow the schedule as it is again."""
-        for held in self.groups:
-            held.resume_search()
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers, and the wrapped scheduler's own state."""

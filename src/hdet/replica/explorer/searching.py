@@ -1,0 +1,109 @@
+"""`Explorer` while the scale of the learning rates is searched: what `rate_search` asks for.
+
+In the climb the replicas are one: they share every gradient and take equal steps. Each reads
+the same agreement, and goes back to the same snapshot. In a trial each trains alone
+(`ensemble.apart`), and all of it is undone.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..ensemble.apart import Apart
+from ..ensemble.restart import restart_moments
+from ..ensemble.update_agreement import UpdateAgreement
+from .probe import evaluate
+from .rate_search import RateSearch, Turn
+from .snapshots import Snapshots
+from .still import ExplorerStill
+
+
+class ExplorerSearch(ExplorerStill):
+    """A base of `Explorer`; see there for all attributes that it sets."""
+
+    def _begin_search(self) -> None:
+        """Watch the updates from the next step on, at the rates of the search. Local."""
+        replicas, model = self._ensemble.replicas, self._model
+        self._schedule.begin_search()
+        self._agreement = UpdateAgreement(self.optimizer, replicas)
+        self._snapshots = Snapshots(self.optimizer, model, replicas, self._config.snapshots)
+
+    def _end_search(self) -> None:
+        """Follow the schedule from now on, at the factor found. Local."""
+        if self._agreement is not None:
+            self._agreement.close()
+        self._agreement = self._snapshots = None
+        self._schedule.end_search()
+        self._begun = self._step
+
+    def _search_step(self, search: RateSearch) -> None:
+        """Take in a step of the search. Collective in the climb and at the end of a trial."""
+        rate = search.log_factor
+        turn = search.advance(self._read_agreement() if search.phase == "climb" else None)
+        if turn.snapshot:
+            self._snapshots.take(self._step, rate)
+        if turn.roll_back:
+            self._roll_back(search)
+        if turn.score:
+            turn = self._score_trial(search)
+        if turn.part:
+            self._trial.begin()
+        if turn.note:
+            self._say(logging.INFO, turn.note)
+        self._exploration.follow_search()
+        if turn.done:
+            self._say(logging.INFO, self._found_message())
+            self._end_search()
+        self._ensemble.meter.reset()
+
+    def _read_agreement(self) -> float | None:
+        """Return how far the last update and the new gradient agree. Collective."""
+        self._ensemble.assemble("the search", self._step)
+        newest = self._agreement.read().newest
+        if not newest.finite:
+            return math.nan
+        return newest.agreement if newest.known else None
+
+    def _roll_back(self, search: RateSearch) -> None:
+        """Go back to where the climb had the rate that it ends at. Collective."""
+        lowest = math.log(self._config.climb_start)
+        self._snapshots.restore(max(search.log_factor, lowest))
+        restart_moments(self.optimizer)
+        self._snapshots.clear()
+        self._agreement.close()
+        self._ensemble.weights_changed()
+
+    def _score_trial(self, search: RateSearch) -> Turn:
+        """Compare the replicas at the end of a trial, and undo it. Collective."""
+        self._ensemble.assemble("the probe", self._step)
+        score, _ = evaluate(
+            self._probe, self._model, self._probe_mode, self._seed, search.trial
+        )
+        gathered = self._ensemble.gather(self._step, probe=score, recoverable=True)
+        self._ensemble.leave_apart()
+        self._trial.end(None)
+        self._ensemble.weights_changed()
+        self._agree()
+        return search.judge(gathered.probes)
+
+    def _found_message(self) -> str:
+        rates = ", ".join(f"{rate:.3g}" for rate in self.found())
+        return f"the search is over: learning rate {rates}"
+
+    @contextmanager
+    def converged(self, restore: bool = False) -> Iterator[None]:
+        """See `Converging.converged`. A trial that has begun is undone, and begins anew."""
+        search = self._exploration.search
+        if search is not None and search.phase == "trial" and self._exploring:
+            self._trial.end(None)
+            search.postpone_trial()
+            self._ensemble.weights_changed()
+            self._apply()
+        with super().converged(restore):
+            yield
+
+    def converge(self) -> None:
+        """See `Converging.converge`. A trial that has begun is undone, and begins anew."""
+        with self.converged():
+            pass
