@@ -1,0 +1,185 @@
+"""Replicas that train alone for a while: each on its own gradient, and then as one again.
+
+From equal weights each replica takes steps of its own, at a rate of its own. A step, and what
+it does to the next, can then be compared between rates as in whole runs. At the end all go back
+to where they began, or all go on from one of them.
+
+`DistributedDataParallel` shares gradients in the backward pass of a forward pass that began
+with `require_backward_grad_sync`; that is all that its `no_sync` sets. Here a hook lowers that
+flag for the time of each forward pass alone. So a loop may set it itself, or use `no_sync`, to
+accumulate gradients, and finds it as it left it. The same hook keeps the buffers from being
+sent, and both are as before when the replicas have met again.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from ...state import Entries
+from .contents import dtensors
+from .groups import Replicas
+from .training_state import Point, TrainingState
+
+
+class Apart:
+    """Lets replicas part, and meet.
+
+    Where they part is the same step on every rank, with equal weights and optimizer state, and
+    between an optimizer's step and the next forward pass: as in a scheduler's `step`. While
+    apart, what the loop keeps beside the optimizer and the model's buffers goes on: its own
+    averages of the weights are not put back, and a GradScaler's scale differs between replicas
+    from the first overflow on.
+
+    Args:
+        optimizer: the one optimizer that trains the model; any.
+        model: the `DistributedDataParallel`, or what contains it, compiled or not.
+        replicas: those that part.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, model: nn.Module | None, replicas: Replicas
+    ) -> None:
+        self._optimizer = optimizer
+        self._model = model
+        self._replicas = replicas
+        self._state = TrainingState(optimizer, model)
+        self._began: Point | None = None
+        self._handles: list[RemovableHandle] = []
+        self._flags: list[tuple[bool, bool]] = []
+
+    @property
+    def apart(self) -> bool:
+        """Whether the replicas train alone now."""
+        return self._began is not None
+
+    def reason(self) -> str | None:
+        """Return why these replicas cannot train alone, with a remedy; None if they can. Local.
+
+        The same on every rank. It goes by what there is now: ask again where layers may have
+        been frozen since.
+        """
+        trained = {p for g in self._optimizer.param_groups for p in g["params"]}
+        trained = {p for p in trained if p.requires_grad}
+        if self._replicas.inner or dtensors([*trained]):
+            return (
+                "a replica is several processes, whose gradients are reduced with those of the "
+                "other replicas: train with DistributedDataParallel"
+            )
+        wrappers = list(self._wrappers())
+        if not wrappers:
+            return (
+                "there is no DistributedDataParallel in `model` whose gradients could be kept "
+                "apart: give the wrapper itself, `model=ddp`"
+            )
+        members = set(dist.get_process_group_ranks(self._replicas.group))
+        for ddp in wrappers:
+            if set(dist.get_process_group_ranks(ddp.process_group)) != members:
+                return (
+                    "DistributedDataParallel shares gradients with other processes than the "
+                    "replicas: give both the same `process_group`"
+                )
+            if ddp.mixed_precision is not None:
+                return (
+                    "DistributedDataParallel's `mixed_precision` converts gradients where it "
+                    "shares them: use torch.autocast"
+                )
+            if getattr(ddp, "_use_python_reducer", False):
+                return (
+                    "gradients are shared by compiled code: leave "
+                    "`torch._dynamo.config.optimize_ddp` at its default"
+                )
+        shared = {
+            p
+            for ddp in wrappers
+            for name, p in ddp.module.named_parameters()
+            if p.requires_grad and name not in ddp.parameters_to_ignore
+        }
+        if trained - shared:
+            return (
+                "the optimizer trains parameters whose gradients DistributedDataParallel does "
+                "not share: wrap a module that contains them all"
+            )
+        if shared - trained:
+            return (
+                "the model has trainable parameters that this optimizer does not have, and "
+                "that another would train apart: give all to one optimizer, or freeze them"
+            )
+        return None
+
+    def begin(self) -> None:
+        """Part: keep a copy of weights, buffers and optimizer state, share no gradients. Local.
+
+        Until `end` it takes that much memory, on the same devices.
+        """
+        assert not self.apart, "end the one before"
+        self._part(self._state.copied())
+
+    def end(self, winner: int | None = None) -> None:
+        """Meet: share gradients from the next forward pass on. Local without a winner.
+
+        Gradients that are still there from the last backward pass remain one replica's own:
+        clear them before the next.
+
+        Args:
+            winner: the replica that all go on from, bit for bit, which is collective; None to
+                go back to where they parted, bit for bit.
+        """
+        began = self._began
+        assert began is not None, "begin first"
+        self._meet()
+        if winner is None:
+            self._state.put_back(began)
+        else:
+            self._state.take_from(winner, self._replicas)
+
+    def _part(self, began: Point) -> None:
+        self._began = began
+        for ddp in self._wrappers():
+            self._handles += [
+                ddp.register_forward_pre_hook(self._lower),
+                ddp.register_forward_hook(self._raise, always_call=True),
+            ]
+
+    def _meet(self) -> None:
+        self._began = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _lower(self, ddp: Any, _inputs: Any) -> None:
+        self._flags.append((ddp.require_backward_grad_sync, ddp.require_forward_param_sync))
+        ddp.require_backward_grad_sync = ddp.require_forward_param_sync = False
+
+    def _raise(self, ddp: Any, _inputs: Any, _outputs: Any) -> None:
+        ddp.require_backward_grad_sync, ddp.require_forward_param_sync = self._flags.pop()
+
+    def _wrappers(self) -> Iterator[DistributedDataParallel]:
+        for module in self._model.modules() if self._model is not None else ():
+            if isinstance(module, DistributedDataParallel):
+                yield module
+
+    # --- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the replicas parted, if they are apart, as plain tensors. Local.
+
+        Each rank has to save its own weights and optimizer state beside it.
+        """
+        return {"began": None if self._began is None else self._state.state_dict(self._began)}
+
+    def parsed(self, entries: Entries) -> Point | None:
+        """Return what `assign` takes. Changes nothing; raises a `ValueError` if damaged."""
+        if entries.raw("began") is None:
+            return None
+        return self._state.parsed(entries.entries("began"))
+
+    def assign(self, parsed: Point | None) -> None:
+        """Go on from what `parsed` returned, apart or not; the weights are loaded by others."""
+        self._meet()
+        if parsed is not None:
+            self._part(parsed)
