@@ -37,6 +37,7 @@ class SearchConfig:
             are at this rate; trials without them find rates that are too low on large models
             (measured).
         trial_steps: steps of a trial (measured).
+        trial_probes: probe batches that score a trial; one is too few to tell neighbours apart.
         trial_warmup: fraction of a trial in which its rate rises from zero.
         trial_decay: fraction of a trial in which its rate falls to zero; without, short trials
             prefer rates that are too low.
@@ -103,8 +104,9 @@ class SearchConfig:
     crossing_factor: float = _constant(5.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
-    settle_steps: int = _constant(24, low=1)
-    trial_steps: int = _constant(24, low=2)
+    settle_steps: int = _constant(16, low=1)
+    trial_steps: int = _constant(16, low=2)
+    trial_probes: int = _constant(8, low=1)
     trial_warmup: float = _constant(0.25, above=0, high=1)
     trial_decay: float = _constant(0.4, above=0, high=1)
     trial_span: float = _constant(10.0, above=1, high=1e6)

@@ -22,7 +22,8 @@ class LossTracker:
     Attributes:
         config: the constants.
         count: syncs seen.
-        first: the first interval's loss.
+        start: the loss of the search, before the first interval; not finite for none.
+        first: the first interval's loss, or that of the search if it is higher.
         previous: the last interval's.
         smoothed: exponential moving average.
         best: the lowest `smoothed` so far.
@@ -32,6 +33,7 @@ class LossTracker:
 
     config: SearchConfig = DEFAULT
     count: int = 0
+    start: float = -math.inf
     first: float = 0.0
     previous: float = 0.0
     smoothed: float = 0.0
@@ -54,12 +56,16 @@ class LossTracker:
         """Whether enough losses were seen to know their noise."""
         return self.count >= self.config.settled_after
 
+    def begin(self, loss: float) -> None:
+        """Measure the improvement from the loss of the search."""
+        self.start = loss if abs(loss) < LARGEST else -math.inf
+
     def update(self, loss: float) -> None:
         """Take in one interval's loss."""
         ceiling = self.ceiling
         self.count += 1
         if self.count == 1:
-            self.first = self.smoothed = loss
+            self.first, self.smoothed = max(loss, self.start), loss
         else:
             square = (loss - self.previous) ** 2 / 2
             largest = self.config.jump_deviations**2 * self.deviation**2
@@ -96,7 +102,7 @@ class LossTracker:
     def spiked(self, loss: float, lowest: float, patience: float = 1.0) -> bool:
         """Return whether the loss of the interval, and of every replica, lost much again.
 
-        `lowest` is as for `RateSearch.update`, `patience` how many times more than usual has
+        `lowest` is as for `RateGuard.update`, `patience` how many times more than usual has
         to be lost.
         """
         if not self.count:
@@ -125,6 +131,7 @@ class LossTracker:
         return cls(
             config,
             count=count,
+            start=_start(entries),
             first=loss("first"),
             previous=loss("previous"),
             smoothed=loss("smoothed"),
@@ -133,3 +140,8 @@ class LossTracker:
             noise=entries.number("noise", 0.0, 4 * LARGEST**2),
             weight=entries.number("weight", 0.0, 1.0),
         )
+
+
+def _start(entries: Entries) -> float:
+    known = entries.has("start")  # the older states have none
+    return entries.number("start", -math.inf, LARGEST, finite=False) if known else -math.inf

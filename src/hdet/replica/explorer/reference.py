@@ -117,7 +117,9 @@ def train(
 
         def score(m: nn.Module, trial: int) -> float:
             assert probe is not None
-            return _score(probe, m, None, 1.0, probe_mode, seed, trial)
+            probes = [trial * config.trial_probes + k for k in range(config.trial_probes)]
+            scores = [_score(probe, m, None, 1.0, probe_mode, seed, k) for k in probes]
+            return sum(scores[1:], scores[0]) / len(scores)
 
         searching = ReferenceSearch(state.search, models, optimizers, score)
     begun = 0  # the step at which the search ended
@@ -146,10 +148,14 @@ def train(
         trace.base_rates.append(base)
         interval.append(trace.losses[-1])
         if searching is not None:
-            done = searching.after_step().done
+            turn = searching.after_step()
             state.follow_search()
-            interval = []
-            if done:
+            if turn.roll_back:
+                means = mean_losses(interval)
+                state.guard.tracker.begin(math.fsum(means) / len(means))
+                interval = []
+            if turn.done:
+                interval = []
                 searching, begun = None, t + 1
                 for group in groups:
                     group.peak = None

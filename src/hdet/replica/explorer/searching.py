@@ -55,7 +55,8 @@ class ExplorerSearch(ExplorerStill):
         if turn.done:
             self._say(logging.INFO, self._found_message())
             self._end_search()
-        self._ensemble.meter.reset()
+        if search.phase != "climb":
+            self._ensemble.meter.reset()
 
     def _read_agreement(self) -> float | None:
         """Return how far the last update and the new gradient agree. Collective."""
@@ -73,13 +74,20 @@ class ExplorerSearch(ExplorerStill):
         self._snapshots.clear()
         self._agreement.close()
         self._ensemble.weights_changed()
+        # What a spike loses is measured by what the run has gained, the climb included.
+        sums = self._ensemble.gather_numbers([float(x) for x in self._ensemble.meter.sums()])
+        means = [total / count for total, count in sums if count]
+        finite = [mean for mean in means if math.isfinite(mean)]
+        if finite:
+            self._exploration.guard.tracker.begin(math.fsum(finite) / len(finite))
 
     def _score_trial(self, search: RateSearch) -> Turn:
         """Compare the replicas at the end of a trial, and undo it. Collective."""
         self._ensemble.assemble("the probe", self._step)
-        score, _ = evaluate(
-            self._probe, self._model, self._probe_mode, self._seed, search.trial
-        )
+        args = (self._probe, self._model, self._probe_mode, self._seed)
+        count = self._config.trial_probes
+        scores = [evaluate(*args, search.trial * count + k)[0] for k in range(count)]
+        score = sum(scores[1:], scores[0]) / count
         gathered = self._ensemble.gather(self._step, probe=score, recoverable=True)
         self._ensemble.leave_apart()
         self._trial.end(None)
