@@ -8,7 +8,8 @@ to where they began, or all go on from one of them.
 with `require_backward_grad_sync`; that is all that its `no_sync` sets. Here a hook lowers that
 flag for the time of each forward pass alone. So a loop may set it itself, or use `no_sync`, to
 accumulate gradients, and finds it as it left it. The same hook keeps the buffers from being
-sent, and both are as before when the replicas have met again.
+sent, and both are as before when the replicas have met again. Then DDP is also made to forget
+which parameters were used meanwhile: it fails where one of them has no gradient next.
 """
 
 from collections.abc import Iterator
@@ -88,6 +89,12 @@ class Apart:
                     "DistributedDataParallel's `mixed_precision` converts gradients where it "
                     "shares them: use torch.autocast"
                 )
+            if ddp.static_graph:
+                return (
+                    "with `static_graph=True` DistributedDataParallel has to share the first "
+                    "gradients of a process, resumed ones too: leave it out, and where it was "
+                    "for activation checkpoints use `use_reentrant=False`"
+                )
             if getattr(ddp, "_use_python_reducer", False):
                 return (
                     "gradients are shared by compiled code: leave "
@@ -146,6 +153,9 @@ class Apart:
             ]
 
     def _meet(self) -> None:
+        for ddp in self._wrappers() if self.apart else ():
+            if ddp.find_unused_parameters:
+                ddp.reducer._reset_state()
         self._began = None
         for handle in self._handles:
             handle.remove()

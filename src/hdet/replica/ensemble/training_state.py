@@ -25,8 +25,8 @@ from ...state import Entries
 from .groups import Replicas
 from .optimizer_state import GROUP_COUNTERS
 
-# Also where Schedule-Free notes which of its two points the weights are at.
-_COUNTERS = (*GROUP_COUNTERS, "step", "train_mode")
+# Schedule-Free also notes which of its two points the weights are at, and its last rate.
+_COUNTERS = (*GROUP_COUNTERS, "step", "train_mode", "scheduled_lr")
 
 
 @dataclass(frozen=True)
