@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import hdet
+from hdet.replica.ensemble import training_state
 from hdet.replica.ensemble.apart import Apart
 from hdet.replica.ensemble.meshes import find_replicas
 from hdet.state import Entries
@@ -72,7 +73,7 @@ class Run:
         if hook:
             self.ddp.register_comm_hook(None, hdet.finite_mean_hook)
         compiled = loop == "compiled"
-        self.model = torch.compile(self.ddp, backend="eager") if compiled else self.ddp
+        self.model: Any = torch.compile(self.ddp, backend="eager") if compiled else self.ddp
         self.loop = loop
         self.optimizer = OPTIMIZERS[optimizer](self.net)
         self.apart = Apart(self.optimizer, self.model, find_replicas([], "Explorer"))
@@ -208,12 +209,16 @@ def _followed(optimizer, before):
     return tried, won, run.everything()
 
 
-def _all_followed():
+def _all_followed(steps_elsewhere):
+    if steps_elsewhere:
+        # As beside parameters on a GPU, where the count of steps stays on the CPU.
+        training_state._travels = lambda tensor, _: tensor.numel() > 1
     return {(o, b): _followed(o, b) for o in OPTIMIZERS for b in (0, BEFORE)}
 
 
-def test_all_go_on_from_the_winner_bit_for_bit():
-    ranks = run_ranks(_all_followed, 3)
+@pytest.mark.parametrize("steps_elsewhere", [False, True])
+def test_all_go_on_from_the_winner_bit_for_bit(steps_elsewhere):
+    ranks = run_ranks(_all_followed, 3, steps_elsewhere)
     for case in ranks[0]:
         winner, _, after = ranks[2 if case[1] else 0][case]
         for results in ranks:

@@ -77,29 +77,9 @@ class Apart:
                 "there is no DistributedDataParallel in `model` whose gradients could be kept "
                 "apart: give the wrapper itself, `model=ddp`"
             )
-        members = set(dist.get_process_group_ranks(self._replicas.group))
-        for ddp in wrappers:
-            if set(dist.get_process_group_ranks(ddp.process_group)) != members:
-                return (
-                    "DistributedDataParallel shares gradients with other processes than the "
-                    "replicas: give both the same `process_group`"
-                )
-            if ddp.mixed_precision is not None:
-                return (
-                    "DistributedDataParallel's `mixed_precision` converts gradients where it "
-                    "shares them: use torch.autocast"
-                )
-            if ddp.static_graph:
-                return (
-                    "with `static_graph=True` DistributedDataParallel has to share the first "
-                    "gradients of a process, resumed ones too: leave it out, and where it was "
-                    "for activation checkpoints use `use_reentrant=False`"
-                )
-            if getattr(ddp, "_use_python_reducer", False):
-                return (
-                    "gradients are shared by compiled code: leave "
-                    "`torch._dynamo.config.optimize_ddp` at its default"
-                )
+        unfit = next(filter(None, map(self._unfit, wrappers)), None)
+        if unfit is not None:
+            return unfit
         shared = {
             p
             for ddp in wrappers
@@ -143,6 +123,33 @@ class Apart:
             self._state.put_back(began)
         else:
             self._state.take_from(winner, self._replicas)
+
+    def _unfit(self, ddp: DistributedDataParallel) -> str | None:
+        """Return why the gradients of a wrapper cannot be kept apart."""
+        groups = (ddp.process_group, self._replicas.group)
+        mine, theirs = (set(dist.get_process_group_ranks(group)) for group in groups)
+        if mine != theirs:
+            return (
+                "DistributedDataParallel shares gradients with other processes than the "
+                "replicas: give both the same `process_group`"
+            )
+        if ddp.mixed_precision is not None:
+            return (
+                "DistributedDataParallel's `mixed_precision` converts gradients where it "
+                "shares them: use torch.autocast"
+            )
+        if ddp.static_graph:
+            return (
+                "with `static_graph=True` DistributedDataParallel has to share the first "
+                "gradients of a process, resumed ones too: leave it out, and where it was "
+                "for activation checkpoints use `use_reentrant=False`"
+            )
+        if getattr(ddp, "_use_python_reducer", False):
+            return (
+                "gradients are shared by compiled code: leave "
+                "`torch._dynamo.config.optimize_ddp` at its default"
+            )
+        return None
 
     def _part(self, began: Point) -> None:
         self._began = began

@@ -100,7 +100,7 @@ class TrainingState:
         box: list[Any] = [None]
         if replicas.rank == owner:
             box = [[_outlined(part, device) for part in self._state()]]
-        dist.broadcast_object_list(box, group=replicas.group, group_src=owner)
+        dist.broadcast_object_list(box, group=replicas.group, group_src=owner, device=device)
         if replicas.rank != owner:
             self._set_state(*box[0], device=device)
         buffers = [buffer for _, _, buffer in self._buffers()]
