@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import hdet
 from tests.helpers import WIDTH, batch, loss_at, small_model, weights
+from tests.rank_runner import run_ranks
 from tests.ranks.test_optimizer_options import (
     KINDS,
     LR,
@@ -362,3 +363,37 @@ def test_two_ensembles_side_by_side_are_two_runs_of_their_own(kind):
         assert not equal(apart, pairs[rank ^ 1][0])
         assert equal(together, pairs[rank ^ 1][1])
         assert not equal(together, pairs[rank ^ 2][1])
+
+
+# --- the wrapper in place of the model
+
+
+def _given_as(way):
+    net = small_model(norm=True)
+    ddp = DistributedDataParallel(net)
+    ways = {
+        "bare": lambda: net,
+        "wrapper": lambda: ddp,
+        "compiled": lambda: torch.compile(ddp, backend="eager"),
+    }
+    optimizer = adamw(net)
+    scheduler = hdet.Explorer(
+        optimizer, probe=lambda: loss_at(net, 999, 0), model=ways[way](), sync_every=T
+    )
+    train(ddp, net, optimizer, scheduler, loss_at, range(STEPS))
+    with scheduler.converged():
+        buffers = [b.clone() for b in net.buffers()]
+        return weights(net), buffers, ddp.training, found(scheduler)
+
+
+def _given_every_way():
+    return [_given_as(way) for way in ("bare", "wrapper", "compiled")]
+
+
+def test_an_explorer_may_be_given_the_wrapper_for_the_model():
+    for (mine, buffers, _, metrics), *others in run_ranks(_given_every_way, 2):
+        for its, its_buffers, training, theirs in others:
+            assert equal(its, mine)
+            assert equal(its_buffers, buffers)
+            assert training
+            assert repr(theirs) == repr(metrics)  # some are NaN

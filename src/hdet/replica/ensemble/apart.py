@@ -8,7 +8,8 @@ to where they began, or all go on from one of them.
 with `require_backward_grad_sync`; that is all that its `no_sync` sets. Here a hook lowers that
 flag for the time of each forward pass alone. So a loop may set it itself, or use `no_sync`, to
 accumulate gradients, and finds it as it left it. The same hook keeps the buffers from being
-sent, and both are as before when the replicas have met again.
+sent, and both are as before when the replicas have met again. Then DDP is also made to forget
+which parameters were used meanwhile: it fails where one of them has no gradient next.
 """
 
 from collections.abc import Iterator
@@ -76,23 +77,9 @@ class Apart:
                 "there is no DistributedDataParallel in `model` whose gradients could be kept "
                 "apart: give the wrapper itself, `model=ddp`"
             )
-        members = set(dist.get_process_group_ranks(self._replicas.group))
-        for ddp in wrappers:
-            if set(dist.get_process_group_ranks(ddp.process_group)) != members:
-                return (
-                    "DistributedDataParallel shares gradients with other processes than the "
-                    "replicas: give both the same `process_group`"
-                )
-            if ddp.mixed_precision is not None:
-                return (
-                    "DistributedDataParallel's `mixed_precision` converts gradients where it "
-                    "shares them: use torch.autocast"
-                )
-            if getattr(ddp, "_use_python_reducer", False):
-                return (
-                    "gradients are shared by compiled code: leave "
-                    "`torch._dynamo.config.optimize_ddp` at its default"
-                )
+        unfit = next(filter(None, map(self._unfit, wrappers)), None)
+        if unfit is not None:
+            return unfit
         shared = {
             p
             for ddp in wrappers
@@ -137,6 +124,33 @@ class Apart:
         else:
             self._state.take_from(winner, self._replicas)
 
+    def _unfit(self, ddp: DistributedDataParallel) -> str | None:
+        """Return why the gradients of a wrapper cannot be kept apart."""
+        groups = (ddp.process_group, self._replicas.group)
+        mine, theirs = (set(dist.get_process_group_ranks(group)) for group in groups)
+        if mine != theirs:
+            return (
+                "DistributedDataParallel shares gradients with other processes than the "
+                "replicas: give both the same `process_group`"
+            )
+        if ddp.mixed_precision is not None:
+            return (
+                "DistributedDataParallel's `mixed_precision` converts gradients where it "
+                "shares them: use torch.autocast"
+            )
+        if ddp.static_graph:
+            return (
+                "with `static_graph=True` DistributedDataParallel has to share the first "
+                "gradients of a process, resumed ones too: leave it out, and where it was "
+                "for activation checkpoints use `use_reentrant=False`"
+            )
+        if getattr(ddp, "_use_python_reducer", False):
+            return (
+                "gradients are shared by compiled code: leave "
+                "`torch._dynamo.config.optimize_ddp` at its default"
+            )
+        return None
+
     def _part(self, began: Point) -> None:
         self._began = began
         for ddp in self._wrappers():
@@ -146,6 +160,9 @@ class Apart:
             ]
 
     def _meet(self) -> None:
+        for ddp in self._wrappers() if self.apart else ():
+            if ddp.find_unused_parameters:
+                ddp.reducer._reset_state()
         self._began = None
         for handle in self._handles:
             handle.remove()

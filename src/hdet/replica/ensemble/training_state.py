@@ -25,8 +25,8 @@ from ...state import Entries
 from .groups import Replicas
 from .optimizer_state import GROUP_COUNTERS
 
-# Also where Schedule-Free notes which of its two points the weights are at.
-_COUNTERS = (*GROUP_COUNTERS, "step", "train_mode")
+# Schedule-Free also notes which of its two points the weights are at, and its last rate.
+_COUNTERS = (*GROUP_COUNTERS, "step", "train_mode", "scheduled_lr")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class TrainingState:
         box: list[Any] = [None]
         if replicas.rank == owner:
             box = [[_outlined(part, device) for part in self._state()]]
-        dist.broadcast_object_list(box, group=replicas.group, group_src=owner)
+        dist.broadcast_object_list(box, group=replicas.group, group_src=owner, device=device)
         if replicas.rank != owner:
             self._set_state(*box[0], device=device)
         buffers = [buffer for _, _, buffer in self._buffers()]
