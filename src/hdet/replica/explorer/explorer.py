@@ -191,13 +191,13 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._freeze_after = freeze_after
         self._step = 0
         self._synced = self._introduced = self._found = self._frozen = False
+        self._skipped = self._searched = False
         self._shared_gradients = shared_gradients
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
         self._config, self._search = config or DEFAULT, search
         self._averaged = AveragedWeights(optimizer, model, self._config)
         by_default = probe is not None and warmup_steps == 0
-        self._agreement = self._snapshots = None
         self._trial = Apart(optimizer, model, replicas)
         self._exploration = self._new_exploration(dimensions, by_default)
         if self._exploring:

@@ -18,7 +18,9 @@ class ExplorerIntake(ExplorerState):
         ensemble, takes_part = self._ensemble, self._takes_part
         if takes_part and self._mode == "tune":
             if not ensemble.counts(skipped):
-                return False
+                self._skipped = True
+                # Apart, one replica may skip alone, and all count the same steps.
+                return self._trial.apart
         elif self._involved:
             ensemble.require_connection()
         unheard = self._frozen and not (self._apart or self._looks)

@@ -120,7 +120,7 @@ class RateSearch:
             return self._climb(agreement)
         if self.phase == "settle" and self.steps >= self.config.settle_steps:
             if not self.trials:
-                return self._end()
+                return self.end("")
             self.phase, self.steps = "trial", 0
             return Turn(part=True)
         score = self.phase == "trial" and self.steps >= self.config.trial_steps
@@ -170,13 +170,14 @@ class RateSearch:
         if best == len(levels) - 1 and self.trial < self.config.max_trials:
             self.steps = 0
             return Turn(part=True, note=note)
-        return self._end(note)
+        return self.end(note)
 
     def postpone_trial(self) -> None:
         """Begin the trial again after the next step: its weights were given up."""
         self.phase, self.steps = "settle", self.config.settle_steps - 1
 
-    def _end(self, note: str = "") -> Turn:
+    def end(self, note: str) -> Turn:
+        """Stay where the search stands; `note` says why."""
         self.phase, self.steps = "done", 0
         return Turn(done=True, note=note)
 

@@ -27,11 +27,11 @@ class ExplorerReadings(ExplorerState):
         Returns:
             `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
             effect now; `values` and `replica_values` by the dimension's name, a learning
-            rate's being the factor on its schedule; `phase` ("climb", "settle", "trial", "track",
-            "frozen" or "observe"); how many `rollbacks`, `exclusions`, `new_levels`; and after the first
-            sync `losses`, `probes`, `divergence` per replica, `slope`, `t` and `confidence`
-            by name, `confounded`, `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`;
-            when observing `would_be`, the values by name that the sync would have set.
+            rate's being the factor on its schedule; `phase` ("climb", "settle", "trial",
+            "track", "frozen" or "observe"); how many `rollbacks`, `exclusions`, `new_levels`;
+            and after the first sync `losses`, `probes`, `divergence` per replica, `slope`, `t`
+            and `confidence` by name, `confounded`, `excluded`, `masked`, `masked_total`,
+            `sync_ms`, `probe_ms`; when observing `would_be`, the values by name that the sync would have set.
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]

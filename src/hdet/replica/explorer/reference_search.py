@@ -63,7 +63,8 @@ class ReferenceSearch:
             return
         if self._previous is not None:
             pairs = zip(weights, self._previous, strict=True)
-            products = [p.grad.double() * (p.double() - old.double()) for p, old in pairs]
+            moved = [(p.grad, p.double() - old.double()) for p, old in pairs]
+            products = [g.double() * w for g, w in moved if g is not None]
             signed = -math.fsum(float(x.sum()) for x in products)
             size = math.fsum(float(x.abs().sum()) for x in products)
             self._agreement = signed / size if size else None

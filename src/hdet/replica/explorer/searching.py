@@ -9,13 +9,16 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from ..ensemble.apart import Apart
+from ...errors import where
+from ...state import Entries
 from ..ensemble.restart import restart_moments
 from ..ensemble.update_agreement import UpdateAgreement
 from .probe import evaluate
 from .rate_search import RateSearch, Turn
 from .snapshots import Snapshots
+from .state import NAME
 from .still import ExplorerStill
 
 
@@ -25,17 +28,55 @@ class ExplorerSearch(ExplorerStill):
     def _begin_search(self) -> None:
         """Watch the updates from the next step on, at the rates of the search. Local."""
         replicas, model = self._ensemble.replicas, self._model
+        self._searched = True
         self._schedule.begin_search()
         self._agreement = UpdateAgreement(self.optimizer, replicas)
         self._snapshots = Snapshots(self.optimizer, model, replicas, self._config.snapshots)
 
     def _end_search(self) -> None:
         """Follow the schedule from now on, at the factor found. Local."""
-        if self._agreement is not None:
-            self._agreement.close()
-        self._agreement = self._snapshots = None
+        self._agreement.close()
+        self._snapshots.clear()
         self._schedule.end_search()
         self._begun = self._step
+
+    def _search_state(self) -> dict[str, Any] | None:
+        """See `ExplorerState`."""
+        if self._exploration.search is None or not self._exploring:
+            return None
+        return {
+            "agreement": self._agreement.state_dict(),
+            "snapshots": self._snapshots.state_dict(),
+            "trial": self._trial.state_dict(),
+        }
+
+    def _parsed_search(self, entries: Entries) -> Any:
+        """See `ExplorerState`."""
+        if not self._takes_part:
+            return None
+        replicas = self._ensemble.replicas
+        agreement = UpdateAgreement(self.optimizer, replicas)
+        snapshots = Snapshots(self.optimizer, self._model, replicas, self._config.snapshots)
+        try:
+            seen = agreement.parsed(entries.entries("agreement"))
+            kept = snapshots.parsed(entries.entries("snapshots"))
+            trial = self._trial.parsed(entries.entries("trial"))
+        finally:
+            agreement.close()
+        return seen, kept, trial
+
+    def _assign_search(self, parsed: Any) -> None:
+        """See `ExplorerState`."""
+        if self._searched:
+            self._agreement.close()
+        self._trial.assign(None if parsed is None else parsed[2])
+        if self._exploration.search is None or not self._exploring:
+            self._schedule.end_search()
+            return
+        self._begin_search()
+        if parsed is not None:
+            self._agreement.assign(parsed[0])
+            self._snapshots.assign(parsed[1])
 
     def _search_step(self, search: RateSearch) -> None:
         """Take in a step of the search. Collective in the climb and at the end of a trial."""
@@ -47,6 +88,8 @@ class ExplorerSearch(ExplorerStill):
             self._roll_back(search)
         if turn.score:
             turn = self._score_trial(search)
+        if turn.part and self._skipped:
+            turn = search.end("a GradScaler has skipped steps: no trials")
         if turn.part:
             self._trial.begin()
         if turn.note:
@@ -84,6 +127,7 @@ class ExplorerSearch(ExplorerStill):
     def _score_trial(self, search: RateSearch) -> Turn:
         """Compare the replicas at the end of a trial, and undo it. Collective."""
         self._ensemble.assemble("the probe", self._step)
+        assert self._probe is not None
         args = (self._probe, self._model, self._probe_mode, self._seed)
         count = self._config.trial_probes
         scores = [evaluate(*args, search.trial * count + k)[0] for k in range(count)]
@@ -92,6 +136,12 @@ class ExplorerSearch(ExplorerStill):
         self._ensemble.leave_apart()
         self._trial.end(None)
         self._ensemble.weights_changed()
+        if any(row[0] for row in self._ensemble.gather_numbers([float(self._skipped)])):
+            raise RuntimeError(
+                f"{where()}`{NAME}`: a GradScaler has skipped steps while each replica trained "
+                f"alone, so the replicas' scales differ and their gradients can no longer be "
+                f"averaged. Train in bfloat16 without a scaler, or with `search=False`."
+            )
         self._agree()
         return search.judge(gathered.probes)
 

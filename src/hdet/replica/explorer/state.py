@@ -4,8 +4,10 @@ A state is parsed whole before any of it is assigned. That of the wrapped schedu
 a run that had no Explorer yet, is taken over: the schedule goes on at the same rate.
 """
 
+import math
 import warnings
 import weakref
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,8 +17,10 @@ from torch.optim import Optimizer
 from ...errors import where
 from ...state import Entries
 from ..ensemble.agreement import Facts, public_numbers
+from ..ensemble.apart import Apart
 from ..ensemble.converging import Converging
 from ..ensemble.permutation import permutation
+from ..ensemble.update_agreement import UpdateAgreement
 from .averaged_weights import AveragedWeights
 from .config import SearchConfig
 from .dimensions import Dimension
@@ -25,6 +29,7 @@ from .outer_scheduler import OuterScheduler
 from .probe import Mode as ProbeMode
 from .probe import Probe
 from .replica_values import ReplicaValues
+from .snapshots import Snapshots
 from .wrapped_schedule import WrappedSchedule
 
 NAME = "Explorer"
@@ -60,7 +65,13 @@ class ExplorerState(Converging, OuterScheduler):
     _found: bool
     _shared_gradients: bool
     _averaged: AveragedWeights
+    _searched: bool  # whether a search was ever begun
+    _skipped: bool  # whether a GradScaler has ever skipped a step
+    _begun: int  # the step from which syncs are counted
     _exploration: Exploration
+    _agreement: UpdateAgreement
+    _snapshots: Snapshots
+    _trial: Apart
     _schedule: WrappedSchedule
     _values: ReplicaValues
     _last: dict[str, Any]
@@ -86,6 +97,8 @@ class ExplorerState(Converging, OuterScheduler):
             "frozen": self._frozen,
             "schedule": self._schedule.state_dict(),
             "exploration": self._exploration.state_dict(),
+            "begun": self._begun,
+            "search": self._search_state(),
             "others": self._values.state_dict(),
             "averaged": self._averaged.state_dict(),
             "ensemble": self._ensemble.state_dict(),
@@ -119,6 +132,12 @@ class ExplorerState(Converging, OuterScheduler):
         if version < 3:
             explored = Entries(_renamed(explored.whole()), NAME, path="exploration.")
         exploration = self._exploration.parsed(explored)
+        begun = entries.integer("begun") if entries.has("begun") else self._warmup
+        if entries.has("search") and entries.raw("search") is not None:
+            search = self._parsed_search(entries.entries("search"))
+        else:
+            search = None
+        _move_to_whole_schedule(exploration, entries.entries("schedule"))
         if mode != self._mode:
             exploration = self._new_exploration(self._exploration.dimensions, False)
         others = entries.entries("others") if entries.has("others") else None
@@ -128,7 +147,9 @@ class ExplorerState(Converging, OuterScheduler):
         # Nothing can fail any more.
         self._schedule.assign(schedule)
         self._step = step
+        self._begun = begun
         self._exploration.assign(exploration)
+        self._assign_search(search)
         self._exploration.set_spread(not frozen and self._mode == "tune")
         self._values.assign(changed, self._schedule.groups)
         self._averaged.assign(averaged)
@@ -139,7 +160,8 @@ class ExplorerState(Converging, OuterScheduler):
         self._found = self._exploration.syncs > 0 or frozen
         self._apply()
         alone = self._scaled and not self._takes_part
-        if alone and self._exploration.rates.searching:
+        if alone and self._exploration.search is not None:
+            self._exploration.end_search()
             warnings.warn(
                 f"{where()}`{NAME}.load_state_dict` got a search that has not ended, and one "
                 f"replica can't go on with it: the rate stays at "
@@ -147,6 +169,18 @@ class ExplorerState(Converging, OuterScheduler):
                 f"replicas, or begin anew with a rate of your own.",
                 stacklevel=2,
             )
+
+    @abstractmethod
+    def _search_state(self) -> dict[str, Any] | None:
+        """Return what a search needs beside where it stands; None without one."""
+
+    @abstractmethod
+    def _parsed_search(self, entries: Entries) -> Any:
+        """Return what `_assign_search` takes. Changes nothing."""
+
+    @abstractmethod
+    def _assign_search(self, parsed: Any) -> None:
+        """Go on with a search, or without one if it is None."""
 
     def _parsed_controls(self, entries: Entries, step: int) -> tuple[Mode, bool]:
         """Return the mode of a state, and whether it is frozen for what is asked here."""
@@ -193,6 +227,8 @@ class ExplorerState(Converging, OuterScheduler):
         self._schedule.begin(rates)
         self._step = step
         self._exploration = self._new_exploration(self._exploration.dimensions, False)
+        self._begun = self._warmup
+        self._assign_search(None)
         groups = self._schedule.groups
         self._values = ReplicaValues(self.optimizer, self._exploration, groups)
         self._averaged = AveragedWeights(self.optimizer, self._model, self._config)
@@ -289,6 +325,18 @@ class ExplorerState(Converging, OuterScheduler):
             "state of the search": exploration.state_dict(),
             "rates that are searched": [held.peak for held in self._schedule.groups],
         }
+
+
+def _move_to_whole_schedule(exploration: Exploration, schedule: Entries) -> None:
+    """Turn the factors of older states, on what a search held of a schedule, into such on it."""
+    for row, entries in enumerate(schedule.rows("groups")):
+        if not (entries.has("ended_at") and entries.raw("ended_at")):
+            continue
+        scale = entries.number("ended_at") / max(entries.number("highest"), 1e-300)
+        for j, dimension in enumerate(exploration.dimensions):
+            if dimension.group == row and scale > 0:
+                moved = exploration.coordinates[j] + math.log(scale)
+                exploration.coordinates[j] = dimension.clamp(moved)
 
 
 # What older states call what an exploration's state has: by its key there.
