@@ -41,10 +41,24 @@ class SearchConfig:
         trial_warmup: fraction of a trial in which its rate rises from zero.
         trial_decay: fraction of a trial in which its rate falls to zero; without, short trials
             prefer rates that are too low.
-        trial_span: largest rate of a trial over its smallest.
+        trial_caution: float = _constant(1.5, low=1, high=1000)
+    hold_gain: float = _constant(20.0, low=0, high=1e6)
+    hold_damping: float = _constant(0.3, low=0, high=1)
+    hold_share: float = _constant(0.8, low=0, high=1)
+    hold_limit: float = _constant(0.35, low=0, high=10)
+    trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
         max_trials: trials in a row at most, where the largest rate is the best.
+        trial_caution: the rate found is the best of the trial over this: a trial is shorter
+            than the run, and prefers larger rates (measured).
+        hold_gain: after the search, the log rate moves by it, times the cosine of updates and
+            gradients, times the log of the steps so far; 0 holds it (measured).
+        hold_damping: factor on downward moves: the cosine says "too low" better than
+            "too high".
+        hold_share: share of the schedule's peak below which the rate moves no more, as it
+            decays: a decay is there to remove noise, and the cosine would undo it.
+        hold_limit: largest move at a sync.
         track_step: largest move of a value at a sync after the search, on its own scale; 0
             holds it (measured).
         unprobed_damping: factor on downward moves of a rate without a probe, since training
@@ -101,14 +115,19 @@ class SearchConfig:
     climb_fast_above: float = _constant(0.7, low=0, high=1)
     climb_limit: float = _constant(1e3, low=1, high=1e9)
     agreement_steps: int = _constant(5, low=1)
-    crossing_factor: float = _constant(5.0, low=1, high=1000)
+    crossing_factor: float = _constant(10.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
     settle_steps: int = _constant(16, low=1)
-    trial_steps: int = _constant(16, low=2)
+    trial_steps: int = _constant(24, low=2)
     trial_probes: int = _constant(8, low=1)
     trial_warmup: float = _constant(0.25, above=0, high=1)
     trial_decay: float = _constant(0.4, above=0, high=1)
+    trial_caution: float = _constant(1.5, low=1, high=1000)
+    hold_gain: float = _constant(20.0, low=0, high=1e6)
+    hold_damping: float = _constant(0.3, low=0, high=1)
+    hold_share: float = _constant(0.8, low=0, high=1)
+    hold_limit: float = _constant(0.35, low=0, high=10)
     trial_span: float = _constant(10.0, above=1, high=1e6)
     trial_spacing: float = _constant(2.2, above=1, high=1e6)
     trial_levels: int = _constant(8, low=2)

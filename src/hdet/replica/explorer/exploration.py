@@ -6,7 +6,8 @@ group or a tensor. At each sync (`decide`)
     slopes of the losses over the offsets of all hyperparameters      (attribution)
     replicas that have diverged are excluded from the average         (divergence)
     rates after a loss spike: back, and down to a third               (rate_guard)
-    rates:                  coordinate += track_step * gain * confidence, each on its own
+    rates:                  coordinate += track_step * gain * confidence, each on its own;
+                            after a search less the mean of the moves, so that only ratios move
     anything else:          coordinate += track_step * confidence
     new permutations
 
@@ -79,6 +80,7 @@ class Exploration:
         coordinates: the base value of each dimension, on its scale.
         syncs: decisions so far.
         search: the search for the scale of the learning rates; None when it is over.
+        held: whether a search has found their scale. Then only their ratios move.
         guard: what is known of the losses, and of spikes.
     """
 
@@ -101,6 +103,7 @@ class Exploration:
         self.syncs = 0
         self.guard = RateGuard(config)
         self.search: RateSearch | None = None
+        self.held = False
         self._seed = seed
         self._permutation = permutation
         self._paired = paired
@@ -143,21 +146,29 @@ class Exploration:
 
     def _steps_away(self) -> list[list[float]]:
         """Return how far each dimension and replica is from the base value, on its scale."""
-        if self.search is None:
-            rows = zip(self.dimensions, self._offsets, strict=True)
-            return [[d.width * z for z in row] for d, row in rows]
-        searched, still = self.search.shifts(), [0.0] * self.replicas
-        return [searched if d.is_rate else still for d in self.dimensions]
+        still = [0.0] * self.replicas
+        if self.search is not None:
+            searched = self.search.shifts()
+            return [searched if d.is_rate else still for d in self.dimensions]
+        rows = zip(self.dimensions, self._offsets, strict=True)
+        return [[d.width * z for z in row] for d, row in rows]
+
+    @property
+    def differ(self) -> bool:
+        """Whether the replicas' values do, outside a search."""
+        return any(any(row) for row in self._offsets)
 
     def _drawn(self) -> list[list[float]]:
         """Draw who plays what until the next sync."""
         n = self.replicas
         differ = self._spread and n > 1
         grid = [2 * r / (n - 1) - 1 if differ else 0.0 for r in range(n)]
+        alone = self.held and len(self._rates()) == 1  # a rate without a ratio
         rows = []
         for dimension in self.dimensions:
             order = self._permutation(n, self._seed, self.syncs, dimension.name)
-            rows.append([grid[column] for column in order])
+            still = dimension.is_rate and alone
+            rows.append([0.0 if still else grid[column] for column in order])
         return rows
 
     def follow_search(self) -> None:
@@ -166,11 +177,12 @@ class Exploration:
         for j in self._rates():
             self.coordinates[j] = self.dimensions[j].clamp(self.search.log_factor)
         if self.search.phase == "done":
-            self.search = None
+            self.end_search()
 
     def end_search(self) -> None:
-        """End the search early, with the rates where they stand."""
-        self.search = None
+        """End the search with the rates where they stand."""
+        self.search, self.held = None, True
+        self._offsets = self._drawn()
 
     # --- where they go
 
@@ -183,7 +195,8 @@ class Exploration:
                 has no schedule.
         """
         offsets, before = self._offsets, self._factors_in_words()
-        losses = self._readable(gathered.probes if self._paired else gathered.losses)
+        paired = self._paired and any(map(math.isfinite, gathered.probes))
+        losses = self._readable(gathered.probes if paired else gathered.losses)
         found, slope = self._slopes(losses)
         confidences = [confidence(t, self.config) for t in found.t]
         excluded = diverged(self.guard.tracker, losses, slope, paired=self._paired)
@@ -211,6 +224,25 @@ class Exploration:
             new_level=move.new_level,
             note=note,
         )
+
+    def hold(self, cosine: float, steps: Sequence[int], shares: Sequence[float]) -> None:
+        """Move the scale of the rates that a search has found by first-order evidence.
+
+            x <- x + hold_gain * log(t / t') * (c if c > 0 else hold_damping * c)
+
+        Args:
+            cosine: c, of the updates with the gradients after them, over the interval.
+            steps: t' and t, optimizer steps at its beginning and its end.
+            shares: as for `decide`. Once a schedule decays its rate moves no more.
+        """
+        began, now = steps
+        damped = cosine if cosine > 0 else self.config.hold_damping * cosine
+        move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
+        limit = self.config.hold_limit
+        for j in self._rates():
+            if shares[j] >= self.config.hold_share:
+                moved = self.coordinates[j] + min(max(move, -limit), limit)
+                self.coordinates[j] = self.dimensions[j].clamp(moved)
 
     def plausible(self, losses: Sequence[float]) -> list[float]:
         """Return the training losses of the replicas that are finite and plausible."""
@@ -260,18 +292,29 @@ class Exploration:
     ) -> None:
         """Move the base values; `best` is the replica whose rates are the limit, if any."""
         forced = move.rollback or move.given_back
+        steps = self._steps(confidences, shares)
         for j, dimension in enumerate(self.dimensions):
-            step = self.config.track_step * confidences[j]
+            step = steps[j]
             if dimension.is_rate:
                 if forced:
                     step = move.step
-                else:
-                    damped = step < 0 and not self._paired
-                    gain = shares[j] ** self.config.decay_power
-                    step *= gain * (self.config.unprobed_damping if damped else 1.0)
                 if best is not None and not forced:
                     step = min(step, dimension.width * self._offsets[j][best])
             self.coordinates[j] = dimension.clamp(self.coordinates[j] + step)
+
+    def _steps(self, confidences: Sequence[float], shares: Sequence[float]) -> list[float]:
+        """Return by how much each coordinate moves where nothing has gone wrong."""
+        steps = [self.config.track_step * c for c in confidences]
+        rates = self._rates()
+        for j in rates:
+            damped = steps[j] < 0 and not self._paired
+            gain = shares[j] ** self.config.decay_power
+            steps[j] *= gain * (self.config.unprobed_damping if damped else 1.0)
+        if self.held and rates:
+            common = math.fsum(steps[j] for j in rates) / len(rates)
+            for j in rates:
+                steps[j] -= common
+        return steps
 
     def _rates(self) -> list[int]:
         return [j for j, d in enumerate(self.dimensions) if d.is_rate]
@@ -293,6 +336,7 @@ class Exploration:
             "seed": self._seed,
             "coordinates": dict(zip(names, self.coordinates, strict=True)),
             "rates": self.guard.state_dict(),
+            "held": self.held,
             "search": None if self.search is None else self.search.state_dict(),
         }
 
@@ -317,6 +361,7 @@ class Exploration:
         fresh.coordinates = [_coordinate(coordinates, d) for d in self.dimensions]
         fresh.guard = RateGuard.parsed(entries.entries("rates"), self.config)
         fresh.search = None
+        fresh.held = entries.has("held") and entries.boolean("held")
         if entries.has("search") and entries.raw("search") is not None:
             if not self._rates():
                 entries.refuse("search", "going on", "must be None: no rate is explored here")

@@ -191,7 +191,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._freeze_after = freeze_after
         self._step = 0
         self._synced = self._introduced = self._found = self._frozen = False
-        self._skipped = self._searched = False
+        self._skipped = self._watching = False
         self._shared_gradients = shared_gradients
         average_state = not (shared_gradients and all(d.shares_state for d in dimensions))
         self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
@@ -309,19 +309,22 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         shares = shares_of(self._exploration.dimensions, self._schedule.groups)
         before = self._values.base_values()
         decision = self._exploration.decide(gathered, shares)
+        self._hold(shares)
         self._ensemble.average(decision.excluded)
         self._ensemble.meter.reset()
         if decision.rollback:
             self._averaged.restore()
             self._ensemble.weights_changed()
         self._averaged.update()
+        if self._watching and (self._exploration.differ or decision.rollback):
+            self._agreement.forget()
         self._report(gathered, decision, before, milliseconds)
         if self._freeze_after is not None and self._step >= self._freeze_after:
             self._freeze()
 
     def _score(self) -> tuple[float | Tensor, float]:
         """Return the probe's loss and its milliseconds; NaN without a probe."""
-        if self._probe is None:
+        if self._probe is None or not self._exploration.differ:
             return math.nan, 0.0
         self._ensemble.assemble("the probe", self._step)
         args = (self._probe, self._model, self._probe_mode, self._seed, self._exploration.syncs)

@@ -170,6 +170,7 @@ class RateSearch:
         if best == len(levels) - 1 and self.trial < self.config.max_trials:
             self.steps = 0
             return Turn(part=True, note=note)
+        self.log_factor -= math.log(self.config.trial_caution)
         return self.end(note)
 
     def postpone_trial(self) -> None:

@@ -31,7 +31,8 @@ class ExplorerReadings(ExplorerState):
             "track", "frozen" or "observe"); how many `rollbacks`, `exclusions`, `new_levels`;
             and after the first sync `losses`, `probes`, `divergence` per replica, `slope`, `t`
             and `confidence` by name, `confounded`, `excluded`, `masked`, `masked_total`,
-            `sync_ms`, `probe_ms`; when observing `would_be`, the values by name that the sync would have set.
+            `sync_ms`, `probe_ms`; when observing `would_be`, the values by name that the sync
+            would have set.
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]

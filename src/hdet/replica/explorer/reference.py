@@ -28,7 +28,7 @@ from .dimensions import Dimension, Request
 from .exploration import Decision, Exploration
 from .held_schedule import HeldSchedule, shares_of
 from .probe import Mode, evaluate
-from .reference_search import ReferenceSearch
+from .reference_search import ReferenceSearch, Updates
 
 
 @dataclass
@@ -123,6 +123,7 @@ def train(
 
         searching = ReferenceSearch(state.search, models, optimizers, score)
     begun = 0  # the step at which the search ended
+    updates = Updates(models)
     average: list[Tensor] | None = None
     refused = 0
     buffers: list[Tensor] = []
@@ -141,6 +142,8 @@ def train(
             share_gradients(models, losses)
         if searching is not None:
             searching.before_step()
+        elif state.held:
+            updates.look()
         for optimizer in optimizers:
             optimizer.step()
         trace.losses.append([x.item() for x in losses])
@@ -172,10 +175,15 @@ def train(
                 for m in models
             ]
         gathered = Gathered(losses=L, probes=scored)
-        decision = state.decide(gathered, shares_of(dimensions[0], groups))
+        shares = shares_of(dimensions[0], groups)
+        decision = state.decide(gathered, shares)
+        if state.held:
+            state.hold(updates.cosine(), (t + 1 - T, t + 1), shares)
         if on_sync is not None:
             on_sync(sync, scored, decision)
         average_replicas(models, optimizers, decision.excluded, followed)
+        if state.differ or decision.rollback:
+            updates.forget()
         if decision.rollback and average is not None:
             trace.rollbacks += 1
             _roll_back(models, optimizers, average, buffers)

@@ -23,6 +23,55 @@ class _Copy(NamedTuple):
     optimizers: list[dict[str, Any]]
 
 
+class Updates:
+    """How far the mean update of all models and the gradient after it agree.
+
+    Attributes:
+        newest: -sum(g w), sum|g w|, sum(g g), sum(w w) of the newest step.
+        total: the same since it was set to zeros.
+    """
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        self._models = models
+        self._previous: list[list[Tensor]] | None = None
+        self.newest = self.total = [0.0] * 4
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Take in the gradients; the weights have not moved yet."""
+        weights = [[p for p in m.parameters() if p.grad is not None] for m in self._models]
+        rows = []
+        for own, old in zip(weights, self._previous or [], strict=False):
+            moved = [
+                (p.grad.double(), p.double() - before.double())
+                for p, before in zip(own, old, strict=True)
+                if p.grad is not None
+            ]
+            rows.append(
+                [
+                    -math.fsum(float((g * w).sum()) for g, w in moved),
+                    math.fsum(float((g * w).abs().sum()) for g, w in moved),
+                    math.fsum(float(g.square().sum()) for g, w in moved),
+                    math.fsum(float(w.square().sum()) for g, w in moved),
+                ]
+            )
+        self.newest = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+        self.newest = self.newest or [0.0] * 4
+        self.total = [a + b for a, b in zip(self.total, self.newest, strict=True)]
+        self._previous = [[p.detach().clone() for p in row] for row in weights]
+
+    def forget(self) -> None:
+        """Drop the last weights: the next step gives no number."""
+        self._previous = None
+
+    def cosine(self) -> float:
+        """Return the cosine over all steps since the last call."""
+        signed, _, gradients, moves = self.total
+        self.total = [0.0] * 4
+        size = math.sqrt(gradients) * math.sqrt(moves)
+        return signed / size if size else 0.0
+
+
 class ReferenceSearch:
     """Does to `models` and `optimizers` what the search asks for.
 
@@ -44,7 +93,7 @@ class ReferenceSearch:
         self._models = models
         self._optimizers = optimizers
         self._score = score
-        self._previous: list[Tensor] | None = None
+        self._updates = Updates(models)
         self._snapshots: list[_Copy] = []
         self._start: _Copy | None = None  # of a trial
         self._agreement: float | None = None
@@ -54,21 +103,11 @@ class ReferenceSearch:
         """Whether the step that comes is on each replica's own gradient."""
         return self._search.phase == "trial"
 
-    @torch.no_grad()
     def before_step(self) -> None:
         """Compare the gradients with the last update; the weights have not moved yet."""
-        weights = [p for p in self._models[0].parameters() if p.grad is not None]
-        self._agreement = None
-        if self._search.phase != "climb":
-            return
-        if self._previous is not None:
-            pairs = zip(weights, self._previous, strict=True)
-            moved = [(p.grad, p.double() - old.double()) for p, old in pairs]
-            products = [g.double() * w for g, w in moved if g is not None]
-            signed = -math.fsum(float(x.sum()) for x in products)
-            size = math.fsum(float(x.abs().sum()) for x in products)
-            self._agreement = signed / size if size else None
-        self._previous = [p.detach().clone() for p in weights]
+        self._updates.look()
+        sums = self._updates.newest
+        self._agreement = sums[0] / sums[1] if sums[1] else None
 
     def after_step(self) -> Turn:
         """Take in the step, and do what the search asks for."""

@@ -7,7 +7,7 @@ the same agreement, and goes back to the same snapshot. In a trial each trains a
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,21 +28,36 @@ class ExplorerSearch(ExplorerStill):
     def _begin_search(self) -> None:
         """Watch the updates from the next step on, at the rates of the search. Local."""
         replicas, model = self._ensemble.replicas, self._model
-        self._searched = True
+        self._watching = True
         self._schedule.begin_search()
         self._agreement = UpdateAgreement(self.optimizer, replicas)
         self._snapshots = Snapshots(self.optimizer, model, replicas, self._config.snapshots)
 
     def _end_search(self) -> None:
-        """Follow the schedule from now on, at the factor found. Local."""
-        self._agreement.close()
+        """Follow the schedule from now on, around the factor found. Local."""
         self._snapshots.clear()
         self._schedule.end_search()
         self._begun = self._step
+        self._agreement = UpdateAgreement(self.optimizer, self._ensemble.replicas)
+        self._watching = self._config.hold_gain > 0
+
+    def _hold(self, shares: Sequence[float]) -> None:
+        """Move the rates' scale at a sync, until the schedule decays. Collective."""
+        if not self._watching:
+            return
+        mean = self._agreement.read().mean
+        if mean.known:
+            steps = (self._step - self._interval, self._step)
+            self._exploration.hold(mean.cosine, steps, shares)
+        self._agreement.reset()
+        rates = [j for j, d in enumerate(self._exploration.dimensions) if d.is_rate]
+        if all(shares[j] < self._config.hold_share for j in rates):
+            self._agreement.close()
+            self._watching = False
 
     def _search_state(self) -> dict[str, Any] | None:
         """See `ExplorerState`."""
-        if self._exploration.search is None or not self._exploring:
+        if not self._watching or not self._exploring:
             return None
         return {
             "agreement": self._agreement.state_dict(),
@@ -67,14 +82,16 @@ class ExplorerSearch(ExplorerStill):
 
     def _assign_search(self, parsed: Any) -> None:
         """See `ExplorerState`."""
-        if self._searched:
+        if self._watching:
             self._agreement.close()
+        self._watching = False
         self._trial.assign(None if parsed is None else parsed[2])
-        if self._exploration.search is None or not self._exploring:
-            self._schedule.end_search()
-            return
-        self._begin_search()
-        if parsed is not None:
+        self._schedule.end_search()
+        if self._exploring and (parsed is not None or self._exploration.search is not None):
+            self._begin_search()
+            if self._exploration.search is None:
+                self._schedule.end_search()
+        if self._watching and parsed is not None:
             self._agreement.assign(parsed[0])
             self._snapshots.assign(parsed[1])
 
@@ -96,8 +113,8 @@ class ExplorerSearch(ExplorerStill):
             self._say(logging.INFO, turn.note)
         self._exploration.follow_search()
         if turn.done:
-            self._say(logging.INFO, self._found_message())
             self._end_search()
+            self._say(logging.INFO, self._found_message())
         if search.phase != "climb":
             self._ensemble.meter.reset()
 

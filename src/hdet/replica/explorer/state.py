@@ -65,7 +65,7 @@ class ExplorerState(Converging, OuterScheduler):
     _found: bool
     _shared_gradients: bool
     _averaged: AveragedWeights
-    _searched: bool  # whether a search was ever begun
+    _watching: bool  # whether updates are compared with gradients
     _skipped: bool  # whether a GradScaler has ever skipped a step
     _begun: int  # the step from which syncs are counted
     _exploration: Exploration

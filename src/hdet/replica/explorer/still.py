@@ -44,6 +44,9 @@ class ExplorerStill(ExplorerReadings):
         """Put all replicas on the base values for good, right after a sync."""
         self._exploration.set_spread(False)
         self._averaged = AveragedWeights(self.optimizer, self._model, self._config)
+        if self._watching:
+            self._agreement.close()
+            self._watching = False
         self._frozen = self._found = True
         values = zip(self._exploration.dimensions, self._values.base_values(), strict=True)
         words = f"frozen at {in_short([f'{d.name} {value:.3g}' for d, value in values])}"
