@@ -23,7 +23,7 @@ from .problems import (
     held_out_loss,
     new_model,
     new_optimizer,
-    one_cycle,
+    make_schedule,
     parameter_groups,
     replica_batch,
 )
@@ -66,7 +66,7 @@ def explorer(
     trace = explorer_reference.train(
         new_model(task, seed),
         lambda model: new_optimizer(problem, parameter_groups(problem, task, model), lr),
-        lambda optimizer: one_cycle(optimizer, problem, lr),
+        lambda optimizer: make_schedule(optimizer, problem, lr),
         loss,
         probe,
         explore=lambda _: [hdet.lr()],

@@ -32,7 +32,7 @@ from .problems import (
     held_out_loss,
     new_model,
     new_optimizer,
-    one_cycle,
+    make_schedule,
     parameter_groups,
     replica_batch,
 )
@@ -89,7 +89,7 @@ class Member:
         self.model: nn.Module = new_model(task, seed)
         groups = parameter_groups(problem, task, self.model)
         self.optimizer: Optimizer = new_optimizer(problem, groups, lr)
-        self._schedule: OneCycleLR = one_cycle(self.optimizer, problem, lr)
+        self._schedule: OneCycleLR = make_schedule(self.optimizer, problem, lr)
         self._apply()
 
     def step(self, loss: Tensor) -> float:

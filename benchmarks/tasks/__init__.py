@@ -8,13 +8,18 @@ from .base import Task as Task
 from .digits import DigitsTask
 from .embedding import EmbeddingTask
 from .fashion import FashionTask
+from .gpt import GPTTask, LargerGPTTask
 from .movielens import MovieLensTask
+from .ngram import NGramTask
 from .regression import RegressionTask
 from .teacher import TeacherTask
 from .text import TextTask
 
 TASKS: dict[str, Callable[[str | Path | None], Task]] = {
     TextTask.name: TextTask,
+    GPTTask.name: GPTTask,
+    LargerGPTTask.name: LargerGPTTask,
+    NGramTask.name: NGramTask,
     DigitsTask.name: DigitsTask,
     FashionTask.name: FashionTask,
     MovieLensTask.name: MovieLensTask,
