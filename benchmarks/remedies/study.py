@@ -35,9 +35,9 @@ from ..robustness.problems import (
     PROBLEMS,
     REPLICAS,
     load,
+    make_schedule,
     new_model,
     new_optimizer,
-    make_schedule,
     parameter_groups,
     replica_batch,
 )

@@ -12,7 +12,7 @@ A rule of the learning rate sees what a method on real ranks would see, see `Rul
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,7 +162,11 @@ class Engine:
     """A problem's model and losses for stacked weights."""
 
     def __init__(
-        self, problem: Problem, task: Task, device: str = "cpu", dtype: torch.dtype | None = None
+        self,
+        problem: Problem,
+        task: Task,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Take a problem with its loaded task; `dtype` is for tests."""
         if problem.optimizer not in OPTIMIZERS:
@@ -174,7 +178,9 @@ class Engine:
         self._dtype = dtype or torch.get_default_dtype()
         self._model = self._new(0)
         # What is not trained stays in the model, one copy for all rows.
-        self._shapes = {n: p.shape for n, p in self._model.named_parameters() if p.requires_grad}
+        self._shapes = {
+            n: p.shape for n, p in self._model.named_parameters() if p.requires_grad
+        }
         self._held_out = [self._moved(batch) for batch in task.held_out()]
 
     def initial(self, seed: int) -> Tensor:
@@ -229,11 +235,11 @@ class Engine:
         named = zip(self._shapes.items(), parts, strict=True)
         weights = {name: part.view(shape) for (name, shape), part in named}
 
-        class Filled(nn.Module):
-            def forward(_, *inputs: Tensor) -> Tensor:  # noqa: N805
-                return functional_call(self._model, weights, inputs)
+        def filled(*inputs: Tensor) -> Tensor:
+            return functional_call(self._model, weights, inputs)
 
-        return self.task.loss(Filled(), batch)
+        # A loss does no more with a model than call it.
+        return self.task.loss(cast(nn.Module, filled), batch)
 
 
 def run(
@@ -273,12 +279,11 @@ def run(
             rates_read.append(rates.flatten(1).mean(1).tolist())
             curves.append(engine.held_out(state.weights.mean(1)))
     seconds = (time.perf_counter() - began) / len(rows)
-    return [
-        Outcome(curve[-1], due, list(lrs), seconds, at_first, list(zip(due, curve, strict=True)))
-        for at_first, curve, lrs in zip(
-            initial, zip(*curves, strict=True), zip(*rates_read, strict=True), strict=True
-        )
-    ]
+    found = []
+    for at_first, losses, lrs in zip(initial, zip(*curves), zip(*rates_read), strict=True):  # noqa: B905
+        curve = list(zip(due, losses, strict=True))
+        found.append(Outcome(losses[-1], due, list(lrs), seconds, at_first, curve))
+    return found
 
 
 def _flat(model: nn.Module) -> Tensor:

@@ -4,13 +4,14 @@ The held-out loss is taken about 30 times a run, at the weights that the method 
 there; the time that this takes does not count.
 """
 
+import math
 import time
 from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..tasks import Task
+from ..tasks import Batch, Task
 from .problems import (
     Outcome,
     Problem,
@@ -49,7 +50,7 @@ class Recorder:
         """Return whether the next reading is due once `step` steps (from 1) are taken."""
         return bool(self._due) and step >= self._due[0]
 
-    def read(self, step: int, model: nn.Module, rate: float) -> None:
+    def read(self, step: int, model: nn.Module, rate: float = math.nan) -> None:
         """Read the held-out loss of a model, and note the rate of the step before."""
         began = time.perf_counter()
         self._due = [due for due in self._due if due > step]
@@ -72,55 +73,55 @@ def train(
     seed: int,
     model: nn.Module,
     optimizer: Optimizer,
-    after_step: Callable[[float], object] = lambda loss: None,
+    after: Callable[[float], object] = lambda loss: None,
     *,
-    before_step: Callable[[], object] = lambda: None,
-    step: Callable[[Tensor], object] | None = None,
+    step: Callable[[Tensor, Batch], object] | None = None,
     rate: Callable[[dict], float] = lambda group: group["lr"],
-    evaluated: Callable[[], nn.Module] | None = None,
+    evaluated: nn.Module | None = None,
     forwards: Callable[[], float] = lambda: 0.0,
     data_seed: int | None = None,
 ) -> Outcome:
-    """Train one model on the global batch, which is what plain DDP computes.
+    """Train one model on the global batches, which is what plain DDP computes.
 
     Args:
-        problem: what is trained.
+        problem: what is trained, and for how many steps.
         task: the problem's, loaded.
         seed: of the run; its initial weights are in `model` already.
-        model: trained in place.
-        optimizer: over the model's parameters. One with the methods `train` and `eval`, as
+        model: from `new_model`, trained in place.
+        optimizer: over the model's weights. One with the methods `train` and `eval`, as
             Schedule-Free's, is evaluated in its own eval mode.
-        after_step: called with the batch's loss after each optimizer step, the last too.
-        before_step: called when the gradients are there, before the optimizer step.
-        step: takes the optimizer step in place of `optimizer.step()`, given the loss.
-        rate: the rate in effect of a parameter group, for the record.
-        evaluated: gives the model whose held-out loss counts, if it is not `model` itself.
-        forwards: gives the forward passes that the method took beside training, at the end.
+        after: called with the batch's loss after each step but the last; schedules step here.
+        step: takes the step, given the loss and its batch; None for `optimizer.step()`.
+        rate: reads the rate in effect from a group, after a step.
+        evaluated: the model whose held-out loss counts; None for `model`.
+        forwards: gives the forward passes beside training, in global batches, at the end.
         data_seed: of the batches; None for `seed`.
     """
     recorder = Recorder(problem, task, model)
-    modes = [getattr(optimizer, name, None) for name in ("eval", "train")]
+    _set_mode(optimizer, "train")
     for number in range(1, problem.steps + 1):
         batch = global_batch(task, seed if data_seed is None else data_seed, number - 1)
         loss = task.loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
-        before_step()
         if step is None:
             optimizer.step()
         else:
-            step(loss)
-        rates = [float(rate(group)) for group in optimizer.param_groups]
-        after_step(float(loss.detach()))
+            step(loss, batch)
         if recorder.due(number):
-            if modes[0]:
-                modes[0]()
-            recorder.read(
-                number, evaluated() if evaluated else model, sum(rates) / len(rates)
-            )
-            if modes[1]:
-                modes[1]()
+            rates = [float(rate(group)) for group in optimizer.param_groups]
+            _set_mode(optimizer, "eval")
+            recorder.read(number, evaluated or model, sum(rates) / len(rates))
+            _set_mode(optimizer, "train")
+        if number < problem.steps:
+            after(float(loss.detach()))
     return recorder.outcome(forwards())
+
+
+def _set_mode(optimizer: Optimizer, mode: str) -> None:
+    """Put a schedule-free optimizer's weights where it trains, or where it is evaluated."""
+    if hasattr(optimizer, mode):
+        getattr(optimizer, mode)()
 
 
 def plain(
@@ -130,15 +131,11 @@ def plain(
     model = new_model(task, seed)
     optimizer = new_optimizer(problem, parameter_groups(problem, task, model), lr)
     schedule = make_schedule(optimizer, problem, lr)
-    return train(
-        problem,
-        task,
-        seed,
-        model,
-        optimizer,
-        lambda loss: schedule.step(),
-        data_seed=data_seed,
-    )
+
+    def after(loss: float) -> None:
+        schedule.step()
+
+    return train(problem, task, seed, model, optimizer, after, data_seed=data_seed)
 
 
 def rerun(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:

@@ -45,7 +45,7 @@ class MuonAdamW(Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take one step of both."""
         del closure
         for inner in self._inner:

@@ -30,9 +30,9 @@ from .problems import (
     Outcome,
     Problem,
     held_out_loss,
+    make_schedule,
     new_model,
     new_optimizer,
-    make_schedule,
     parameter_groups,
     replica_batch,
 )

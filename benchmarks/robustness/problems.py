@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,16 +64,41 @@ class Outcome:
 Method = Callable[[Problem, Task, float, int], Outcome]
 
 TUNING, CONFIRMATION = "tuning", "confirmation"
-PROBLEMS: dict[str, Problem] = {
-    p.name: p
-    for p in (
-        Problem("regression-sgd", "regression", "sgd", "one-cycle", 800, 1e-1, TUNING),
-        Problem("teacher-adamw", "teacher", "adamw", "one-cycle", 800, 1e-2, TUNING),
-        Problem("ngram-adamw", "ngram", "adamw", "one-cycle", 800, 1e-2, TUNING),
-        Problem("gpt-0.1M", "gpt-0.1M", "adamw", "one-cycle", 800, 5e-3, TUNING),
-        Problem("teacher-sgd", "teacher", "sgd", "cosine", 800, 5e-2, CONFIRMATION),
-    )
-}
+PROBLEMS: dict[str, Problem] = {}
+
+
+def _tune(*about: Any) -> None:
+    PROBLEMS[about[0]] = Problem(*about, split=TUNING)
+
+
+def _confirm(*about: Any, batch_size: int = 0) -> None:
+    PROBLEMS[about[0]] = Problem(*about, split=CONFIRMATION, batch_size=batch_size)
+
+
+_tune("regression-sgd", "regression", "sgd", "one-cycle", 800, 1e-1)
+_tune("teacher-adamw", "teacher", "adamw", "one-cycle", 800, 1e-2)
+_tune("ngram-adamw", "ngram", "adamw", "one-cycle", 800, 1e-2)
+_tune("gpt-0.1M", "gpt-0.1M", "adamw", "one-cycle", 800, 1e-2)
+_confirm("teacher-sgd", "teacher", "sgd", "cosine", 800, 5e-2)
+_confirm("embedding-adamw", "embedding", "adamw", "one-cycle", 800, 1e-2)
+_confirm("fashion-adamw", "fashion", "adamw", "warmup-cosine", 800, 1e-2)
+# Three lengths, a factor of four apart.
+_confirm("teacher-adamw-200", "teacher", "adamw", "one-cycle", 200, 1e-2)
+_confirm("teacher-adamw-3200", "teacher", "adamw", "one-cycle", 3200, 1e-2)
+_confirm("ngram-adamw-200", "ngram", "adamw", "one-cycle", 200, 3e-2)
+_confirm("ngram-adamw-3200", "ngram", "adamw", "one-cycle", 3200, 1e-2)
+_confirm("gpt-0.1M-200", "gpt-0.1M", "adamw", "one-cycle", 200, 1e-2)
+_confirm("gpt-0.1M-3200", "gpt-0.1M", "adamw", "one-cycle", 3200, 1e-2)
+# Other schedules, batch sizes, base optimizers and sizes.
+_confirm("gpt-0.1M-cosine", "gpt-0.1M", "adamw", "warmup-cosine", 800, 1e-2)
+_confirm("gpt-0.1M-wsd", "gpt-0.1M", "adamw", "wsd", 800, 1e-2, batch_size=2)
+_confirm("gpt-0.1M-muon", "gpt-0.1M", "muon", "warmup-cosine", 800, 1e-2)
+_confirm("gpt-0.1M-free", "gpt-0.1M", "schedule-free", "warmup-constant", 800, 1e-2)
+_confirm("gpt-1M", "gpt-1M", "adamw", "warmup-cosine", 400, 3e-3)
+_confirm("gpt-1M-large", "gpt-1M", "adamw", "warmup-cosine", 400, 3e-3, batch_size=4)
+_confirm("finetune-block", "finetune-block", "adamw", "warmup-cosine", 400, 3e-3)
+_confirm("finetune-lora", "finetune-lora", "adamw", "warmup-cosine", 400, 1e-2)
+_confirm("finetune-full", "finetune-full", "adamw", "warmup-cosine", 400, 1e-3)
 
 
 def new_model(task: Task, seed: int) -> nn.Module:

@@ -1,31 +1,44 @@
 """Which runs the benchmark needs, and doing them, one process per core.
 
-What is to be run is a function of what is there: the sweep of plain DDP first, half a
-decade more while its best rate lies at the edge, and the starts once the best rate is
-known. So a run that was stopped goes on by doing what has no result.
+What is to be run is a function of what is there: the sweep of plain DDP first, a half decade
+more while its best rate lies at the edge, then a quarter of a decade to both sides of the
+best; the starts and the noise once the best rate is known. So a run that was stopped goes on by
+doing what has no result. In the fast tier all plain runs of a problem are one batch of models.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
+
+import torch
 
 from hdet.errors import require, require_number, require_whole
 
 from ..core.parsing import nan_for_null, require_name, require_names
-from ..core.statistics import estimate
 from ..core.units import UnitFolder, do_runs
 from ..tasks import Task
+from . import engine
+from .loop import OTHER_BATCHES, plain, rerun
 from .methods import LABELS, PLAIN, START_FREE, all_methods
-from .problems import PROBLEMS, Method, Problem
+from .problems import CONFIRMATION, PROBLEMS, SCHEDULES, TUNING, Method, Problem
 from .problems import load as load_task
 
 STARTS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)
-SWEEP = tuple(range(-3, 4))
+SWEEP = tuple(range(-6, 7, 2))  # quarter decades from the problem's centre
 EXTENSIONS = 2
 COMMAND = "python -m benchmarks robustness"
+FAST, FULL = "fast", "full"
+# What a tier runs if nothing is named: problems, starts and seeds.
+TIERS: dict[str, tuple[list[str], tuple[float, ...], int]] = {
+    FAST: ([p.name for p in PROBLEMS.values() if p.split == TUNING], (1 / 30, 1.0, 30.0), 2),
+    FULL: (list(PROBLEMS), STARTS, 3),
+}
+RERUN = "rerun"  # plain DDP on other batches, which gives a problem's noise
+# The control whose rate is the geometric mean of the best of all problems of its optimizer.
+CALIBRATED = "calibrated"
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,8 @@ class Settings:
     methods: list[str]  # in the order of the tables
     starts: list[float]  # initial peak rates, as multiples of the best rate
     seeds: int  # how many: 0 to seeds - 1
-    sweep: list[int]  # rates, in half decades from the problem's centre
+    sweep: list[int]  # rates, in quarter decades from the problem's centre
+    tier: str  # `fast` or `full`
 
     def __post_init__(self) -> None:
         names = [problem.name for problem in self.problems]
@@ -44,8 +58,12 @@ class Settings:
         for problem in self.problems:
             require_name("Problem", "name", problem.name)
             require_whole("Problem", "steps", problem.steps, "raise it", low=1)
+            require_whole("Problem", "batch_size", problem.batch_size, "raise it", low=0)
             require_number("Problem", "centre", problem.centre, "correct it", above=0)
+            require_names("Problem", "schedule", [problem.schedule], SCHEDULES)
+            require_names("Problem", "split", [problem.split], (TUNING, CONFIRMATION))
         require_names("Settings", "methods", self.methods, LABELS)
+        require_names("Settings", "tier", [self.tier], TIERS)
         labels = [start_label(start) for start in self.starts if 0 < start < math.inf]
         good, rule = 0 < len(set(labels)) == len(self.starts), "must be above 0, each once"
         require(good, "Settings", "starts", self.starts, rule, "try 1/10,1,10")
@@ -60,7 +78,7 @@ class Unit:
 
     problem: Problem
     method: str
-    point: str  # `sweep+1` or `start1/30`; `startany` for a method without an initial rate
+    point: str  # `sweep+2`, `noise` or `start1/30`; `startany` where there is no initial rate
     lr: float  # the initial peak rate
     seed: int
 
@@ -73,11 +91,26 @@ class Unit:
         return f"{self.problem.name}, {self.method}, {self.point}, seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Plain runs of one problem, done together."""
+
+    units: list[Unit]
+
+    @property
+    def key(self) -> str:
+        """The first run's."""
+        return self.units[0].key
+
+    def __str__(self) -> str:
+        return f"{self.units[0].problem.name}, {len(self.units)} plain runs"
+
+
 class Folder(UnitFolder[Settings]):
     """One run of the benchmark on disk."""
 
     plan_type, command = Settings, COMMAND
-    # The baselines' own packages, whose versions a result depends on as well.
+    # The peers' own packages, whose versions a result depends on as well.
     packages = ("prodigyopt", "dadaptation", "schedulefree")
     values = {
         "": {
@@ -86,8 +119,19 @@ class Folder(UnitFolder[Settings]):
             "steps": list[int],
             "lrs": list[float | None],
             "seconds": float,
+            "initial": float | None,
+            "curve": list[list[float | None]],
+            "forwards": float,
         }
     }
+
+    def append(self, unit: Any, outcome: dict[str, Any]) -> None:
+        """Write how a run went, or each of a batch."""
+        if isinstance(unit, Batch):
+            for one in unit.units:
+                super().append(one, outcome[one.key])
+        else:
+            super().append(unit, outcome)
 
 
 class Runs:
@@ -101,67 +145,86 @@ class Runs:
         """Return how a run went; None if it has not."""
         return self._results.get(_key(problem, method, point, seed))
 
-    def losses(self, problem: str, method: str, point: str) -> list[float] | None:
-        """Return the held-out losses by seed, NaN if not finite; None until all are there."""
+    def seeds(self, problem: str, method: str, point: str) -> list[dict[str, Any]] | None:
+        """Return how the runs of all seeds went; None until all are there."""
         runs = [self.run(problem, method, point, s) for s in range(self.settings.seeds)]
-        return None if None in runs else [run["held_out"] for run in runs if run]
+        return None if None in runs else [run for run in runs if run]
+
+    def losses(self, problem: str, method: str, point: str) -> list[float] | None:
+        """Return the held-out losses by seed, see `capped`; None until all are there."""
+        runs = self.seeds(problem, method, point)
+        return None if runs is None else [capped(run) for run in runs]
 
     def sweep_points(self, problem: Problem) -> list[int]:
-        """Return the sweep's rates: those planned, and more if the best is outermost."""
+        """Return the sweep's rates: those planned, more at the edge, and beside the best."""
         points = sorted(self.settings.sweep)
         for _ in range(EXTENSIONS):
             best = self._best_of(problem, points)
             if best == points[-1]:
-                points.append(points[-1] + 1)
+                points.append(points[-1] + 2)
             elif best == points[0]:
-                points.insert(0, points[0] - 1)
-        return points
+                points.insert(0, points[0] - 2)
+        best = self._best_of(problem, points)
+        return sorted({*points, best - 1, best + 1}) if best is not None else points
 
     def best_point(self, problem: Problem) -> int | None:
         """Return the best rate of the sweep; None until the sweep is complete."""
         return self._best_of(problem, self.sweep_points(problem))
 
+    def best_lr(self, problem: Problem) -> float | None:
+        """Return the same as a rate."""
+        best = self.best_point(problem)
+        return None if best is None else sweep_lr(problem, best)
+
     def _best_of(self, problem: Problem, points: Sequence[int]) -> int | None:
         means: dict[int, float] = {}
+        runs: list[dict[str, Any]] = []
         for point in points:
-            losses = self.losses(problem.name, PLAIN, sweep_point(point))
-            if losses is None:
+            found = self.seeds(problem.name, PLAIN, sweep_point(point))
+            if found is None:
                 return None
-            mean = estimate(losses).mean
-            # A rate that fails sometimes is no rate to recommend.
-            means[point] = mean if math.isfinite(mean) else math.inf
+            means[point], runs = fmean(map(capped, found)), found
         best = min(means, key=lambda point: means[point])
-        if math.isinf(means[best]):
+        if not means[best] < fmean(run["initial"] for run in runs):
             raise ValueError(
-                f"no rate of the sweep of {problem.name} (centre {problem.centre:g}) ends at a "
-                f"finite loss with every seed: correct its `centre`, or leave it out by "
-                f"--problems."
+                f"no rate of the sweep of {problem.name} (centre {problem.centre:g}) ends "
+                f"below the loss of the initial weights: correct its `centre`, or leave it out "
+                f"by --problems."
             )
         return best
 
     def units(self) -> tuple[list[Unit], int]:
         """Return the units that are known so far, and how many more will come at least."""
-        settings, known, later = self.settings, [], 0
-        seeds = range(settings.seeds)
-        for problem in settings.problems:
+        known, later = [], 0
+        seeds = range(self.settings.seeds)
+        for problem in self.settings.problems:
             for point in self.sweep_points(problem):
                 lr, name = sweep_lr(problem, point), sweep_point(point)
                 known += [Unit(problem, PLAIN, name, lr, seed) for seed in seeds]
-            starts = [
-                (method, start)
-                for method in settings.methods
-                for start in ([1.0] if method in START_FREE else settings.starts)
-            ]
-            best = self.best_point(problem)
-            if best is None:
-                later += len(starts) * len(seeds)
-                continue
-            for method, start in starts:
-                lr, name = start * sweep_lr(problem, best), start_point(method, start)
-                known += [Unit(problem, method, name, lr, seed) for seed in seeds]
+            best = self.best_lr(problem)
+            for method, point, start in self._points():
+                lr = self.calibrated(problem) if method == CALIBRATED else best
+                if lr is None:
+                    later += len(seeds)
+                    continue
+                known += [Unit(problem, method, point, start * lr, seed) for seed in seeds]
         return known, later
 
-    def unfinished(self) -> list[Unit]:
+    def _points(self) -> list[tuple[str, str, float]]:
+        """Return what each problem runs once its best rate is known: method, point, start."""
+        points = [(RERUN, "noise", 1.0)]
+        for method in self.settings.methods:
+            starts = [1.0] if method in START_FREE | {CALIBRATED} else self.settings.starts
+            points += [(method, start_point(method, start), start) for start in starts]
+        return points
+
+    def calibrated(self, problem: Problem) -> float | None:
+        """Return the one rate for all problems of an optimizer; None until all are swept."""
+        alike = [p for p in self.settings.problems if p.optimizer == problem.optimizer]
+        best = [lr for lr in map(self.best_lr, alike) if lr is not None]
+        return geometric_mean(best) if len(best) == len(alike) else None
+
+    def unfinished(self) -> list[Unit | Batch]:
         """Return the known units without a result, those that take longest first."""
         known, _ = self.units()
         todo = [unit for unit in known if unit.key not in self._results]
@@ -172,7 +235,26 @@ class Runs:
             if run is not None and unit.point.startswith("sweep"):
                 seconds.setdefault(unit.problem.name, []).append(run["seconds"])
         # A long run begun last would leave the other cores idle. Nothing is known at first.
-        return sorted(todo, key=lambda u: -fmean(seconds.get(u.problem.name, [0.0])))
+        todo.sort(key=lambda u: -fmean(seconds.get(u.problem.name, [0.0])))
+        return batched(todo) if self.settings.tier == FAST else list(todo)
+
+
+def batched(todo: Sequence[Unit]) -> list[Unit | Batch]:
+    """Return the same runs with all plain ones of a problem as one batch, those first."""
+    together: dict[str, list[Unit]] = {}
+    apart: list[Unit | Batch] = []
+    for unit in todo:
+        alone = unit.problem.optimizer not in engine.OPTIMIZERS
+        if alone or unit.method not in (PLAIN, RERUN):
+            apart.append(unit)
+        else:
+            together.setdefault(unit.problem.name, []).append(unit)
+    return [*map(Batch, together.values()), *apart]
+
+
+def capped(run: Mapping[str, Any]) -> float:
+    """Return a run's held-out loss, and at most its initial weights': so that is a number."""
+    return run["held_out"] if run["held_out"] < run["initial"] else run["initial"]
 
 
 def _key(problem: str, method: str, point: str, seed: int) -> str:
@@ -187,7 +269,8 @@ def start_label(start: float) -> str:
 
 def start_point(method: str, start: float) -> str:
     """Return the name of a method's start; one for all if it has no initial rate."""
-    return f"start{'any' if method in START_FREE else start_label(start)}"
+    free = method in START_FREE or method == CALIBRATED
+    return f"start{'any' if free else start_label(start)}"
 
 
 def sweep_point(point: int) -> str:
@@ -197,38 +280,45 @@ def sweep_point(point: int) -> str:
 
 def sweep_lr(problem: Problem, point: int) -> float:
     """Return a rate of the sweep."""
-    return problem.centre * 10 ** (point / 2)
+    return problem.centre * 10 ** (point / 4)
 
 
 def plan(
     problems: Sequence[str] = (),
     methods: Sequence[str] = (),
-    starts: Sequence[float] = STARTS,
-    seeds: int = 3,
+    starts: Sequence[float] = (),
+    seeds: int | None = None,
+    tier: str = FULL,
 ) -> Settings:
     """Return the settings that a user asks for.
 
     Args:
-        problems: names of problems; empty for all.
+        problems: names of problems; empty for the tier's.
         methods: names of methods; empty for all.
-        starts: multiples of the best rate, above 0, each once.
-        seeds: runs of each, at least 1.
+        starts: multiples of the best rate, above 0, each once; empty for the tier's.
+        seeds: runs of each, at least 1; None for the tier's.
+        tier: a key of `TIERS`.
 
     Raises:
         ValueError: naming the option, the value, and what to write.
     """
-    if not starts or not all(0 < start < math.inf for start in starts):
+    if tier not in TIERS:
+        raise ValueError(f"--tier {tier!r} must be one of {', '.join(TIERS)}.")
+    of_tier, at, times = TIERS[tier]
+    starts = starts or at
+    if not all(0 < start < math.inf for start in starts):
         given = ",".join(f"{start:g}" for start in starts)
         raise ValueError(f"--starts {given!r} must be numbers above 0: try 1/10,1,10.")
     labels = [start_label(start) for start in starts]
     if len(set(labels)) < len(labels):
         raise ValueError(f"--starts {','.join(labels)} names one twice: leave it out.")
     return Settings(
-        problems=[p for name, p in PROBLEMS.items() if not problems or name in problems],
+        problems=[p for name, p in PROBLEMS.items() if name in (problems or of_tier)],
         methods=[name for name in LABELS if not methods or name in methods],
         starts=sorted(starts),
-        seeds=seeds,
+        seeds=times if seeds is None else seeds,
         sweep=list(SWEEP),
+        tier=tier,
     )
 
 
@@ -236,10 +326,15 @@ Methods = Callable[[], Mapping[str, Method]]
 Load = Callable[[Problem], Task]
 
 
+def every_method() -> dict[str, Method]:
+    """Return the methods by name, and what the sweep and the noise need."""
+    return {**all_methods(), PLAIN: plain, RERUN: rerun}
+
+
 def run_all(
     folder: Folder,
     processes: int | None = None,
-    methods: Methods = all_methods,
+    methods: Methods = every_method,
     load: Load = load_task,
 ) -> None:
     """Do every run that has no result yet, and show progress.
@@ -257,11 +352,6 @@ def run_all(
     """
     while todo := Runs(folder).unfinished():
         do_runs(folder, todo, _outcome, processes, (_set_up, methods, load))
-        runs = Runs(folder)
-        for problem in runs.settings.problems:
-            best = runs.best_point(problem)
-            if best is not None and any(unit.point.startswith("sweep") for unit in todo):
-                print(f"{problem.name}: best LR of plain DDP {sweep_lr(problem, best):.2g}")
 
 
 # What a worker keeps between its runs; the parent's stay empty.
@@ -273,10 +363,21 @@ def _set_up(methods: Methods, load: Load) -> None:
     _given.update(methods=methods, load=load)
 
 
-def _outcome(unit: Unit) -> dict[str, Any]:
-    problem = unit.problem
-    if problem.task not in _tasks:
-        _tasks[problem.task] = _given["load"](problem)
-    method: Method = _given["methods"]()[unit.method]
-    outcome = method(problem, _tasks[problem.task], unit.lr, unit.seed)
-    return {"lr": unit.lr, **vars(outcome)}
+def _outcome(unit: Unit | Batch) -> dict[str, Any]:
+    problem = (unit.units[0] if isinstance(unit, Batch) else unit).problem
+    if problem.name not in _tasks:
+        _tasks[problem.name] = _given["load"](problem)
+    task = _tasks[problem.name]
+    if isinstance(unit, Unit):
+        method: Method = _given["methods"]()[unit.method]
+        return {"lr": unit.lr, **vars(method(problem, task, unit.lr, unit.seed))}
+    rows = [
+        engine.Row(one.lr, one.seed, one.seed + OTHER_BATCHES * (one.method == RERUN))
+        for one in unit.units
+    ]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = engine.run(engine.Engine(problem, task, device), rows)
+    return {
+        one.key: {"lr": one.lr, **vars(outcome)}
+        for one, outcome in zip(unit.units, found, strict=True)
+    }

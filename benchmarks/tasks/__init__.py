@@ -8,6 +8,7 @@ from .base import Task as Task
 from .digits import DigitsTask
 from .embedding import EmbeddingTask
 from .fashion import FashionTask
+from .finetune import FineTuneTask, LastBlockTask, LoRATask
 from .gpt import GPTTask, LargerGPTTask
 from .movielens import MovieLensTask
 from .ngram import NGramTask
@@ -21,6 +22,9 @@ TASKS: dict[str, Callable[[str | Path | None], Task]] = {
     LargerGPTTask.name: LargerGPTTask,
     NGramTask.name: NGramTask,
     DigitsTask.name: DigitsTask,
+    FineTuneTask.name: FineTuneTask,
+    LastBlockTask.name: LastBlockTask,
+    LoRATask.name: LoRATask,
     FashionTask.name: FashionTask,
     MovieLensTask.name: MovieLensTask,
     TeacherTask.name: TeacherTask,

@@ -27,7 +27,7 @@ def wait(problem: Problem, task: Task, lr: float, seed: int) -> NoReturn:
 
 def methods() -> dict[str, Method]:
     """Return the same for every name."""
-    return dict.fromkeys(LABELS, wait)
+    return dict.fromkeys([*LABELS, "rerun"], wait)
 
 
 def run_all(folder: Folder, processes: int | None) -> None:
