@@ -184,8 +184,8 @@ def standings_table(cells: pd.DataFrame) -> pd.DataFrame:
                 "mean": percent(one.mean),
                 "worst": percent(one.worst),
                 "worst on": f"{one.worst_problem}{where}",
-                f"at most {TOLERANCE:g} %": f"{one.within:.0%}",
-                f"target within {BUDGET:g} runs": f"{one.in_budget:.0%}",
+                f"≤ {TOLERANCE:g} %": f"{one.within:.0%}",
+                f"≤ {BUDGET:g} runs": f"{one.in_budget:.0%}",
                 "diverged": f"{one.diverged} of {one.runs}",
             }
         )

@@ -33,6 +33,8 @@ from .problems import (
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch's defaults
 OPTIMIZERS = ("adamw", "sgd")
+# Convolutions of a batch of models are grouped ones, and ten times slower on a CPU than apart.
+APART = ("fashion",)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Row:
     rate: float  # the peak rate
     seed: int  # of the initial weights
     data_seed: int  # of the batches
+
+
+def fits(problem: Problem) -> bool:
+    """Return whether many runs of a problem are done faster, or at all, as one batch."""
+    return problem.optimizer in OPTIMIZERS and problem.task not in APART
 
 
 class Rule(Protocol):
@@ -90,7 +97,7 @@ class State:
         weights: (rows, replicas, parameters).
         first: the first moment, or SGD's momentum, (rows, parameters).
         second: the second moment, (rows, parameters); unused by SGD.
-        counts: steps since the moments were cleared, (rows, 1).
+        counts: steps since the first and the second moment were cleared, (rows, 2).
         updates: the last update per unit of rate, (rows, parameters).
     """
 
@@ -100,7 +107,7 @@ class State:
         flat = weights[:, 0]
         self.first, self.second = torch.zeros_like(flat), torch.zeros_like(flat)
         self.updates = torch.zeros_like(flat)
-        self.counts = torch.zeros_like(flat[:, :1])
+        self.counts = torch.zeros_like(flat[:, :2])
         self._restores: list[tuple[Tensor, list[Tensor]]] = []
 
     def snapshot(self) -> list[Tensor]:
@@ -122,15 +129,11 @@ class State:
         self._restores.append((rows, snapshot))
 
     def clear(self, rows: Tensor, first: bool = True) -> None:
-        """Clear the moments of rows (a mask); the first one only with `first`.
-
-        AdamW's correction of the bias starts anew in either case.
-        """
-        keep = (~rows)[:, None].to(self.first.dtype)
-        if first:
-            self.first *= keep
-        self.second *= keep
-        self.counts *= keep
+        """Clear the moments of rows (a mask); the first one only with `first`."""
+        for moment, held in enumerate((self.first, self.second)):
+            if moment or first:
+                held[rows] = 0
+                self.counts[rows, moment] = 0
 
     def average(self) -> None:
         """Set all replicas to their mean."""
@@ -142,8 +145,9 @@ class State:
         if self._adamw:
             self.first.lerp_(grads, 1 - BETAS[0])
             self.second.mul_(BETAS[1]).addcmul_(grads, grads, value=1 - BETAS[1])
-            spread = (self.second / (1 - BETAS[1] ** self.counts)).sqrt_().add_(EPS)
-            self.updates = (self.first / (1 - BETAS[0] ** self.counts)).div_(spread).neg_()
+            missing = 1 - self.counts.new_tensor(BETAS) ** self.counts
+            first, second = self.first / missing[:, :1], self.second / missing[:, 1:]
+            self.updates = first.div_(second.sqrt_().add_(EPS)).neg_()
         else:
             self.first.mul_(MOMENTUM).add_(grads)
             self.updates = -self.first

@@ -244,11 +244,10 @@ def batched(todo: Sequence[Unit]) -> list[Unit | Batch]:
     together: dict[str, list[Unit]] = {}
     apart: list[Unit | Batch] = []
     for unit in todo:
-        alone = unit.problem.optimizer not in engine.OPTIMIZERS
-        if alone or unit.method not in (PLAIN, RERUN):
-            apart.append(unit)
-        else:
+        if unit.method in (PLAIN, RERUN) and engine.fits(unit.problem):
             together.setdefault(unit.problem.name, []).append(unit)
+        else:
+            apart.append(unit)
     return [*map(Batch, together.values()), *apart]
 
 

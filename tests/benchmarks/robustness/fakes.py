@@ -34,7 +34,9 @@ def outcome(problem: Problem, loss: float, lr: float, end: float) -> Outcome:
     steps = list(range(1, problem.steps + 1))
     parts = [step / problem.steps for step in steps]
     lrs = [lr ** (1 - p) * end**p * (1 - p) + 1e-9 for p in parts]
-    curve = [(step, INITIAL + (loss - INITIAL) * p) for step, p in zip(steps, parts, strict=True)]
+    curve = [
+        (step, INITIAL + (loss - INITIAL) * p) for step, p in zip(steps, parts, strict=True)
+    ]
     return Outcome(loss, steps, lrs, 0.01, INITIAL, curve)
 
 
@@ -45,7 +47,7 @@ def plain(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
 
 
 def rerun(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
-    return outcome(problem, 1.01 * plain(problem, task, lr, seed).held_out, lr, lr)
+    return outcome(problem, 1.005 * plain(problem, task, lr, seed).held_out, lr, lr)
 
 
 def ours(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
