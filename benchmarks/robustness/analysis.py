@@ -30,7 +30,7 @@ import pandas as pd
 from ..core.page import table as markdown
 from ..core.records import RECORDS
 from .methods import LABELS, OURS, PLAIN, START_FREE
-from .study import CALIBRATED, RERUN, Runs, capped, start_label, start_point, sweep_point
+from .runs import CALIBRATED, RERUN, Runs, capped, start_label, start_point, sweep_point
 
 # Percent: what the worst start may cost, what counts as robust, and the most noise.
 TOLERANCE = 2.0

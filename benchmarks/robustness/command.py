@@ -22,7 +22,8 @@ from .analysis import (
 )
 from .methods import LABELS
 from .problems import CONFIRMATION, PROBLEMS, load
-from .study import COMMAND, FULL, TIERS, Folder, Runs, Settings, plan, run_all, start_label
+from .runs import COMMAND, FULL, TIERS, Folder, Runs, Settings, start_label
+from .study import plan, run_all
 
 
 def robustness(

@@ -34,7 +34,7 @@ from .problems import (
 BETAS, EPS = (0.9, 0.999), 1e-8  # torch's defaults
 OPTIMIZERS = ("adamw", "sgd")
 # Convolutions of a batch of models are grouped ones, and ten times slower on a CPU than apart.
-APART = ("fashion",)
+APART = ("fashion-whole",)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..core.plotting import figure, legend, logarithmic, plain
 from .analysis import TOLERANCE, cells, label, references, standings
 from .methods import LABELS, OURS, PLAIN
 from .problems import Problem
-from .study import Runs, start_label, start_point, sweep_point
+from .runs import Runs, start_label, start_point, sweep_point
 
 # Percent. Regrets above the first are drawn at the second.
 _SHOWN, _BEYOND = 100.0, 190.0

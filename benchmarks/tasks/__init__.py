@@ -7,7 +7,7 @@ from .base import Batch as Batch
 from .base import Task as Task
 from .digits import DigitsTask
 from .embedding import EmbeddingTask
-from .fashion import FashionTask
+from .fashion import FashionTask, WholeFashionTask
 from .finetune import FineTuneTask, LastBlockTask, LoRATask
 from .gpt import GPTTask, LargerGPTTask
 from .movielens import MovieLensTask
@@ -26,6 +26,7 @@ TASKS: dict[str, Callable[[str | Path | None], Task]] = {
     LastBlockTask.name: LastBlockTask,
     LoRATask.name: LoRATask,
     FashionTask.name: FashionTask,
+    WholeFashionTask.name: WholeFashionTask,
     MovieLensTask.name: MovieLensTask,
     TeacherTask.name: TeacherTask,
     RegressionTask.name: RegressionTask,

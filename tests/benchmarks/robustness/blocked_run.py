@@ -13,7 +13,7 @@ from benchmarks.robustness import command as commands
 from benchmarks.robustness import study
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import Method, Problem
-from benchmarks.robustness.study import Folder
+from benchmarks.robustness.runs import Folder
 from benchmarks.tasks import Task
 from tests.benchmarks.robustness import fakes
 

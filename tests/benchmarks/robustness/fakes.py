@@ -12,7 +12,8 @@ from typing import cast
 
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import PROBLEMS, Method, Outcome, Problem
-from benchmarks.robustness.study import Folder, Runs, Settings, Unit, plan
+from benchmarks.robustness.runs import Folder, Runs, Settings, Unit
+from benchmarks.robustness.study import plan
 from benchmarks.tasks import Task
 
 BEST = 0.1

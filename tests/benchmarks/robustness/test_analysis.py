@@ -19,7 +19,7 @@ from benchmarks.robustness.analysis import (
     standings,
 )
 from benchmarks.robustness.command import report
-from benchmarks.robustness.study import Folder, Runs
+from benchmarks.robustness.runs import Folder, Runs
 from tests.benchmarks.robustness import fakes
 from tests.benchmarks.robustness.fakes import INITIAL, ONE, TWO, fake_run
 

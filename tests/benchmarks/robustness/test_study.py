@@ -15,7 +15,7 @@ from benchmarks.core.pool import WorkerError
 from benchmarks.robustness import command as bench
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import PROBLEMS, Method, Outcome, Problem
-from benchmarks.robustness.study import (
+from benchmarks.robustness.runs import (
     STARTS,
     TIERS,
     Batch,
@@ -23,12 +23,11 @@ from benchmarks.robustness.study import (
     Runs,
     Unit,
     batched,
-    plan,
-    run_all,
     start_label,
     start_point,
     sweep_lr,
 )
+from benchmarks.robustness.study import plan, run_all
 from benchmarks.tasks import Task
 from tests.benchmarks.robustness import fakes
 from tests.benchmarks.robustness.fakes import ONE, TWO, do, fake_run, settings
