@@ -117,7 +117,7 @@ class State:
             *(held.clone() for held in (self.first, self.second, self.counts)),
         ]
 
-    def restore(self, rows: Tensor, snapshot: list[Tensor]) -> None:
+    def restore(self, rows: Tensor, snapshot: list[Tensor], fresh: bool = False) -> None:
         """Bring rows back to a snapshot once the update that is under way is taken.
 
         So the update of the step at which a rule asks for it is lost.
@@ -125,8 +125,11 @@ class State:
         Args:
             rows: a mask, (rows,).
             snapshot: what `snapshot` returned.
+            fresh: clear the moments, in place of bringing those of the snapshot back.
         """
-        self._restores.append((rows, snapshot))
+        weights, *held = snapshot
+        held = [torch.zeros_like(then) if fresh else then for then in held]
+        self._restores.append((rows, [weights, *held]))
 
     def clear(self, rows: Tensor, first: bool = True) -> None:
         """Clear the moments of rows (a mask); the first one only with `first`."""

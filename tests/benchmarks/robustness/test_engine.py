@@ -95,7 +95,7 @@ def test_replicas_that_deviate_and_are_averaged_take_the_mean_rate() -> None:
 
 
 class GoingBack(Plain):
-    """The first row goes back to its start at step 3, with its moments cleared."""
+    """The first row goes back to its start at step 3, and again at 4 with moments cleared."""
 
     def begin(self, state: State, peaks: Tensor) -> None:
         super().begin(state, peaks)
@@ -111,10 +111,14 @@ class GoingBack(Plain):
             now, then = self.state.snapshot(), self.first
             assert all(torch.equal(a[0], b[0]) for a, b in zip(now, then, strict=True))
             assert not any(torch.equal(a[1], b[1]) for a, b in zip(now, then, strict=True))
+            self.state.restore(rows, now, fresh=True)
             self.state.clear(~rows, first=False)
             assert self.state.first[1].any()
             assert not self.state.second[1].any()
             assert self.state.counts.tolist() == [[0, 0], [4, 0]]
+        if t == 5:
+            assert self.state.counts.tolist() == [[0, 0], [5, 1]]
+            assert not self.state.first[0].any()
         return super().rates(t, share, grads, updates, losses)
 
 
