@@ -42,12 +42,12 @@ def test_the_schedules_by_hand() -> None:
     at = {name: shares(replace(SHORT, schedule=name, steps=100)) for name in SCHEDULES}
     assert at["cosine"][0] == 1.0
     assert at["cosine"][50] == pytest.approx(0.5)
-    # Five steps of warm-up; the cosine has the other 95.
-    assert at["warmup-cosine"][:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert at["warmup-cosine"][99] == pytest.approx(0.00027, abs=1e-5)
-    assert at["wsd"][4:81] == [1.0] * 77
+    # Ten steps of warm-up; the cosine has the other 90.
+    assert at["warmup-cosine"][:11] == pytest.approx([*(t / 10 for t in range(1, 11)), 1.0])
+    assert at["warmup-cosine"][99] == pytest.approx(0.0003046, rel=1e-3)
+    assert at["wsd"][9:81] == [1.0] * 72
     assert at["wsd"][80:] == pytest.approx([(100 - t) / 20 for t in range(80, 100)])
-    assert at["warmup-constant"][4:] == [1.0] * 96
+    assert at["warmup-constant"][9:] == [1.0] * 91
 
 
 def test_a_schedule_sets_the_rates_of_an_optimizer_at_its_peak() -> None:
