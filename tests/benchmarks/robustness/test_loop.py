@@ -52,7 +52,7 @@ def test_the_schedules_by_hand() -> None:
 
 def test_a_schedule_sets_the_rates_of_an_optimizer_at_its_peak() -> None:
     optimizer = SGD([torch.zeros(1)], lr=7.0)
-    schedule = make_schedule(optimizer, replace(SHORT, schedule="wsd", steps=20), 0.5)
+    schedule = make_schedule(optimizer, replace(SHORT, schedule="wsd", steps=10), 0.5)
     optimizer.step()
     assert optimizer.param_groups[0]["lr"] == 0.5
     schedule.step()
