@@ -91,11 +91,12 @@ _confirm("gpt-0.1M-200", "gpt-0.1M", "adamw", "one-cycle", 200, 3e-3)
 _confirm("gpt-0.1M-3200", "gpt-0.1M", "adamw", "one-cycle", 3200, 1e-2)
 # Other schedules, batch sizes, base optimizers and sizes.
 _confirm("gpt-0.1M-cosine", "gpt-0.1M", "adamw", "warmup-cosine", 800, 3e-3)
-_confirm("gpt-0.1M-wsd", "gpt-0.1M", "adamw", "wsd", 800, 3e-3, batch_size=2)
+_confirm("gpt-0.1M-wsd", "gpt-0.1M", "adamw", "wsd", 400, 3e-3, batch_size=8)
 _confirm("gpt-0.1M-muon", "gpt-0.1M", "muon", "warmup-cosine", 800, 1e-2)
-_confirm("gpt-0.1M-free", "gpt-0.1M", "schedule-free", "warmup-constant", 800, 3e-3)
-_confirm("gpt-1M", "gpt-1M", "adamw", "warmup-cosine", 400, 1e-3)
-_confirm("gpt-1M-large", "gpt-1M", "adamw", "warmup-cosine", 400, 1e-3, batch_size=4)
+_confirm(
+    "gpt-0.1M-free", "gpt-0.1M", "schedule-free", "warmup-constant", 400, 2e-3, batch_size=8
+)
+_confirm("gpt-1M", "gpt-1M", "adamw", "warmup-cosine", 350, 1e-3, batch_size=4)
 _confirm("finetune-block", "finetune-block", "adamw", "warmup-cosine", 400, 3e-2)
 _confirm("finetune-lora", "finetune-lora", "adamw", "warmup-cosine", 400, 1e-2)
 _confirm("finetune-full", "finetune-full", "adamw", "warmup-cosine", 400, 1e-2)

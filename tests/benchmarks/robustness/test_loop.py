@@ -103,7 +103,7 @@ def test_the_loop_calls_a_method_where_it_says() -> None:
 def test_the_problems_are_split_and_load_at_their_batch_size() -> None:
     assert {problem.split for problem in PROBLEMS.values()} == {TUNING, CONFIRMATION}
     assert all(name == problem.name for name, problem in PROBLEMS.items())
-    assert load(PROBLEMS["gpt-0.1M-wsd"]).batch_size == 2
+    assert load(PROBLEMS["gpt-0.1M-wsd"]).batch_size == 8
     assert load(PROBLEMS["gpt-0.1M"]).batch_size == 4
     assert {p.schedule for p in PROBLEMS.values()} == set(SCHEDULES)
 
