@@ -35,9 +35,9 @@ from ..robustness.problems import (
     PROBLEMS,
     REPLICAS,
     load,
+    make_schedule,
     new_model,
     new_optimizer,
-    one_cycle,
     parameter_groups,
     replica_batch,
 )
@@ -83,7 +83,7 @@ def bias(name: str, start: float, seed: int) -> list[list[float]]:
         new_optimizer(problem, parameter_groups(problem, task, m), lr) for m in models
     ]
     spare = new_optimizer(problem, parameter_groups(problem, task, new_model(task, seed)), lr)
-    schedule = one_cycle(spare, problem, lr)
+    schedule = make_schedule(spare, problem, lr)
     centre = None
     found: list[list[list[float]]] = [[[] for _ in PHASES] for _ in MIXES]
     for t in range(problem.steps - 1):

@@ -1,21 +1,27 @@
-"""Regret: how much worse a run ends than the best rate of a sweep would have.
+"""What the runs say: regret, compute to target, and the noise of each problem.
 
-    regret = mean held-out loss over seeds / reference - 1, in percent
-    reference = the lowest mean held-out loss of plain DDP, over the sweep and the starts
+    loss of a run = min(held-out loss at its end, held-out loss of its initial weights)
+    regret = mean loss over seeds / reference - 1, in percent
+    reference = the lowest mean loss of plain DDP, over the sweep and the starts
 
-The error is the standard error of the same ratio taken seed by seed, each against the
-reference row's loss of that seed: seeds share weights and batches, so most of what differs
-between them drops out. The best of many rows is chosen after the fact, which flatters the
-reference and makes all regrets a little too large.
+The cap keeps the loss of a run that diverged a number. The error is the standard error of the
+same ratio taken seed by seed, each against the reference row's loss of that seed: seeds share
+weights and batches, so most of what differs between them drops out. The best of many rows is
+chosen after the fact, which flatters the reference and makes all regrets a little too large.
 
-A run that diverged has an infinite regret, and so has every mean it is part of: it is
-counted and shown, and a median stands beside, but it is never averaged away.
+    noise = how far the reference's own loss moves with other batches from the same weights
+    compute to target = (steps to the target + forward passes / 3) / steps of one run
+
+The target is the reference's loss and the noise on top, since less cannot be told apart. The
+steps are read from the mean curve over seeds, between readings by a straight line; the compute
+is infinite if the curve never gets there. An extra forward pass counts a third of a training
+step. A sweep of seven costs 7.
 """
 
 import json
 import math
-from collections.abc import Sequence
-from statistics import median, stdev
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -23,12 +29,14 @@ import pandas as pd
 
 from ..core.page import table as markdown
 from ..core.records import RECORDS
-from ..core.statistics import estimate
 from .methods import LABELS, OURS, PLAIN, START_FREE
-from .study import Runs, start_label, start_point, sweep_lr, sweep_point
+from .runs import CALIBRATED, RERUN, Runs, capped, start_label, start_point, sweep_point
 
-# Percent: what the worst start may cost, and what counts as robust.
+# Percent: what the worst start may cost, what counts as robust, and the most noise.
 TOLERANCE = 2.0
+MOST_NOISE = 1.0
+# Of one run, to the sweep's loss.
+BUDGET = 1.15
 
 
 def references(runs: Runs) -> pd.DataFrame:
@@ -36,74 +44,109 @@ def references(runs: Runs) -> pd.DataFrame:
 
     Returns:
         By row: `problem`; `best_lr`, the sweep's best peak rate; `loss`, the lowest mean loss
-        of plain DDP, and the losses `by_seed` of the row that has it; `at_edge`, whether the
-        best rate is the outermost of the sweep even so.
+        of plain DDP, and the losses `by_seed` of the row that has it; `initial`, the mean loss
+        of the initial weights; `at_edge`, whether the best rate is the outermost of the sweep
+        even so; `noise` in percent, NaN until measured.
 
     Raises:
-        ValueError: if no rate of a sweep trains, or the best loss is not above 0.
+        ValueError: if the best loss is not above 0.
     """
     found = []
     for problem in runs.settings.problems:
-        best = runs.best_point(problem)
+        best, name = runs.best_lr(problem), problem.name
         if best is None:
             continue
         points = runs.sweep_points(problem)
         names = [sweep_point(p) for p in points]
         names += [start_point(PLAIN, start) for start in runs.settings.starts]
-        rows = [runs.losses(problem.name, PLAIN, name) for name in names]
-        chosen = min((row for row in rows if row), key=_mean)
-        if _mean(chosen) <= 0:
+        rows = [row for point in names if (row := runs.seeds(name, PLAIN, point))]
+        chosen = min(rows, key=_mean_loss)
+        if _mean_loss(chosen) <= 0:
             raise ValueError(
-                f"the best loss on {problem.name} is {_mean(chosen):g}, and a regret is a "
-                f"ratio of losses above 0: give the task a loss that stays above 0."
+                f"the best loss on {name} is {_mean_loss(chosen):g}, and a regret is a ratio "
+                f"of losses above 0: give the task a loss that stays above 0."
             )
         found.append(
             {
-                "problem": problem.name,
-                "best_lr": sweep_lr(problem, best),
-                "loss": _mean(chosen),
-                "by_seed": chosen,
-                "at_edge": best in (points[0], points[-1]),
+                "problem": name,
+                "split": problem.split,
+                "best_lr": best,
+                "loss": _mean_loss(chosen),
+                "by_seed": [capped(run) for run in chosen],
+                "initial": fmean(run["initial"] for run in chosen),
+                "at_edge": runs.best_point(problem) in (points[0], points[-1]),
+                "noise": _noise(runs, name, sweep_point(runs.best_point(problem) or 0)),
             }
         )
-    return pd.DataFrame(found, columns=["problem", "best_lr", "loss", "by_seed", "at_edge"])
+    names = ["problem", "split", "best_lr", "loss", "by_seed", "initial", "at_edge", "noise"]
+    return pd.DataFrame(found, columns=names)
+
+
+def _noise(runs: Runs, problem: str, best: str) -> float:
+    """Return the mean over seeds of how far other batches move the loss, in percent."""
+    first, again = runs.losses(problem, PLAIN, best), runs.losses(problem, RERUN, "noise")
+    if not first or not again:
+        return math.nan
+    return fmean(100 * abs(b / a - 1) for a, b in zip(first, again, strict=True))
 
 
 def cells(runs: Runs) -> pd.DataFrame:
     """Return a row for each problem, method and start whose seeds have all run."""
     found = []
-    for against in references(runs).itertuples():
+    for against in references(runs).to_dict("records"):
         for method in runs.settings.methods:
             for start in runs.settings.starts:
-                losses = runs.losses(against.problem, method, start_point(method, start))
-                if losses:
-                    cell = regret(losses, against.loss, against.by_seed)
-                    where = {"problem": against.problem, "method": method, "start": start}
-                    found.append({**where, **cell})
+                row = runs.seeds(against["problem"], method, start_point(method, start))
+                if row:
+                    where = {"problem": against["problem"], "split": against["split"]}
+                    where |= {"method": method, "start": start}
+                    found.append({**where, **cell(row, against)})
     return pd.DataFrame(found)
 
 
-def regret(
-    losses: Sequence[float], reference: float, by_seed: Sequence[float]
-) -> dict[str, float]:
-    """Return the regret of one start; see the module's head for the rule.
+def cell(row: Sequence[Mapping[str, Any]], against: Mapping[str, Any]) -> dict[str, float]:
+    """Return what one start of a method comes to; see the module's head for the rules.
+
+    Args:
+        row: its runs, by seed.
+        against: the problem's reference.
 
     Returns:
-        In percent `regret` of the mean loss, its standard `error`, NaN with one seed or if one
-        diverged, and `middle`, the median over seeds; how many `diverged`, of how many `seeds`.
+        In percent `regret` of the mean loss and its standard `error`, NaN with one seed;
+        `compute` to target; how many `diverged`, so that their loss is their initial weights',
+        of how many `seeds`; `seconds` of a run, and `forwards` beside training.
     """
-    ratios = [_percent(loss, best) for loss, best in zip(losses, by_seed, strict=True)]
-    diverged = sum(map(math.isinf, ratios))
-    whole, error = _percent(_mean(losses), reference), math.nan
-    if not diverged and len(ratios) > 1 and math.isfinite(whole):
-        error = stdev(ratios) / math.sqrt(len(ratios))
+    losses = [capped(run) for run in row]
+    ratios = [100 * (a / b - 1) for a, b in zip(losses, against["by_seed"], strict=True)]
+    error = stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
     return {
-        "regret": whole,
+        "regret": 100 * (fmean(losses) / against["loss"] - 1),
         "error": error,
-        "middle": median(ratios),
-        "diverged": diverged,
-        "seeds": len(ratios),
+        "compute": compute(row, against["loss"], against["noise"]),
+        "diverged": sum(not run["held_out"] < run["initial"] for run in row),
+        "seeds": len(row),
+        "seconds": fmean(run["seconds"] for run in row),
+        "forwards": fmean(run["forwards"] for run in row),
     }
+
+
+def compute(row: Sequence[Mapping[str, Any]], loss: float, noise: float) -> float:
+    """Return the compute to target in runs; infinite if it is missed.
+
+    Args:
+        row: runs by seed, whose curves were read at the same steps.
+        loss: the reference's.
+        noise: the problem's, in percent; 0 is taken for NaN.
+    """
+    steps = [0, *(step for step, _ in row[0]["curve"])]
+    curves = [[run["initial"], *(value for _, value in run["curve"])] for run in row]
+    mean = np.nan_to_num(np.mean(curves, axis=0), nan=math.inf)
+    target = loss * (1 + (0 if math.isnan(noise) else noise) / 100)
+    if not (mean <= target).any():
+        return math.inf
+    at = int(np.argmax(mean <= target))
+    reached = np.interp(-target, -mean[at - 1 : at + 1], steps[at - 1 : at + 1]) if at else 0
+    return float((reached + fmean(run["forwards"] for run in row) / 3) / steps[-1])
 
 
 def standings(cells: pd.DataFrame) -> pd.DataFrame:
@@ -115,11 +158,13 @@ def standings(cells: pd.DataFrame) -> pd.DataFrame:
             {
                 "method": method,
                 "mean": mine["regret"].mean(),
-                "median": mine["regret"].median(),
+                "mean_error": mine["regret"].std() / math.sqrt(len(mine)),
                 "worst": worst["regret"],
                 "worst_problem": worst["problem"],
                 "worst_start": worst["start"],
                 "within": (mine["regret"] <= TOLERANCE).mean(),
+                "compute": mine["compute"].median(),
+                "in_budget": (mine["compute"] <= BUDGET).mean(),
                 "diverged": mine["diverged"].sum(),
                 "runs": mine["seeds"].sum(),
             }
@@ -131,18 +176,35 @@ def standings_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Return the methods over all problems and starts, as texts."""
     lines = []
     for one in standings(cells).itertuples():
-        where = "" if one.method in START_FREE else f" from {start_label(one.worst_start)}"
+        free = one.method in START_FREE | {CALIBRATED}
+        where = "" if free else f" from {start_label(one.worst_start)}"
         lines.append(
             {
                 "method": label(one.method),
                 "mean": percent(one.mean),
-                "median": percent(one.median),
                 "worst": percent(one.worst),
                 "worst on": f"{one.worst_problem}{where}",
-                f"at most {TOLERANCE:g} %": f"{one.within:.0%}",
+                f"≤ {TOLERANCE:g} %": f"{one.within:.0%}",
+                f"≤ {BUDGET:g} runs": f"{one.in_budget:.0%}",
                 "diverged": f"{one.diverged} of {one.runs}",
             }
         )
+    return pd.DataFrame(lines)
+
+
+def noise_table(references: pd.DataFrame) -> pd.DataFrame:
+    """Return the problems with their best rates, losses and noise, as texts."""
+    lines = [
+        {
+            "problem": one.problem,
+            "split": one.split,
+            "best rate": f"{one.best_lr:.3g}{' (edge)' if one.at_edge else ''}",
+            "loss": f"{one.loss:.4g}",
+            "initial": f"{one.initial:.4g}",
+            "noise": "–" if math.isnan(one.noise) else f"{one.noise:.2f} %",
+        }
+        for one in references.itertuples()
+    ]
     return pd.DataFrame(lines)
 
 
@@ -153,99 +215,98 @@ def problem_table(cells: pd.DataFrame, problem: str) -> pd.DataFrame:
     for method, row in mine.groupby("method", sort=False):
         texts = {start_label(c.start): cell_text(c) for c in row.itertuples()}
         ends = {"mean": percent(row["regret"].mean()), "worst": percent(row["regret"].max())}
+        middle = row["compute"].median()
+        ends["compute"] = "–" if math.isinf(middle) else f"{middle:.2f}"
         lines.append({"method": label(str(method)), **texts, **ends})
     return pd.DataFrame(lines).fillna("–")
 
 
 def label(method: str) -> str:
     """Return how tables call a method; ° marks those that need no initial rate."""
-    return LABELS.get(method, method) + ("°" if method in START_FREE else "")
+    free = method in START_FREE | {CALIBRATED}
+    return LABELS.get(method, method) + ("°" if free else "")
 
 
 def percent(value: float) -> str:
-    """Return a regret for a table; `diverged` for what is infinite."""
+    """Return a regret for a table."""
     if math.isnan(value):
         return "–"
-    if math.isinf(value):
-        return "diverged"
-    if abs(value) >= 9999.5:
-        mantissa, _, exponent = f"{value:+.0e}".partition("e")
-        return f"{mantissa}e{int(exponent)} %"
     return f"{value:+.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f} %"
 
 
 def cell_text(cell: Any) -> str:
-    """Return a start for a table: regret and error, or how many seeds diverged."""
-    if cell.diverged:
-        middle = f", median {percent(cell.middle)}" if cell.diverged < cell.seeds else ""
-        return f"diverged, {cell.diverged} of {cell.seeds}{middle}"
+    """Return a start for a table: regret and error, and how many seeds diverged."""
     error = f" ± {percent(cell.error).lstrip('+')}" if cell.error == cell.error else ""
-    return percent(cell.regret).removesuffix(" %" if error else "") + error
+    text = percent(cell.regret).removesuffix(" %" if error else "") + error
+    return f"{text}, {cell.diverged} of {cell.seeds} diverged" if cell.diverged else text
 
 
 def summary(runs: Runs) -> dict[str, Any]:
     """Return the numbers that a record has; null stands for what is not finite."""
-    found, by = cells(runs), ["problem", "method"]
+    found, by = cells(runs), ["problem", "split", "method"]
     return {
         "references": references(runs).to_dict("records"),
         "rows": [
-            {**dict(zip(by, names, strict=True)), "cells": row.to_dict("records")}
+            {
+                **dict(zip(by, names, strict=True)),
+                "cells": row.drop(columns=by).to_dict("records"),
+            }
             for names, row in found.groupby(by, sort=False)
         ],
     }
 
 
+def recorded(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a record's cells, with infinity for the nulls that stand for it."""
+    every = pd.json_normalize(found["rows"], "cells", ["problem", "split", "method"])
+    infinite = every["compute"].astype(float).fillna(math.inf)
+    return every.assign(compute=infinite, error=every["error"].astype(float))
+
+
 def values() -> dict[str, Any]:
     """Return the numbers that docs/robustness.md names."""
     record = RECORDS / "robustness"
-    config, versions, found = (
-        json.loads((record / f"{name}.json").read_text())
-        for name in ("config", "environment", "summary")
+    return page_values(
+        *(
+            json.loads((record / f"{name}.json").read_text())
+            for name in ("config", "environment", "summary")
+        )
     )
-    every = _recorded(found)
-    steps = {problem["name"]: problem["steps"] for problem in config["problems"]}
+
+
+def page_values(
+    config: dict[str, Any], versions: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the same of the contents of a run folder."""
+    every = recorded(found)
+    problems = {problem["name"]: problem for problem in config["problems"]}
+    against = pd.DataFrame(found["references"]).astype({"noise": float})
+    confirmed = every[every["split"] == "confirmation"]
     return {
         "config": config,
         "versions": versions,
         "problems": [
-            {
-                **one,
-                "steps": steps[one["problem"]],
-                "table": problem_table(every, one["problem"]),
-            }
-            for one in found["references"]
+            {**problems[one["problem"]], **one, "table": problem_table(every, one["problem"])}
+            for one in against.to_dict("records")
         ],
+        "noise": noise_table(against),
+        "most_noise": MOST_NOISE,
+        "noisiest": against["noise"].max(),
+        "budget": BUDGET,
+        "tolerance": TOLERANCE,
         "ours": label(OURS),
+        "confirmed": standings_table(confirmed) if len(confirmed) else None,
         "standings": standings_table(every),
         "standing": {one["method"]: one for one in standings(every).to_dict("records")},
         "percent": percent,
-        "at_best": every[(every["method"] == OURS) & (every["start"] == 1)].set_index(
-            "problem"
-        )["regret"],
     }
 
 
 def readme() -> str:
     """Return the table over all problems and starts, as README.md has it."""
     found = json.loads((RECORDS / "robustness" / "summary.json").read_text())
-    return markdown(standings_table(_recorded(found)), bold=label(OURS))
+    return markdown(standings_table(recorded(found)), bold=label(OURS))
 
 
-def _recorded(found: dict[str, Any]) -> pd.DataFrame:
-    """Return a record's cells, with infinity for the nulls that stand for it."""
-    every = pd.json_normalize(found["rows"], "cells", ["problem", "method"])
-    infinite = every[["regret", "middle"]].astype(float).fillna(math.inf)
-    return every.assign(**infinite, error=every["error"].astype(float))
-
-
-def _percent(loss: float, best: float) -> float:
-    """Return a regret in percent; infinite for what is not finite."""
-    with np.errstate(all="ignore"):
-        ratio = 100 * (np.float64(loss) / best - 1) if best > 0 else math.inf
-    return float(ratio) if math.isfinite(ratio) else math.inf
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Return the mean; infinite if a value is not finite, or their sum is not."""
-    mean = estimate(values).mean
-    return math.inf if math.isnan(mean) else mean
+def _mean_loss(row: Sequence[Mapping[str, Any]]) -> float:
+    return fmean(map(capped, row))

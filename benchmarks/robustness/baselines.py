@@ -43,7 +43,7 @@ HYPER_LR = 0.1
 def ddp(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     """Train as plain DDP does: one-cycle with its peak at `lr`."""
     model, optimizer = _start(problem, task, lr, seed)
-    schedule = problems.one_cycle(optimizer, problem, lr)
+    schedule = problems.make_schedule(optimizer, problem, lr)
     return _train(problem, task, seed, model, optimizer, lambda _: schedule.step())
 
 
@@ -157,7 +157,7 @@ def d_adaptation(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
         optimizer = _new("dadaptation", "DAdaptAdam", groups, lr=1.0, **own)
     else:
         optimizer = _new("dadaptation", "DAdaptSGD", groups, lr=1.0, momentum=MOMENTUM)
-    schedule = problems.one_cycle(optimizer, problem, 1.0)
+    schedule = problems.make_schedule(optimizer, problem, 1.0)
 
     def rate(group: dict) -> float:
         scale = (1 - MOMENTUM) / group["g0_norm"] if "g0_norm" in group else 1.0
@@ -202,7 +202,7 @@ def hypergradient(
     the best of 0.002 to 0.1 from low starts on `digits`, seeds 0 and 1, at no cost elsewhere.
     """
     model, optimizer = _start(problem, task, lr, seed)
-    schedule = problems.one_cycle(optimizer, problem, lr)
+    schedule = problems.make_schedule(optimizer, problem, lr)
     parameters, factor, last = list(model.parameters()), 1.0, None
 
     def before() -> None:

@@ -1,6 +1,7 @@
 """The command `python -m benchmarks robustness`."""
 
 import shlex
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
@@ -8,26 +9,43 @@ from typing import Annotated
 import typer
 
 from ..core.commands import MOST, Out, Processes, Resume, names, run_folder
+from ..core.failures import MissingDataError
 from ..core.files import write_json
 from ..core.report import print_table, write_report
-from .analysis import cells, problem_table, standings_table, summary
+from .analysis import (
+    cells,
+    noise_table,
+    problem_table,
+    references,
+    standings_table,
+    summary,
+)
 from .methods import LABELS
-from .problems import PROBLEMS, load
-from .study import COMMAND, STARTS, Folder, Runs, Settings, plan, run_all, start_label
+from .problems import CONFIRMATION, PROBLEMS, load
+from .runs import COMMAND, FULL, TIERS, Folder, Runs, Settings, start_label
+from .study import plan, run_all
 
 
 def robustness(
     context: typer.Context,
+    tier: Annotated[
+        str, typer.Option(help="fast: the tuning problems, in minutes; full: all, overnight.")
+    ] = FULL,
     problems: Annotated[
-        str, typer.Option(help=f"Names, separated by commas: {', '.join(PROBLEMS)}.")
+        str,
+        typer.Option(help=f"Default the tier's. Separated by commas: {', '.join(PROBLEMS)}."),
     ] = "",
     methods: Annotated[
         str, typer.Option(help=f"Names, separated by commas: {', '.join(LABELS)}.")
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="Runs from each start.")] = 3,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST, help="Runs from each start; default the tier's."),
+    ] = None,
     starts: Annotated[
-        str, typer.Option(help="Initial peak rates, as multiples of the best.")
-    ] = ",".join(map(start_label, STARTS)),
+        str,
+        typer.Option(help="Initial peak rates, as multiples of the best; default the tier's."),
+    ] = "",
     out: Out = None,
     resume: Resume = None,
     processes: Processes = None,
@@ -39,8 +57,10 @@ def robustness(
     """
 
     def asked() -> Settings:
+        named = names("problems", problems, PROBLEMS)
         of_methods = names("methods", methods, LABELS)
-        return plan(names("problems", problems, PROBLEMS), of_methods, _numbers(starts), seeds)
+        settings = plan(named, of_methods, _numbers(starts), seeds, tier)
+        return settings if named else _with_data(settings)
 
     def check(settings: Settings) -> None:
         for problem in settings.problems:
@@ -62,9 +82,15 @@ def report(folder: Folder) -> Path:
     every, settings = cells(runs), runs.settings
     write_json(folder.path / "summary.json", summary(runs))
     tables = {"Over all problems and starts": standings_table(every)}
+    confirmed = every[every["split"] == CONFIRMATION]
+    if 0 < len(confirmed) < len(every):
+        tables["Over the confirmation problems"] = standings_table(confirmed)
+    tables["The problems and their noise"] = noise_table(references(runs))
     for problem in dict.fromkeys(every["problem"]):
         tables[problem] = problem_table(every, problem)
-    print_table(tables["Over all problems and starts"])
+    print_table(tables["The problems and their noise"])
+    # A terminal has 80 columns.
+    print_table(tables["Over all problems and starts"].drop(columns="worst on"))
     return write_report(
         folder.path,
         "Does a run end well wherever its learning rate starts?",
@@ -74,17 +100,36 @@ def report(folder: Folder) -> Path:
         folder.environment(),
         len(runs.unfinished()),
         "Regret of the held-out loss against the best rate of a sweep of plain DDP, in "
-        "percent. A mean with a diverged run in it is diverged. ° needs no initial rate.",
+        "percent; a loss is capped at that of the initial weights. ° needs no initial rate.",
     )
 
 
 def _again(settings: Settings) -> str:
     """Return the command that makes such a folder again."""
-    words = [*COMMAND.split(), "--problems", ",".join(p.name for p in settings.problems)]
+    words = [
+        *COMMAND.split(),
+        "--tier",
+        settings.tier,
+        "--problems",
+        ",".join(p.name for p in settings.problems),
+    ]
     words += ["--methods", ",".join(settings.methods), "--seeds", str(settings.seeds)]
-    if settings.starts != list(STARTS):
+    if settings.starts != list(TIERS[settings.tier][1]):
         words += ["--starts", ",".join(map(start_label, settings.starts))]
     return shlex.join(words)
+
+
+def _with_data(settings: Settings) -> Settings:
+    """Return the settings without the problems whose data are not on this machine."""
+    found = []
+    for problem in settings.problems:
+        try:
+            load(problem)
+        except MissingDataError as error:
+            print(f"{problem.name} is left out: {error}")
+        else:
+            found.append(problem)
+    return replace(settings, problems=found)
 
 
 def _numbers(text: str) -> list[float]:

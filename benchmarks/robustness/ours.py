@@ -4,7 +4,8 @@ Both run as N replicas in one process, by the references that a test shows equal
 ranks.
 """
 
-import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,15 +16,15 @@ from hdet.replica.explorer import reference as explorer_reference
 from hdet.replica.paper import reference
 
 from ..tasks import Batch, Task
+from .loop import Recorder
 from .problems import (
     REPLICAS,
     Method,
     Outcome,
     Problem,
-    held_out_loss,
+    make_schedule,
     new_model,
     new_optimizer,
-    one_cycle,
     parameter_groups,
     replica_batch,
 )
@@ -55,19 +56,19 @@ def explorer(
     config: hdet.SearchConfig | None = None,
 ) -> Outcome:
     """Train by `Explorer` over the learning rate, at its defaults or another configuration."""
-    began = time.perf_counter()
-
-    def loss(model: nn.Module, step: int, rank: int) -> Tensor:
-        return task.loss(model, replica_batch(task, seed, step, rank))
+    initial, probes = new_model(task, seed), 0
+    recorder = Recorder(problem, task, initial)
 
     def probe(model: nn.Module, sync: int) -> Tensor:
+        nonlocal probes
+        probes += 1
         return task.loss(model, probe_batch(task, seed, sync))
 
     trace = explorer_reference.train(
-        new_model(task, seed),
+        initial,
         lambda model: new_optimizer(problem, parameter_groups(problem, task, model), lr),
-        lambda optimizer: one_cycle(optimizer, problem, lr),
-        loss,
+        lambda optimizer: make_schedule(optimizer, problem, lr),
+        _recorded_loss(task, seed, recorder),
         probe,
         explore=lambda _: [hdet.lr()],
         replicas=REPLICAS,
@@ -77,16 +78,18 @@ def explorer(
         config=config,
     )
     rates = [sum(groups) / len(groups) for groups in trace.base_rates]
-    return _outcome(task, trace.models[0], rates, began)
+    # A probe is of a global batch's size, and each replica takes it.
+    return _outcome(recorder, problem, trace.models[0], rates, float(probes))
 
 
 def paper(problem: Problem, task: Task, lr: float, seed: int, sigma: float) -> Outcome:
     """Train by the paper's method with auto-LR: equations (1) to (5)."""
-    began = time.perf_counter()
+    initial = new_model(task, seed)
+    recorder = Recorder(problem, task, initial)
     trace = reference.train(
-        new_model(task, seed),
+        initial,
         lambda model: new_optimizer(problem, parameter_groups(problem, task, model), lr),
-        lambda model, step, rank: task.loss(model, replica_batch(task, seed, step, rank)),
+        _recorded_loss(task, seed, recorder),
         replicas=REPLICAS,
         total_steps=problem.steps,
         max_lr=lr,
@@ -100,15 +103,28 @@ def paper(problem: Problem, task: Task, lr: float, seed: int, sigma: float) -> O
         seed=seed,
     )
     rates = [sum(sum(row) / len(row) for row in groups) / len(groups) for groups in trace.rates]
-    return _outcome(task, trace.models[0], rates, began)
+    return _outcome(recorder, problem, trace.models[0], rates, 0.0)
 
 
-def _outcome(task: Task, model: nn.Module, rates: list[float], began: float) -> Outcome:
-    seconds = time.perf_counter() - began
-    every = max(1, len(rates) // 60)
-    steps = list(range(1, len(rates) + 1, every))
-    kept = [rates[step - 1] for step in steps]
-    return Outcome(held_out_loss(task, model), steps, kept, seconds)
+def _recorded_loss(
+    task: Task, seed: int, recorder: Recorder
+) -> Callable[[nn.Module, int, int], Tensor]:
+    """Return the replicas' loss; the first one's weights are read where all are averaged."""
+
+    def loss(model: nn.Module, step: int, rank: int) -> Tensor:
+        if rank == 0 and step % SYNC_EVERY == 0 and recorder.due(step):
+            recorder.read(step, model)
+        return task.loss(model, replica_batch(task, seed, step, rank))
+
+    return loss
+
+
+def _outcome(
+    recorder: Recorder, problem: Problem, model: nn.Module, rates: list[float], probes: float
+) -> Outcome:
+    recorder.read(problem.steps, model)
+    outcome = recorder.outcome(probes)
+    return replace(outcome, lrs=[rates[step - 1] for step in outcome.steps])
 
 
 OURS: dict[str, Method] = {

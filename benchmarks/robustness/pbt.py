@@ -30,9 +30,9 @@ from .problems import (
     Outcome,
     Problem,
     held_out_loss,
+    make_schedule,
     new_model,
     new_optimizer,
-    one_cycle,
     parameter_groups,
     replica_batch,
 )
@@ -89,7 +89,7 @@ class Member:
         self.model: nn.Module = new_model(task, seed)
         groups = parameter_groups(problem, task, self.model)
         self.optimizer: Optimizer = new_optimizer(problem, groups, lr)
-        self._schedule: OneCycleLR = one_cycle(self.optimizer, problem, lr)
+        self._schedule: OneCycleLR = make_schedule(self.optimizer, problem, lr)
         self._apply()
 
     def step(self, loss: Tensor) -> float:

@@ -1,7 +1,7 @@
 """The pictures of the robustness benchmark, drawn from its run folder alone.
 
 Our method is drawn thick and in front; the axis of regrets is logarithmic away from zero, and
-runs that are far off or diverged lie at its end, marked as such.
+regrets that are far off lie at its end, marked as such.
 """
 
 import math
@@ -18,10 +18,10 @@ from ..core.plotting import figure, legend, logarithmic, plain
 from .analysis import TOLERANCE, cells, label, references, standings
 from .methods import LABELS, OURS, PLAIN
 from .problems import Problem
-from .study import Runs, start_label, start_point, sweep_point
+from .runs import Runs, start_label, start_point, sweep_point
 
-# Percent. Regrets above the first are drawn at the second, diverged ones at the third.
-_SHOWN, _BEYOND, _DIVERGED = 100.0, 190.0, 360.0
+# Percent. Regrets above the first are drawn at the second.
+_SHOWN, _BEYOND = 100.0, 190.0
 _LOWEST = -30.0
 _TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
 _MARKERS = "svD^<>Pp*dh"
@@ -57,7 +57,7 @@ def _look(method: str) -> dict[str, Any]:
 def _shown(regrets: pd.Series) -> np.ndarray:
     """Return where regrets are drawn: where they are, or behind the end of the axis."""
     inside = np.clip(regrets, _LOWEST, np.inf)
-    return np.where(np.isinf(regrets), _DIVERGED, np.where(inside > _SHOWN, _BEYOND, inside))
+    return np.where(inside > _SHOWN, _BEYOND, inside)
 
 
 def _regret(plots: Path, problem: Problem, mine: pd.DataFrame) -> Path:
@@ -65,8 +65,8 @@ def _regret(plots: Path, problem: Problem, mine: pd.DataFrame) -> Path:
     title = f"Regret over the initial rate, {problem.name}: {problem.steps} steps"
     caption = (
         f"Mean over {mine['seeds'].max()} seeds, bars: standard error. Shaded: up to "
-        f"{TOLERANCE:g} %. At the top: above 100 %, and diverged. One run per seed stands for "
-        f"all starts of ° methods."
+        f"{TOLERANCE:g} %. At the top: above 100 %. One run per seed stands for all starts of "
+        f"° methods."
     )
     with figure(file, 4.6, title, caption) as drawn:
         ax = drawn.subplots()
@@ -93,42 +93,39 @@ def _regret(plots: Path, problem: Problem, mine: pd.DataFrame) -> Path:
 
 
 def _summary(plots: Path, every: pd.DataFrame) -> Path:
-    order = standings(every).sort_values(["worst", "mean", "median"])
+    order = standings(every).sort_values(["worst", "mean"])
     problems, file = every["problem"].nunique(), plots / "summary.png"
     title = f"Mean and worst regret, all starts of {problems} problems"
     caption = (
-        f"Circle: mean. Stroke: median. Diamond: worst; rows are in its order. Shaded: up "
-        f"to {TOLERANCE:g} %. A mean with a diverged run in it is diverged, too."
+        f"Circle: mean. Diamond: worst; rows are in its order. Shaded: up to {TOLERANCE:g} %. "
+        f"A loss is capped at that of the initial weights."
     )
     with figure(file, 0.42 * len(order) + 1.9, title, caption) as drawn:
         ax, rows = drawn.subplots(), np.arange(len(order))
         colors = ["C0" if method == OURS else "#555555" for method in order["method"]]
-        mean, middle, worst = (_shown(order[name]) for name in ("mean", "median", "worst"))
+        mean, worst = (_shown(order[name]) for name in ("mean", "worst"))
         ax.hlines(rows, mean, worst, color=colors, lw=1.2)
         ax.scatter(mean, rows, color=colors, marker="o", zorder=3)
-        ax.scatter(middle, rows, color=colors, marker="|", s=90, zorder=3)
         ax.scatter(worst, rows, color=colors, marker="D", zorder=3)
         ax.set_yticks(rows, [plain(label(method)) for method in order["method"]])
         ax.invert_yaxis()
-        _regret_axis(ax, ax.xaxis, min(mean.min(), middle.min()))
+        _regret_axis(ax, ax.xaxis, mean.min())
         ax.axvspan(_LOWEST * 2, TOLERANCE, color="C0", alpha=0.07, lw=0)
         ax.set_xlabel("regret of the held-out loss")
     return file
 
 
 def _regret_axis(ax: Axes, axis: Any, lowest: float) -> None:
-    """Make an axis of `ax` linear within 1 %, logarithmic beyond, with its two ends named."""
+    """Make an axis of `ax` linear within 1 %, logarithmic beyond, with its end named."""
     low = next((tick for tick in _TICKS[::-1] if tick <= min(lowest, -0.5)), _LOWEST)
     across = axis is ax.xaxis
     (ax.set_xscale if across else ax.set_yscale)("symlog", linthresh=1, linscale=0.7)
-    (ax.set_xlim if across else ax.set_ylim)(1.25 * low, _DIVERGED * 1.3)
+    (ax.set_xlim if across else ax.set_ylim)(1.25 * low, _BEYOND * 1.3)
     ticks = [tick for tick in _TICKS if tick >= low and (tick < 100 or not across)]
-    # Across, the two ends share one tick: their names would run into each other.
-    names = {_BEYOND: ">100 %", _DIVERGED: "\ndiverged" if across else "diverged"}
-    axis.set_major_locator(FixedLocator([*ticks, *names]))
+    axis.set_major_locator(FixedLocator([*ticks, _BEYOND]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(
-        FuncFormatter(lambda x, _: names.get(x, f"{x:+g} %" if x else "0 %"))
+        FuncFormatter(lambda x, _: ">100 %" if x == _BEYOND else f"{x:+g} %" if x else "0 %")
     )
 
 

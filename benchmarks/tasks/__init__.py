@@ -7,16 +7,26 @@ from .base import Batch as Batch
 from .base import Task as Task
 from .digits import DigitsTask
 from .embedding import EmbeddingTask
-from .fashion import FashionTask
+from .fashion import FashionTask, WholeFashionTask
+from .finetune import FineTuneTask, LastBlockTask, LoRATask
+from .gpt import GPTTask, LargerGPTTask
 from .movielens import MovieLensTask
+from .ngram import NGramTask
 from .regression import RegressionTask
 from .teacher import TeacherTask
 from .text import TextTask
 
 TASKS: dict[str, Callable[[str | Path | None], Task]] = {
     TextTask.name: TextTask,
+    GPTTask.name: GPTTask,
+    LargerGPTTask.name: LargerGPTTask,
+    NGramTask.name: NGramTask,
     DigitsTask.name: DigitsTask,
+    FineTuneTask.name: FineTuneTask,
+    LastBlockTask.name: LastBlockTask,
+    LoRATask.name: LoRATask,
     FashionTask.name: FashionTask,
+    WholeFashionTask.name: WholeFashionTask,
     MovieLensTask.name: MovieLensTask,
     TeacherTask.name: TeacherTask,
     RegressionTask.name: RegressionTask,

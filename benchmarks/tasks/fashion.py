@@ -37,13 +37,18 @@ REMEDY = (
 
 
 class FashionTask(StreamTask):
-    """Classification of clothes; see the module's head."""
+    """Classification of clothes; see the module's head.
+
+    Attributes:
+        held_out_images: how many of the test images.
+    """
 
     name = "fashion"
     title = "Fashion-MNIST, cross-entropy (nats)"
     low_lr = 1e-2
     batch_size = 8
     prefixes = {"convolution": ["0.", "3."], "head": ["7."]}
+    held_out_images = HELD_OUT
 
     def __init__(self, data: str | Path | None = None) -> None:
         """Read the four files once per process.
@@ -57,7 +62,8 @@ class FashionTask(StreamTask):
         folder = DEFAULT_FOLDER if data is None else Path(data)
         self._images, self._labels = pairs(folder, "train")
         self.count = len(self._labels)
-        images, labels = (c[:HELD_OUT].split(HELD_OUT_BATCH) for c in pairs(folder, "t10k"))
+        held = (column[: self.held_out_images] for column in pairs(folder, "t10k"))
+        images, labels = (column.split(HELD_OUT_BATCH) for column in held)
         self._held_out = list(zip(map(_scaled, images), labels, strict=True))
 
     def network(self) -> nn.Module:
@@ -77,6 +83,14 @@ class FashionTask(StreamTask):
         """Return (images, labels); images are (batch, 1, 28, 28), standardised."""
         chosen = self.places(seed, step, rank, world_size)
         return _scaled(self._images[chosen]), self._labels[chosen]
+
+
+class WholeFashionTask(FashionTask):
+    """The same with all test images held out, where differences of 1 % are to be told."""
+
+    name = "fashion-whole"
+    batch_size = 32
+    held_out_images = 10_000
 
 
 def _scaled(images: Tensor) -> Tensor:

@@ -116,11 +116,8 @@ class TextTask(StreamTask):
         Raises:
             MissingDataError: if there is too little text, or no more than one file.
         """
-        if data is None:
-            root, suffixes = Path(sysconfig.get_paths()["stdlib"]), (".py",)
-        else:
-            root, suffixes = Path(data), (".py", ".txt", ".md")
-        self._train, held = _windows(root.resolve(), suffixes)
+        root, suffixes = source_of(data)
+        self._train, held = windows(root.resolve(), suffixes, WINDOW)
         self.count = len(self._train)
         spread = torch.linspace(0, len(held) - 1, HELD_OUT_BATCHES * self.batch_size)
         chosen = held[spread.long()].split(self.batch_size)
@@ -154,21 +151,32 @@ def _inputs_and_targets(windows: Tensor) -> Batch:
     return windows[:, :-1], windows[:, 1:]
 
 
-@lru_cache(maxsize=2)
-def _windows(root: Path, suffixes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Return the training and the held-out windows, (count, context + 1) uint8 each."""
+def source_of(data: str | Path | None) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder and the files' suffixes: the standard library's, or a user's."""
+    if data is None:
+        return Path(sysconfig.get_paths()["stdlib"]), (".py",)
+    return Path(data), (".py", ".txt", ".md")
+
+
+@lru_cache(maxsize=4)
+def windows(root: Path, suffixes: tuple[str, ...], width: int) -> tuple[Tensor, Tensor]:
+    """Return the training and the held-out windows, (count, width) uint8 each.
+
+    Raises:
+        MissingDataError: if there is too little text, or no more than one file.
+    """
     texts = _texts(root, suffixes)
     held = _held_out_names(texts)
-    train = _cut([text for name, text in texts.items() if name not in held])
+    train = _cut([text for name, text in texts.items() if name not in held], width)
     total = sum(map(len, texts.values()))
-    if total < MIN_BYTES or len(train) * WINDOW < total // 2:
+    if total < MIN_BYTES or len(train) * width < total // 2:
         raise MissingDataError(
             f"`text` found too little to train on in {root}: {len(texts)} "
             f"{'/'.join(suffixes)} files with {total} bytes in all. It needs "
             f"{MIN_BYTES} bytes, in several files, since whole files are held out. "
             f"{REMEDY}"
         )
-    return train, _cut([texts[name] for name in sorted(held)])
+    return train, _cut([texts[name] for name in sorted(held)], width)
 
 
 def _texts(root: Path, suffixes: tuple[str, ...]) -> dict[str, bytes]:
@@ -200,7 +208,7 @@ def _hash_share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def _cut(texts: list[bytes]) -> Tensor:
+def _cut(texts: list[bytes], width: int) -> Tensor:
     joined = np.frombuffer(bytearray(b"".join(texts)), dtype=np.uint8)
-    count = len(joined) // WINDOW
-    return torch.from_numpy(joined[: count * WINDOW].reshape(count, WINDOW))
+    count = len(joined) // width
+    return torch.from_numpy(joined[: count * width].reshape(count, width))

@@ -22,7 +22,7 @@ from benchmarks.core.ranks import RankError
 DIGITS = ["compare", "--task", "digits", "--steps", "20", "--replicas", "2"]
 COMMANDS = {
     "compare": DIGITS,
-    "robustness": ["robustness", "--problems", "digits-sgd"],
+    "robustness": ["robustness", "--problems", "teacher-sgd"],
     "federated": ["federated", "--experiments", "rates"],
     "bilevel": ["bilevel", "--tasks", "quadratic"],
 }

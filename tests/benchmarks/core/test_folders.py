@@ -14,7 +14,7 @@ import torch
 from benchmarks.core.failures import FolderError
 from benchmarks.core.folders import CommandFolder
 from benchmarks.core.lock import locked
-from benchmarks.robustness.study import Folder
+from benchmarks.robustness.runs import Folder
 from tests.benchmarks.compare.fake_run import fake_run
 from tests.benchmarks.robustness import fakes
 

@@ -93,7 +93,7 @@ def test_while_the_workers_are_started(tmp_path: Path) -> None:
 
 def workers(begun: Path, out: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a benchmark whose runs never end, in two worker processes."""
-    options = ["--problems", "digits-sgd", "--methods", "ddp", "--processes", "2"]
+    options = ["--problems", "teacher-sgd", "--methods", "ddp", "--processes", "2"]
     run = ["-m", "tests.benchmarks.robustness.blocked_run", "robustness", *options]
     return started(*run, "--out", str(out), BEGUN=str(begun))
 

@@ -13,7 +13,7 @@ from benchmarks.robustness import command as commands
 from benchmarks.robustness import study
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import Method, Problem
-from benchmarks.robustness.study import Folder
+from benchmarks.robustness.runs import Folder
 from benchmarks.tasks import Task
 from tests.benchmarks.robustness import fakes
 
@@ -27,7 +27,7 @@ def wait(problem: Problem, task: Task, lr: float, seed: int) -> NoReturn:
 
 def methods() -> dict[str, Method]:
     """Return the same for every name."""
-    return dict.fromkeys(LABELS, wait)
+    return dict.fromkeys([*LABELS, "rerun"], wait)
 
 
 def run_all(folder: Folder, processes: int | None) -> None:

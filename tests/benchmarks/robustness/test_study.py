@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,19 @@ from benchmarks.core.pool import WorkerError
 from benchmarks.robustness import command as bench
 from benchmarks.robustness.methods import LABELS
 from benchmarks.robustness.problems import PROBLEMS, Method, Outcome, Problem
-from benchmarks.robustness.study import (
+from benchmarks.robustness.runs import (
     STARTS,
+    TIERS,
+    Batch,
     Folder,
     Runs,
     Unit,
-    plan,
-    run_all,
+    batched,
     start_label,
     start_point,
+    sweep_lr,
 )
+from benchmarks.robustness.study import plan, run_all
 from benchmarks.tasks import Task
 from tests.benchmarks.robustness import fakes
 from tests.benchmarks.robustness.fakes import ONE, TWO, do, fake_run, settings
@@ -36,34 +40,41 @@ def new_folder(path: Path, *names: str, problems: tuple[Problem, ...] = (ONE,)) 
 
 
 def write(folder: Folder, unit: Unit, loss: float, seconds: float) -> None:
-    run = {"held_out": loss, "steps": [1], "lrs": [unit.lr], "seconds": seconds}
-    folder.append(unit, {"lr": unit.lr, **run})
+    run = fakes.outcome(unit.problem, loss, unit.lr, unit.lr)
+    folder.append(unit, {"lr": unit.lr, **vars(run), "seconds": seconds})
 
 
-def test_the_sweep_comes_first_then_the_starts(tmp_path: Path) -> None:
+def test_the_sweep_comes_first_then_its_best_refined_then_the_starts(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "ddp", "hdet", "prodigy")
     known, later = Runs(folder).units()
-    assert {unit.point for unit in known} == {f"sweep{k:+d}" for k in range(-3, 4)}
+    assert {unit.point for unit in known} == {f"sweep{k:+d}" for k in range(-6, 7, 2)}
     assert [unit.lr for unit in known[::2]] == pytest.approx(
         [0.1 * 10 ** (k / 2) for k in range(-3, 4)]
     )
-    # Two methods from seven starts and one without any, two seeds each.
-    assert later == 2 * (7 + 7 + 1)
+    # Two methods from seven starts and one without any, and the noise; two seeds each.
+    assert later == 2 * (7 + 7 + 1 + 1)
     assert do(folder) == 14
+    refined = Runs(folder).unfinished()
+    assert [(unit.point, unit.lr) for unit in refined[::2] if isinstance(unit, Unit)] == [
+        ("sweep-1", pytest.approx(0.1 * 10**-0.25)),
+        ("sweep+1", pytest.approx(0.1 * 10**0.25)),
+    ]
+    assert do(folder) == 4
     known, left = Runs(folder).units()
-    assert (len(known) - 14, left) == (later, 0)
+    assert (len(known) - 18, left) == (later, 0)
     hdet = [unit for unit in known if unit.method == "hdet" and unit.seed == 0]
     assert [unit.lr for unit in hdet] == pytest.approx([0.1 * start for start in STARTS])
     free = [unit for unit in known if unit.method == "prodigy"]
     assert [unit.point for unit in free] == ["startany"] * 2
+    assert [unit.lr for unit in known if unit.point == "noise"] == [0.1, 0.1]
     assert do(folder) == later
     assert Runs(folder).unfinished() == []
 
 
 def test_a_run_that_was_stopped_does_only_what_has_no_result(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "hdet")
-    do(folder)
-    do(folder)
+    while do(folder):
+        pass
     file = tmp_path / "results.jsonl"
     *others, last = file.read_text().splitlines(keepends=True)
     file.write_text("".join(others) + last[:20])
@@ -74,51 +85,101 @@ def test_a_run_that_was_stopped_does_only_what_has_no_result(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("centre", "points", "best"),
+    ("centre", "ends", "coarse", "best"),
     [
-        (0.1, (-3, 3), 0),
+        (0.1, (-6, 6), 0, 0),
         # The bottom lies two decades up, then far out of reach.
-        (0.1 * 10**-2, (-3, 5), 4),
-        (0.1 * 10**-5, (-3, 5), 5),
+        (0.1 * 10**-2, (-6, 10), 8, 8),
+        (0.1 * 10**-4.5, (-6, 10), 10, 11),
         # The fakes diverge a decade and a half above the bottom.
-        (0.1 * 10**2, (-5, 3), -4),
+        (0.1 * 10**2, (-10, 6), -8, -8),
     ],
 )
 def test_the_sweep_goes_on_while_the_best_is_outermost(
-    tmp_path: Path, centre: float, points: tuple[int, int], best: int
+    tmp_path: Path, centre: float, ends: tuple[int, int], coarse: int, best: int
 ) -> None:
-    problem = Problem("one", "none", "sgd", 40, centre)
+    problem = replace(ONE, centre=centre)
     folder = fake_run(tmp_path, "hdet", problems=(problem,))
     found = Runs(folder).sweep_points(problem)
-    assert found == list(range(points[0], points[1] + 1))
+    assert found == sorted({*range(ends[0], ends[1] + 1, 2), coarse - 1, coarse + 1})
     assert Runs(folder).best_point(problem) == best
 
 
-def test_one_seed_that_diverges_disqualifies_a_rate(tmp_path: Path) -> None:
+def test_one_seed_that_diverges_counts_as_its_initial_loss(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "hdet")
     do(folder)
     unit = next(u for u in Runs(folder).units()[0] if u.point == "sweep+0" and u.seed == 1)
     write(folder, unit, math.nan, 1.0)
     last = (tmp_path / "results.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["held_out"] is None
-    assert Runs(folder).best_point(ONE) in {-1, 1}
+    assert Runs(folder).losses("one", "ddp", "sweep+0") == [1.0, fakes.INITIAL]
+    do(folder)
+    assert Runs(folder).best_point(ONE) in {-2, 2, -1, 1}
 
 
 def test_a_problem_that_no_rate_trains_is_an_error(tmp_path: Path) -> None:
-    folder = new_folder(tmp_path, "hdet", problems=(Problem("bad", "none", "sgd", 40, 1e6),))
+    folder = new_folder(tmp_path, "hdet", problems=(replace(ONE, name="bad", centre=1e6),))
     do(folder)
     with pytest.raises(ValueError, match=r"no rate of the sweep of bad .* correct its"):
         Runs(folder).units()
 
 
+def test_the_calibrated_rate_is_the_geometric_mean_of_all_problems_of_an_optimizer(
+    tmp_path: Path,
+) -> None:
+    four = replace(ONE, name="four", centre=0.1 * 10**0.5)
+    folder = new_folder(tmp_path, "hdet", problems=(ONE, four, TWO))
+    runs = Runs(folder)
+    assert runs.calibrated(ONE) is None
+    while do(folder):
+        pass
+    runs = Runs(folder)
+    rates = [sweep_lr(p, runs.best_point(p) or 0) for p in (ONE, four)]
+    assert runs.calibrated(ONE) == pytest.approx((rates[0] * rates[1]) ** 0.5)
+    assert runs.calibrated(TWO) == pytest.approx(0.1)
+
+
+def test_the_fast_tier_does_the_plain_runs_of_a_problem_together(tmp_path: Path) -> None:
+    units = [
+        Unit(problem, method, "start1", 0.1, seed)
+        for problem in (ONE, replace(TWO, optimizer="muon"))
+        for method in ("ddp", "rerun", "hdet")
+        for seed in range(2)
+    ]
+    batch, *others = batched(units)
+    assert isinstance(batch, Batch)
+    assert batch.units == units[:4]
+    assert others == units[4:]
+    folder = new_folder(tmp_path)
+    done = fakes.outcome(ONE, 1.0, 0.1, 0.1)
+    folder.append(batch, {unit.key: {"lr": 0.1, **vars(done)} for unit in batch.units})
+    assert list(folder.results()) == [unit.key for unit in batch.units]
+
+
+def test_a_batch_gives_what_single_runs_give(tmp_path: Path) -> None:
+    problem = replace(PROBLEMS["regression-sgd"], steps=5)
+    found = {}
+    for tier in TIERS:
+        folder = Folder(tmp_path / tier)
+        folder.create(replace(settings("ddp", problems=(problem,)), tier=tier, starts=[1.0]))
+        run_all(folder, 1)
+        found[tier] = folder.results()
+    assert list(found["fast"]) == list(found["full"])
+    for key, one in found["fast"].items():
+        other = found["full"][key]
+        if other["held_out"] is not None and other["held_out"] < other["initial"]:
+            assert one["held_out"] == pytest.approx(other["held_out"], rel=1e-4)
+        assert one["lr"] == pytest.approx(other["lr"])
+
+
 def test_longest_first(tmp_path: Path) -> None:
     folder = new_folder(tmp_path, "hdet", problems=(ONE, TWO))
     for unit in Runs(folder).units()[0]:
-        loss = 1 + abs(math.log(unit.lr / 0.1))
+        loss = 1 + 0.1 * abs(math.log(unit.lr / 0.1))
         seconds = 9.0 if unit.problem == TWO else 1.0
         write(folder, unit, loss, seconds)
-    names = [unit.problem.name for unit in Runs(folder).unfinished()]
-    assert names == ["two"] * 14 + ["one"] * 14
+    found = [unit for unit in Runs(folder).unfinished() if isinstance(unit, Unit)]
+    assert [unit.problem.name for unit in found] == ["two"] * 4 + ["one"] * 4
 
 
 def test_workers_give_the_same_results_as_this_process(tmp_path: Path) -> None:
@@ -165,6 +226,11 @@ def test_everything_is_run_from_all_starts_unless_told() -> None:
     assert [p.name for p in asked.problems] == list(PROBLEMS)
     assert asked.methods == list(LABELS)
     assert (asked.starts, asked.seeds) == (list(STARTS), 3)
+    fast = plan(tier="fast")
+    assert {p.split for p in fast.problems} == {"tuning"}
+    assert [*map(start_label, fast.starts)] == ["1/30", "1", "30"]
+    assert fast.seeds == 2
+    assert plan(tier="fast", starts=[2.0], seeds=5).starts == [2.0]
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -175,8 +241,12 @@ def run(*arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--problems", "nosuch"], "--problems: there is no nosuch: choose from text-adamw"),
+        (
+            ["--problems", "nosuch"],
+            "--problems: there is no nosuch: choose from regression",
+        ),
         (["--methods", "[bold]"], "--methods: there is no [bold]: choose from hdet"),
+        (["--tier", "slow"], "--tier 'slow' must be one of fast, full."),
         (["--starts", "1,x"], "--starts '1,x' must be numbers: try"),
         (["--starts", "1/0"], "--starts '1/0' must be numbers: try"),
         (["--starts", "1,-2"], "--starts '1,-2' must be numbers above 0: try"),
@@ -208,7 +278,7 @@ def test_the_command_stops_resumes_and_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "my run"
-    options = ["--problems", "digits-sgd", "--methods", "ddp,hdet", "--seeds", "2"]
+    options = ["--problems", "teacher-sgd", "--methods", "ddp,hdet", "--seeds", "2"]
     monkeypatch.setattr(bench, "load", fakes.load)
     monkeypatch.setattr(bench, "run_all", stop)
     code, output = run(*options, "--out", str(out))

@@ -15,10 +15,13 @@ from benchmarks.core.failures import MissingDataError
 from benchmarks.tasks import TASKS, Task, get_task
 from hdet.seeding import generator
 
+# Fine-tuning needs a pretrained model first: its own test has that with a short one. The large
+# GPT is the small one's class.
+NAMES = [name for name in TASKS if not name.startswith("finetune") and name != "gpt-1M"]
 STAND_INS = {"text": "text_folder", "fashion": "image_folder", "movielens": "u_data"}
 
 
-@pytest.fixture(params=[*TASKS, *(f"{name} (stand-in)" for name in STAND_INS)])
+@pytest.fixture(params=[*NAMES, *(f"{name} (stand-in)" for name in STAND_INS)])
 def task(request: pytest.FixtureRequest) -> Task:
     name, _, stand_in = request.param.partition(" ")
     if stand_in:
