@@ -41,6 +41,8 @@ class Outcome:
     steps: list[int]  # from 1, at which `lrs` was read
     lrs: list[float]  # in effect, the mean over replicas and groups
     seconds: float  # of the training
+    extra_forwards: int = 0  # passes of a global batch beyond one a step
+    extra_backwards: int = 0
 
 
 # A method trains one run: (problem, its loaded task, initial peak LR, seed) -> Outcome.
@@ -83,6 +85,9 @@ def parameter_groups(problem: Problem, task: Task, model: nn.Module) -> list[dic
 def one_cycle(optimizer: Optimizer, problem: Problem, lr: float) -> OneCycleLR:
     """Return the schedule that all methods with one share; momentum stays as it is."""
     return OneCycleLR(optimizer, lr, total_steps=problem.steps, cycle_momentum=False)
+
+
+make_schedule = one_cycle
 
 
 def replica_batch(task: Task, seed: int, step: int, rank: int) -> Batch:

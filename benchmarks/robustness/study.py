@@ -86,6 +86,8 @@ class Folder(UnitFolder[Settings]):
             "steps": list[int],
             "lrs": list[float | None],
             "seconds": float,
+            "extra_forwards": int,
+            "extra_backwards": int,
         }
     }
 

@@ -1,0 +1,39 @@
+"""MoMo: a step size from a model of the loss that the last gradients give.
+
+The model-based step is capped by `lr`: a rate that is too high is repaired, one that is too
+low is not. Source: Schaipp et al., arXiv 2305.07583; package momo-opt 0.1.0.
+"""
+
+import warnings
+
+from torch import Tensor
+
+from ...tasks import Batch, Task
+from .. import problems
+from ..problems import MOMENTUM, Outcome, Problem
+from .training import groups_for, packaged, train
+
+
+def momo(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
+    """Train with MoMo-Adam, or MoMo where the problem has SGD, capped at `lr`.
+
+    From its README: `lr` is constant, `weight_decay` as usual, and `use_fstar` estimates the
+    least loss, which is not known here. MoMo averages gradients where torch's SGD adds them
+    up, so that its `lr` is 1 / (1 - momentum) times the usual. The rate is the cap.
+    """
+    model = problems.new_model(task, seed)
+    groups, decay = groups_for(problem, task, model)
+    if problem.optimizer == "sgd":
+        peak = lr / (1 - MOMENTUM)
+        optimizer = packaged("momo", "Momo", groups, lr=peak, beta=MOMENTUM, use_fstar=True)
+    else:
+        own = {"weight_decay": decay, "use_fstar": True}
+        optimizer = packaged("momo", "MomoAdam", groups, lr=lr, **own)
+
+    def step(loss: Tensor, _batch: Batch) -> None:
+        with warnings.catch_warnings():
+            # Of several groups it says that it might have issues with them, at every step.
+            warnings.simplefilter("ignore")
+            optimizer.step(loss=loss)
+
+    return train(problem, task, seed, model, optimizer, step=step)
