@@ -10,8 +10,6 @@ from .problems import Method
 PLAIN = "ddp"
 # The method that this library puts forward; tables and figures emphasise it.
 OURS = "hdet"
-# The control whose rate comes from all sweeps: see `peers.controls.calibrated_rates`.
-CALIBRATED = "calibrated"
 # In the order of the tables.
 LABELS: dict[str, str] = {
     "hdet": "hdet",
@@ -41,7 +39,7 @@ LABELS: dict[str, str] = {
 # for all starts.
 START_FREE = frozenset(
     {
-        CALIBRATED,
+        "calibrated",
         "lr-finder",
         "cdat",
         "schedule-free-plus",

@@ -5,8 +5,9 @@ here and the same for all: model and initial weights, the batches of each step (
 batches, or all of them as one), the one-cycle schedule, the held-out loss.
 """
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class Problem:
     optimizer: str  # `adamw`, or `sgd` with momentum
     steps: int
     centre: float  # a learning rate near the best, around which the sweep is laid
+    schedule: str = "one-cycle"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class Outcome:
     steps: list[int]  # from 1, at which `lrs` was read
     lrs: list[float]  # in effect, the mean over replicas and groups
     seconds: float  # of the training
-    extra_forwards: int = 0  # passes of a global batch beyond one a step
-    extra_backwards: int = 0
+    initial: float = math.nan  # the held-out loss of the initial weights
+    # (step, held-out loss), about 30 times a run; the last is the end.
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    forwards: float = 0.0  # forward passes beside those of training, in global batches
 
 
 # A method trains one run: (problem, its loaded task, initial peak LR, seed) -> Outcome.

@@ -86,8 +86,6 @@ class Folder(UnitFolder[Settings]):
             "steps": list[int],
             "lrs": list[float | None],
             "seconds": float,
-            "extra_forwards": int,
-            "extra_backwards": int,
         }
     }
 

@@ -9,21 +9,22 @@ imported when a method that needs one begins.
 
 from functools import partial
 
+from ..loop import plain
 from ..problems import Method
-from .adalrs import adalrs
 from .averages import prodigy_schedule_free, schedule_free, schedule_free_plus
-from .cdat import cdat
-from .controls import budget_sweep, calibrated, ddp
+from .controls import budget_sweep, calibrated
+from .curvature import cdat
 from .distances import d_adaptation, dog, mechanic, prodigy
 from .losses import momo
 from .population import pbt
 from .range_test import lr_finder
 from .schedules import greedy, hypergradient, reduce_on_plateau
+from .velocity import adalrs
 
 BELOW = 0.03  # of the start, where hypergradient descent from below begins
 
 PEERS: dict[str, Method] = {
-    "ddp": ddp,
+    "ddp": plain,
     "calibrated": calibrated,
     "budget-sweep": budget_sweep,
     "lr-finder": lr_finder,

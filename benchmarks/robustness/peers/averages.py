@@ -5,7 +5,7 @@ held-out loss, which is the loss of the averaged weights.
 
 - Schedule-Free: Defazio et al., arXiv 2405.15682; package schedulefree 1.4.1
 - Prodigy with Schedule-Free: package prodigy-plus-schedule-free 2.0.1
-- ScheduleFree+: Defazio, arXiv 2605.19095; own code, see `schedule_free_plus`
+- ScheduleFree+: Defazio, arXiv 2605.19095; own code, see `polyak`
 """
 
 from torch import Tensor
@@ -13,10 +13,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ...tasks import Batch, Task
 from .. import problems
+from ..loop import train
 from ..problems import Outcome, Problem
-from .schedule_free_plus import ScheduleFreePlus
-from .training import WARMUP, groups_for, packaged, train
+from .polyak import ScheduleFreePlus
+from .training import WARMUP, groups_for, packaged
 
+PLUS_DECAY = 20.0  # ScheduleFree+'s reference: 20 or 50; it is times the squared step size
 SGD_SCALE = 10.0  # Schedule-Free's README: 10 to 50 times the usual rate of SGD
 
 
@@ -68,17 +70,17 @@ def schedule_free_plus(problem: Problem, task: Task, lr: float, seed: int) -> Ou
 
     From the source's reference: `lr` 1 (`lr` here is not used), beta 0.9 and 0.95, the
     interpolation annealed from 0.9 to 0.965 (over the run), `r` 0, no average over the norm of
-    the gradient, and the average held back for as long as the warm-up of the rate, here 5 % of
-    the run. Weight decay is at its default, 0: the 20 to 50 that are advised for language
-    models are times the square of their step sizes, and those of small models are 100 times
-    as large.
+    the gradient, weight decay 20 (of the 20 to 50 that it names), and the average held back for
+    as long as the warm-up of the rate, here 5 % of the run. All this is for language models of
+    a size that makes the Polyak step small: on models of 100,000 weights and fewer, that step
+    is large enough to diverge, without weight decay more so.
     """
     del lr
     model = problems.new_model(task, seed)
     groups = problems.parameter_groups(problem, task, model)
     warmup = max(1, problem.steps // WARMUP)
     optimizer = ScheduleFreePlus(
-        [{**group, "weight_decay": 0.0} for group in groups],
+        [{**group, "weight_decay": PLUS_DECAY} for group in groups],
         anneal_steps=problem.steps,
         hold_steps=warmup,
     )

@@ -15,8 +15,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ...tasks import Batch, Task
 from .. import problems
-from ..problems import MOMENTUM, Outcome, Problem
-from .training import begin, groups_for, package, packaged, train, with_linear_steps
+from ..loop import train
+from ..problems import MOMENTUM, WEIGHT_DECAY, Outcome, Problem
+from .training import begin, groups_for, package, packaged, with_linear_steps
 
 
 def prodigy(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
@@ -47,6 +48,7 @@ def d_adaptation(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     one of torch's SGD that takes equal steps: (1 - momentum) d / |g0|.
     """
     del lr
+    problem = with_linear_steps(problem)
     model = problems.new_model(task, seed)
     groups, decay = groups_for(problem, task, model)
     if problem.optimizer == "sgd":
@@ -100,7 +102,7 @@ def mechanic(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     model, plain = begin(problem, task, 1.0, seed)
     # The groups carry every setting of the problem's optimizer, its rate of 1 included.
     kind: Any = package("mechanic_pytorch").mechanize(type(plain))
-    optimizer = kind(plain.param_groups, lr=1.0)
+    optimizer = kind(plain.param_groups, lr=1.0, weight_decay=WEIGHT_DECAY)
     schedule = problems.make_schedule(optimizer, problem, 1.0)
 
     def rate(group: dict) -> float:

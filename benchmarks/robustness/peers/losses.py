@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ...tasks import Batch, Task
 from .. import problems
+from ..loop import train
 from ..problems import MOMENTUM, Outcome, Problem
-from .training import groups_for, packaged, train
+from .training import groups_for, packaged
 
 
 def momo(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:

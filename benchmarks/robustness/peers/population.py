@@ -15,7 +15,6 @@ quantiles for the rest of the run.
 
 import copy
 import math
-import time
 
 import torch
 from torch import Generator, Tensor, nn
@@ -24,18 +23,18 @@ from torch.optim import Optimizer
 from hdet.seeding import generator
 
 from ...tasks import Task
+from ..loop import Recorder
 from ..problems import (
     REPLICAS,
     Outcome,
     Problem,
-    held_out_loss,
     make_schedule,
     new_model,
     new_optimizer,
     parameter_groups,
     replica_batch,
 )
-from .training import ScaledSchedule, is_read, set_mode
+from .training import ScaledSchedule, set_mode
 
 QUANTILE = 0.25
 RESAMPLE = 0.25
@@ -123,19 +122,20 @@ def pbt(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     is its own mean training loss since the last exploit; the best by the score of the last
     5 % of the run is evaluated on the held-out batches. `lrs` is the mean over all members.
     """
-    started = time.perf_counter()
     factors = [draw_factor(generator(seed, "pbt", "start", m)) for m in range(REPLICAS)]
     members = [Member(problem, task, lr, seed, factor) for factor in factors]
     interval = max(1, round(problem.steps / INTERVALS))
-    steps, lrs = [], []
+    recorder = Recorder(problem, task, members[0].model)
     for step in range(1, problem.steps + 1):
         rates = [
             member.step(task.loss(member.model, replica_batch(task, seed, step - 1, rank)))
             for rank, member in enumerate(members)
         ]
-        if is_read(step, problem.steps):
-            steps.append(step)
-            lrs.append(sum(rates) / len(rates))
+        if recorder.due(step):
+            best = min(members, key=Member.recent_loss)
+            set_mode(best.optimizer, "eval")
+            recorder.read(step, best.model, sum(rates) / len(rates))
+            set_mode(best.optimizer, "train")
         if step == problem.steps:
             break
         for member in members:
@@ -143,10 +143,7 @@ def pbt(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
         # A member that has just copied another needs an interval to be judged by itself.
         if step % interval == 0 and step + interval <= problem.steps:
             _exploit_and_explore(members, generator(seed, "pbt", "explore", step))
-    seconds = time.perf_counter() - started
-    best = min(members, key=Member.recent_loss)
-    set_mode(best.optimizer, "eval")
-    return Outcome(held_out_loss(task, best.model), steps, lrs, seconds)
+    return recorder.outcome()
 
 
 def _exploit_and_explore(members: list[Member], draw: Generator) -> None:

@@ -5,7 +5,8 @@ loss is five times its best. The rate at which the smoothed loss fell fastest be
 of a run from the start. Sources: Smith, arXiv 1506.01186, in fastai's form; package
 torch-lr-finder 0.2.2, at its defaults and its README's first rate.
 
-It asks for no start. Its own steps come on top of the run's: they are counted as extra passes.
+It asks for no start. Its own steps come on top of the run's: each counts as three forward
+passes, two of them for the backward pass.
 """
 
 from dataclasses import replace
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from ...tasks import Batch, Task
 from .. import problems
+from ..loop import plain
 from ..problems import Outcome, Problem
-from .controls import ddp
 from .training import begin, package, set_mode, silence
 
 LOWEST, HIGHEST, STEPS = 1e-7, 10.0, 100
+PASSES = 3
 
 
 class _Loss(nn.Module):
@@ -54,5 +56,5 @@ def lr_finder(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     """Train as plain DDP does at the rate that the range test suggests; `lr` is not used."""
     del lr
     suggested, steps = suggested_lr(problem, task, seed)
-    outcome = ddp(problem, task, suggested, seed)
-    return replace(outcome, extra_forwards=steps, extra_backwards=steps)
+    outcome = plain(problem, task, suggested, seed)
+    return replace(outcome, forwards=float(PASSES * steps))

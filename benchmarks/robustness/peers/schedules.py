@@ -18,8 +18,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ...tasks import Batch, Task
 from .. import problems
+from ..loop import train
 from ..problems import Outcome, Problem
-from .training import ScaledSchedule, begin, train
+from .training import ScaledSchedule, begin
 
 PLATEAU_READINGS = 40  # a run, each the mean loss of its window
 PLATEAU_PATIENCE = 3

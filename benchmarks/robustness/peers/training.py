@@ -1,29 +1,21 @@
-"""What the peers share: how a run starts, how it is trained, how a package is asked."""
+"""What the peers share: how a run starts, how its rates are scaled, how a package is asked."""
 
 import contextlib
 import importlib
 import io
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ...tasks import Batch, Task
+from ...tasks import Task
 from .. import problems
-from ..problems import WEIGHT_DECAY, Outcome, Problem
+from ..problems import WEIGHT_DECAY, Problem
 
-READINGS = 50  # of the learning rate, over a run
 WARMUP = 20  # the part of a run, one in 20, that schedule-free methods warm up over
-
-
-def is_read(step: int, steps: int) -> bool:
-    """Return whether the learning rate is read at a step (from 1): about 50 times a run."""
-    return step % max(1, steps // READINGS) == 0 or step == steps
 
 
 def begin(problem: Problem, task: Task, lr: float, seed: int) -> tuple[nn.Module, Optimizer]:
@@ -42,10 +34,14 @@ def groups_for(problem: Problem, task: Task, model: nn.Module) -> tuple[list[dic
 
 
 def with_linear_steps(problem: Problem) -> Problem:
-    """Return the problem with AdamW for Schedule-Free, whose step is not linear in its rate."""
-    if problem.optimizer == "schedule-free":
-        return replace(problem, optimizer="adamw")
-    return problem
+    """Return the problem with AdamW and warm-up and cosine in place of Schedule-Free.
+
+    That is for methods which would move the weights from under Schedule-Free's average, or
+    which need a step that is linear in its rate.
+    """
+    if problem.optimizer != "schedule-free":
+        return problem
+    return replace(problem, optimizer="adamw", schedule="warmup-cosine")
 
 
 def package(name: str) -> ModuleType:
@@ -101,52 +97,3 @@ def set_mode(optimizer: Optimizer, mode: str) -> None:
     """Put the weights of a schedule-free optimizer where it trains, or where it evaluates."""
     if hasattr(optimizer, mode):
         getattr(optimizer, mode)()
-
-
-def train(
-    problem: Problem,
-    task: Task,
-    seed: int,
-    model: nn.Module,
-    optimizer: Optimizer,
-    after: Callable[[float], object] = lambda _: None,
-    *,
-    step: Callable[[Tensor, Batch], object] | None = None,
-    rate: Callable[[dict], float] = lambda group: group["lr"],
-    evaluated: nn.Module | None = None,
-) -> Outcome:
-    """Train one model on the global batches, which is what plain DDP computes.
-
-    Args:
-        problem: what is trained, and for how many steps.
-        task: the problem's, loaded.
-        seed: of the batches.
-        model: from `new_model`.
-        optimizer: over the model's weights.
-        after: called with the loss after each step but the last; schedules step here.
-        step: takes the step, given the loss and its batch; None for `optimizer.step()`.
-        rate: reads the rate in effect from a group, after a step.
-        evaluated: the model whose held-out loss counts; None for `model`.
-    """
-    started = time.perf_counter()
-    steps, lrs = [], []
-    set_mode(optimizer, "train")
-    for number in range(1, problem.steps + 1):
-        batch = problems.global_batch(task, seed, number - 1)
-        loss = task.loss(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        if step is None:
-            optimizer.step()
-        else:
-            step(loss, batch)
-        if is_read(number, problem.steps):
-            rates = [float(rate(group)) for group in optimizer.param_groups]
-            steps.append(number)
-            lrs.append(sum(rates) / len(rates))
-        if number < problem.steps:
-            after(float(loss.detach()))
-    seconds = time.perf_counter() - started
-    set_mode(optimizer, "eval")
-    held_out = problems.held_out_loss(task, evaluated or model)
-    return Outcome(held_out, steps, lrs, seconds)
