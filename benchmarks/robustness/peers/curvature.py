@@ -7,10 +7,10 @@ loss, the rate is
 
 At sigma 1 the step minimises the quadratic model, which is greedy and loses; at 2 it ends where
 that model is level with its start. Source: Roulet et al., "Stepping on the Edge", arXiv
-2407.06183; it has no package. Sigma 2 is its choice for full batches; on small ones, it says, the
-right one depends on the batch. Guesses are the weight of the averages (of 0, 0.9 and 0.99, the
-best at sigma 2 on regression and teacher; at 0 it diverges), an eps of 1e-12, and no schedule
-beside it. It asks for no learning rate.
+2407.06183; it has no package. Sigma 2 is its choice for full batches; on small ones, it says,
+the right one depends on the batch. Guesses are the weight of the averages (of 0, 0.9 and 0.99,
+the best at sigma 2 on regression and teacher; at 0 it diverges), an eps of 1e-12, and no
+schedule beside it. It asks for no learning rate.
 
 Each step costs nine more forward passes: one, two for its gradient, and six for a backward pass
 through both, if a backward pass costs two forward ones.

@@ -77,12 +77,13 @@ class ScaledSchedule:
 
     def __init__(self, optimizer: Optimizer, schedule: LRScheduler) -> None:
         """Take the optimizer's rates as they are for the schedule's."""
-        self._groups, self._schedule = optimizer.param_groups, schedule
-        self._rates = [group["lr"] for group in self._groups]
+        # Loading a state gives the optimizer new groups: they are asked for each time.
+        self._optimizer, self._schedule = optimizer, schedule
+        self._rates = self._read()
 
     def scale(self, factor: float) -> None:
         """Set each rate to the schedule's times a factor."""
-        for group, rate in zip(self._groups, self._rates, strict=True):
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
     def step(self) -> None:
@@ -90,7 +91,10 @@ class ScaledSchedule:
         # Some schedules compute a rate from the last one: that must be their own.
         self.scale(1.0)
         self._schedule.step()
-        self._rates = [group["lr"] for group in self._groups]
+        self._rates = self._read()
+
+    def _read(self) -> list[float]:
+        return [group["lr"] for group in self._optimizer.param_groups]
 
 
 def set_mode(optimizer: Optimizer, mode: str) -> None:

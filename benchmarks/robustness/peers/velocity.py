@@ -66,9 +66,10 @@ class AdaLrsRule:
         self.factor *= self._shrunk(RAISE)
         return "save"
 
-    def stop(self) -> None:
-        """End the search; a trial that is under way is given up."""
-        self.factor, self._before = self._before or self.factor, None
+    @property
+    def trying(self) -> bool:
+        """Whether a raised rate has yet to be judged."""
+        return self._before is not None
 
     def _shrunk(self, factor: float) -> float:
         self._changes += 1
@@ -91,15 +92,14 @@ def adalrs(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
         nonlocal saved, done
         losses.append(loss)
         done += 1
-        if done <= SEARCHED * problem.steps and len(losses) == window:
+        searching = done <= SEARCHED * problem.steps or rule.trying
+        if searching and len(losses) == window:
             found = rule.read(losses)
             losses.clear()
             if found == "save":
                 saved = _state(model, optimizer)
             elif found == "back" and saved is not None:
                 _restore(model, optimizer, saved)
-        elif done > SEARCHED * problem.steps:
-            rule.stop()
         schedule.step()
         schedule.scale(rule.factor)
 
