@@ -18,18 +18,20 @@ from .training import groups_for, packaged
 def momo(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     """Train with MoMo-Adam, or MoMo where the problem has SGD, capped at `lr`.
 
-    From its README: `lr` is constant, `weight_decay` as usual, and `use_fstar` estimates the
-    least loss, which is not known here. MoMo averages gradients where torch's SGD adds them
-    up, so that its `lr` is 1 / (1 - momentum) times the usual. The rate is the cap.
+    From its README: `lr` and `weight_decay` as usual, and `use_fstar` estimates the least loss,
+    which is not known here. A constant `lr` "should work fine"; the cap follows the problem's
+    schedule all the same, since it ends lower so from the best and from higher rates, on
+    regression, teacher and text. MoMo averages gradients where torch's SGD adds them up, so
+    that its `lr` is 1 / (1 - momentum) times the usual. The rate is the cap.
     """
     model = problems.new_model(task, seed)
     groups, decay = groups_for(problem, task, model)
     if problem.optimizer == "sgd":
-        peak = lr / (1 - MOMENTUM)
-        optimizer = packaged("momo", "Momo", groups, lr=peak, beta=MOMENTUM, use_fstar=True)
+        peak, kind, own = lr / (1 - MOMENTUM), "Momo", {"beta": MOMENTUM}
     else:
-        own = {"weight_decay": decay, "use_fstar": True}
-        optimizer = packaged("momo", "MomoAdam", groups, lr=lr, **own)
+        peak, kind, own = lr, "MomoAdam", {"weight_decay": decay}
+    optimizer = packaged("momo", kind, groups, lr=peak, use_fstar=True, **own)
+    schedule = problems.make_schedule(optimizer, problem, peak)
 
     def step(loss: Tensor, _batch: Batch) -> None:
         with warnings.catch_warnings():
@@ -37,4 +39,7 @@ def momo(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
             warnings.simplefilter("ignore")
             optimizer.step(loss=loss)
 
-    return train(problem, task, seed, model, optimizer, step=step)
+    def after(_loss: float) -> None:
+        schedule.step()
+
+    return train(problem, task, seed, model, optimizer, after, step=step)

@@ -30,7 +30,7 @@ def test_settings_reach_the_package(optimizer, kind):
     assert found.lb >= 0
     (group,) = found.param_groups
     # MoMo averages gradients with weight 0.1, so its rate is ten times that of torch's SGD.
-    assert group["lr"] == pytest.approx(1e-2 if optimizer == "adamw" else 1e-1)
+    assert group["max_lr"] == pytest.approx(1e-2 if optimizer == "adamw" else 1e-1)
     assert group["weight_decay"] == (WEIGHT_DECAY if optimizer == "adamw" else 0.0)
 
 
