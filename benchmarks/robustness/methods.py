@@ -27,9 +27,9 @@ LABELS: dict[str, str] = {
     "cdat": "CDAT",
     "pbt": "population-based",
     "momo": "MoMo",
-    "schedule-free": "Schedule-Free",
+    "schedule-free": "schedule-free",
     "schedule-free-plus": "ScheduleFree+",
-    "prodigy-schedule-free": "Prodigy, Schedule-Free",
+    "prodigy-schedule-free": "Prodigy, schedule-free",
     "prodigy": "Prodigy",
     "d-adaptation": "D-Adaptation",
     "dog": "DoG",
@@ -50,8 +50,7 @@ START_FREE = frozenset(
         "mechanic",
     }
 )
-# What each method needs beyond the benchmarks' own requirements, of the extra `peers`: their
-# versions are part of a result.
+# The peers' own packages, whose versions a result depends on as well; the extra `peers`.
 PACKAGES = (
     "prodigyopt",
     "prodigy-plus-schedule-free",

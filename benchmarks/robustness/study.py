@@ -18,7 +18,7 @@ from ..core.parsing import nan_for_null, require_name, require_names
 from ..core.statistics import estimate
 from ..core.units import UnitFolder, do_runs
 from ..tasks import Task
-from .methods import LABELS, PLAIN, START_FREE, all_methods
+from .methods import LABELS, PACKAGES, PLAIN, START_FREE, all_methods
 from .problems import PROBLEMS, Method, Problem
 from .problems import load as load_task
 
@@ -77,8 +77,7 @@ class Folder(UnitFolder[Settings]):
     """One run of the benchmark on disk."""
 
     plan_type, command = Settings, COMMAND
-    # The baselines' own packages, whose versions a result depends on as well.
-    packages = ("prodigyopt", "dadaptation", "schedulefree")
+    packages = PACKAGES
     values = {
         "": {
             "held_out": float | None,

@@ -7,7 +7,6 @@
 """
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ...tasks import Task
@@ -17,21 +16,12 @@ from ..problems import Outcome, Problem
 FACTORS = (0.1, 1.0, 10.0)  # of the start, in the sweep at the budget of one run
 
 
-def calibrated_rates(best: Iterable[tuple[Problem, float]]) -> Mapping[str, float]:
-    """Return one rate per optimizer: the geometric mean of its problems' best.
-
-    Args:
-        best: each problem with the best peak rate of its sweep, above 0. The problem that is
-            to be judged is among them, which favours this control.
-    """
-    logs: dict[str, list[float]] = {}
-    for problem, lr in best:
-        logs.setdefault(problem.optimizer, []).append(math.log(lr))
-    return {kind: math.exp(math.fsum(found) / len(found)) for kind, found in logs.items()}
-
-
 def calibrated(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
-    """Train as plain DDP does at `lr`, which is to be `calibrated_rates` of the optimizer."""
+    """Train as plain DDP does at `lr`.
+
+    The study gives the rate: the geometric mean of the sweeps' best over all problems of the
+    optimizer. The problem that is judged is among them, which favours this control.
+    """
     return plain(problem, task, lr, seed)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.robustness.loop import plain
-from benchmarks.robustness.peers.controls import budget_sweep, calibrated, calibrated_rates
+from benchmarks.robustness.peers.controls import budget_sweep, calibrated
 from benchmarks.robustness.problems import load
 from tests.benchmarks.robustness.peers.common import problem
 
@@ -14,12 +14,6 @@ from tests.benchmarks.robustness.peers.common import problem
 @pytest.fixture(scope="module")
 def regression():
     return load(problem("sgd", 30))
-
-
-def test_the_calibrated_rate_is_the_geometric_mean_of_each_optimizer_s_best():
-    sgd, adamw = problem("sgd", 10), problem("adamw", 10)
-    found = calibrated_rates([(sgd, 0.1), (adamw, 1e-2), (sgd, 0.4), (sgd, 0.2)])
-    assert found == pytest.approx({"sgd": 0.2, "adamw": 1e-2})
 
 
 def test_a_calibrated_run_is_a_plain_one_at_that_rate(regression):
