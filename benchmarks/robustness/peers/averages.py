@@ -22,20 +22,18 @@ PLUS_DECAY = 20.0  # ScheduleFree+'s reference: 20 or 50; it is times the square
 SGD_SCALE = 10.0  # Schedule-Free's README: 10 to 50 times the usual rate of SGD
 
 
-def schedule_free(
-    problem: Problem, task: Task, lr: float, seed: int, *, sgd_scale: float = SGD_SCALE
-) -> Outcome:
+def schedule_free(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     """Train with Schedule-Free AdamW, or SGD where the problem has it, at `lr`.
 
-    From its README: no schedule, warm-up is recommended (5 % of the run here, as in its
-    paper's AlgoPerf submission), and AdamW's rates are 1 to 10 times the usual. Steps of its
-    SGD do not build up momentum: `lr` is multiplied by the lower of what it names.
+    From its README: no schedule, warm-up is recommended (5 % of the run here), and AdamW's
+    rates are 1 to 10 times the usual. Steps of its SGD do not build up momentum: `lr` is
+    multiplied by the lower of what it names.
     """
     model = problems.new_model(task, seed)
     groups, decay = groups_for(problem, task, model)
     own = {"weight_decay": decay, "warmup_steps": max(1, problem.steps // WARMUP)}
     if problem.optimizer == "sgd":
-        kind, peak = "SGDScheduleFree", lr * sgd_scale
+        kind, peak = "SGDScheduleFree", lr * SGD_SCALE
     else:
         kind, peak = "AdamWScheduleFree", lr
     optimizer = packaged("schedulefree", kind, groups, lr=peak, **own)
@@ -47,7 +45,7 @@ def schedule_free(
 
 
 def prodigy_schedule_free(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
-    """Train with Prodigy and Schedule-Free in one, as most of Prodigy's users have it now.
+    """Train with Prodigy and Schedule-Free in one.
 
     From its README: "the default settings should just work": `lr` 1, a constant schedule, no
     clipping; so all is at its default but the weight decay, which is the problem's. It asks
