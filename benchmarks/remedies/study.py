@@ -30,7 +30,7 @@ from hdet.replica.explorer.attribution import confidence, slopes, without_outlie
 
 from ..core.records import write_record
 from ..robustness import ours
-from ..robustness.baselines import BASELINES
+from ..robustness.peers import PEERS
 from ..robustness.problems import (
     PROBLEMS,
     REPLICAS,
@@ -126,7 +126,7 @@ def job(work: tuple) -> tuple:
     problem = PROBLEMS[name]
     if kind == "bias":
         return work, bias(name, start, seed)
-    method = BASELINES["ddp"] if kind == "ddp" else partial(ours.explorer, config=config)
+    method = PEERS["ddp"] if kind == "ddp" else partial(ours.explorer, config=config)
     outcome = method(problem, load(problem), problem.centre * start, seed)
     return work, outcome.held_out
 

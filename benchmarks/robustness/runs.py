@@ -18,7 +18,7 @@ from hdet.errors import require, require_number, require_whole
 from ..core.parsing import nan_for_null, require_name, require_names
 from ..core.units import UnitFolder
 from . import engine
-from .methods import LABELS, PLAIN, START_FREE
+from .methods import LABELS, PACKAGES, PLAIN, START_FREE
 from .problems import CONFIRMATION, PROBLEMS, SCHEDULES, TUNING, Problem
 
 STARTS = (1 / 30, 1 / 10, 1 / 3, 1.0, 3.0, 10.0, 30.0)
@@ -105,8 +105,7 @@ class Folder(UnitFolder[Settings]):
     """One run of the benchmark on disk."""
 
     plan_type, command = Settings, COMMAND
-    # The peers' own packages, whose versions a result depends on as well.
-    packages = ("prodigyopt", "dadaptation", "schedulefree")
+    packages = PACKAGES
     values = {
         "": {
             "held_out": float | None,

@@ -15,39 +15,32 @@ quantiles for the rest of the run.
 
 import copy
 import math
-import time
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
 
 from hdet.seeding import generator
 
-from ..tasks import Task
-from .problems import (
+from ...tasks import Task
+from ..loop import Recorder
+from ..problems import (
     REPLICAS,
     Outcome,
     Problem,
-    held_out_loss,
     make_schedule,
     new_model,
     new_optimizer,
     parameter_groups,
     replica_batch,
 )
+from .training import ScaledSchedule, set_mode
 
 QUANTILE = 0.25
 RESAMPLE = 0.25
 FACTORS = (1.2, 0.8)
 RANGE = 3.0  # initial and resampled factors of the rate are log-uniform in [1 / 3, 3]
 INTERVALS = 20  # exploit and explore after each 5 % of the run, but not after the last
-READINGS = 50  # of the learning rate, over a run
-
-
-def is_read(step: int, steps: int) -> bool:
-    """Return whether the learning rate is read at a step (from 1): about 50 times a run."""
-    return step % max(1, steps // READINGS) == 0 or step == steps
 
 
 def quantiles(losses: list[float]) -> tuple[list[int], list[int]]:
@@ -89,8 +82,10 @@ class Member:
         self.model: nn.Module = new_model(task, seed)
         groups = parameter_groups(problem, task, self.model)
         self.optimizer: Optimizer = new_optimizer(problem, groups, lr)
-        self._schedule: OneCycleLR = make_schedule(self.optimizer, problem, lr)
-        self._apply()
+        set_mode(self.optimizer, "train")
+        schedule = make_schedule(self.optimizer, problem, lr)
+        self._schedule = ScaledSchedule(self.optimizer, schedule)
+        self._schedule.scale(factor)
 
     def step(self, loss: Tensor) -> float:
         """Take one optimizer step on `loss`, and return the mean rate it was taken at."""
@@ -104,49 +99,43 @@ class Member:
     def advance(self) -> None:
         """Move the schedule on by one step."""
         self._schedule.step()
-        self._apply()
+        self._schedule.scale(self.factor)
 
     def exploit(self, other: "Member", factor: float) -> None:
         """Take over weights and optimizer state of `other`, with a factor of one's own."""
-        scheduled = [group["lr"] / self.factor for group in self.optimizer.param_groups]
         self.model.load_state_dict(other.model.state_dict())
         # Loading keeps tensors of the right type as they are: without a copy, both members
         # would write to the same moments.
         self.optimizer.load_state_dict(copy.deepcopy(other.optimizer.state_dict()))
         self.factor = factor
-        for group, rate in zip(self.optimizer.param_groups, scheduled, strict=True):
-            group["lr"] = rate * factor
+        self._schedule.scale(factor)
 
     def recent_loss(self) -> float:
         """Return the mean loss since the last exploit; infinite if it is not a number."""
         return _worst_if_nan(sum(self.losses) / len(self.losses))
 
-    def _apply(self) -> None:
-        # OneCycleLR computes each rate from its step alone, so the product does not build up.
-        for group in self.optimizer.param_groups:
-            group["lr"] *= self.factor
-
 
 def pbt(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
     """Train a population of `REPLICAS` members, and return its best as a `Method` does.
 
-    Each member follows the one-cycle schedule of the start `lr` times its factor. Its score
+    Each member follows the problem's schedule of the start `lr` times its factor. Its score
     is its own mean training loss since the last exploit; the best by the score of the last
     5 % of the run is evaluated on the held-out batches. `lrs` is the mean over all members.
     """
-    started = time.perf_counter()
     factors = [draw_factor(generator(seed, "pbt", "start", m)) for m in range(REPLICAS)]
     members = [Member(problem, task, lr, seed, factor) for factor in factors]
     interval = max(1, round(problem.steps / INTERVALS))
-    steps, lrs = [], []
+    recorder = Recorder(problem, task, members[0].model)
     for step in range(1, problem.steps + 1):
         rates = [
             member.step(task.loss(member.model, replica_batch(task, seed, step - 1, rank)))
             for rank, member in enumerate(members)
         ]
-        if is_read(step, problem.steps):
-            steps.append(step)
-            lrs.append(sum(rates) / len(rates))
+        if recorder.due(step):
+            best = min(members, key=Member.recent_loss)
+            set_mode(best.optimizer, "eval")
+            recorder.read(step, best.model, sum(rates) / len(rates))
+            set_mode(best.optimizer, "train")
         if step == problem.steps:
             break
         for member in members:
@@ -154,9 +143,7 @@ def pbt(problem: Problem, task: Task, lr: float, seed: int) -> Outcome:
         # A member that has just copied another needs an interval to be judged by itself.
         if step % interval == 0 and step + interval <= problem.steps:
             _exploit_and_explore(members, generator(seed, "pbt", "explore", step))
-    seconds = time.perf_counter() - started
-    best = min(members, key=Member.recent_loss)
-    return Outcome(held_out_loss(task, best.model), steps, lrs, seconds)
+    return recorder.outcome()
 
 
 def _exploit_and_explore(members: list[Member], draw: Generator) -> None:

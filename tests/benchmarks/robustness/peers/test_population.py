@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from benchmarks.robustness import pbt as module
-from benchmarks.robustness.pbt import Member, draw_factor, explore, pbt, quantiles
-from benchmarks.robustness.problems import Problem, load, replica_batch
+from benchmarks.robustness.peers import population as module
+from benchmarks.robustness.peers.population import Member, draw_factor, explore, pbt, quantiles
+from benchmarks.robustness.problems import load, replica_batch
 from hdet.seeding import generator
+from tests.benchmarks.robustness.peers.common import problem
 
-ADAMW = Problem("digits-adamw", "digits", "adamw", 40, 1e-2)
-SGD = Problem("digits-sgd", "digits", "sgd", 40, 1e-1)
+ADAMW, SGD = problem("adamw", 40, "digits"), problem("sgd", 40, "digits")
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +50,15 @@ def test_factors_are_log_uniform():
     assert logs.std() == pytest.approx(3**-0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("problem", [ADAMW, SGD], ids=lambda p: p.optimizer)
-def test_exploit_copies_weights_and_moments_and_shares_neither(problem, digits):
+@pytest.mark.parametrize("asked", [ADAMW, SGD], ids=lambda p: p.optimizer)
+def test_exploit_copies_weights_and_moments_and_shares_neither(asked, digits):
     def step(member, index, rank):
         batch = replica_batch(digits, 0, index, rank)
         rate = member.step(digits.loss(member.model, batch))
         member.advance()
         return rate
 
-    ours, theirs = (Member(problem, digits, 0.01, 0, factor) for factor in (2.0, 0.5))
+    ours, theirs = (Member(asked, digits, 0.01, 0, factor) for factor in (2.0, 0.5))
     for index in range(3):
         assert step(ours, index, 0) == pytest.approx(4 * step(theirs, index, 1))
     ours.exploit(theirs, 0.5)
