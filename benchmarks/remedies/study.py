@@ -51,11 +51,12 @@ MIXES = [1.0, 0.5, 0.25, CONFIG.probe_mix]
 PHASES = [(0.15, 0.3), (0.3, 0.5), (0.5, 0.7)]
 ABLATIONS: dict[str, SearchConfig] = {
     "as it is": CONFIG,
-    "no search: start at the schedule itself": replace(CONFIG, search_start=1.0),
-    "evidence at the current weights": replace(CONFIG, probe_mix=1.0),
-    "no moves after the search": replace(CONFIG, track_step=0.0),
-    "no replica is left out at a cliff": replace(CONFIG, divergence_threshold=math.inf),
-    "cliff at half the height": replace(CONFIG, divergence_threshold=2.0),
+    "the climb alone, no trials": replace(CONFIG, max_trials=0),
+    "trials of half the length": replace(CONFIG, trial_steps=CONFIG.trial_steps // 2),
+    "trials of twice the length": replace(CONFIG, trial_steps=2 * CONFIG.trial_steps),
+    "trials from twice as high": replace(CONFIG, crossing_factor=CONFIG.crossing_factor / 2),
+    "the trial's best rate itself": replace(CONFIG, trial_caution=1.0),
+    "no moves after the search": replace(CONFIG, hold_gain=0.0),
 }
 
 

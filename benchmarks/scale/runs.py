@@ -167,7 +167,7 @@ def run(kind: str, replicas: int, spread: float, rate: float, seed: int) -> dict
         result["distance"] = statistics.fmean(readings.distance)
         result |= {"t": readings.t, "left out": readings.left_out}
     elif free:
-        searching = sum(decision.phase == "search" for decision in decisions)
+        searching = STEPS // SYNC_EVERY - len(decisions)
         result |= {"rate": rate * trace.values[-1][0], "climbing": searching}
         result["cliffs"] = sum(bool(decision.excluded) for decision in decisions)
     return result | {"explosions": trace.rollbacks}

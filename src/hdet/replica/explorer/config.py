@@ -49,7 +49,8 @@ class SearchConfig:
     trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
-        max_trials: trials in a row at most, where the largest rate is the best.
+        max_trials: trials in a row at most, where the largest rate is the best; 0 for the climb
+            alone (measured).
         trial_caution: the rate found is the best of the trial over this: a trial is shorter
             than the run, and prefers larger rates (measured).
         hold_gain: after the search, the log rate moves by it, times the cosine of updates and
@@ -131,7 +132,7 @@ class SearchConfig:
     trial_span: float = _constant(10.0, above=1, high=1e6)
     trial_spacing: float = _constant(2.2, above=1, high=1e6)
     trial_levels: int = _constant(8, low=2)
-    max_trials: int = _constant(3, low=1)
+    max_trials: int = _constant(3, low=0)
     track_step: float = _constant(0.1, low=0, high=10)
     unprobed_damping: float = _constant(0.3, low=0, high=1)
     decay_power: float = _constant(4.0, low=0, high=100)

@@ -80,7 +80,7 @@ class RateSearch:
     def __init__(self, replicas: int, trials: bool, config: SearchConfig = DEFAULT) -> None:
         self.config = config
         self.replicas = replicas
-        self.trials = trials and replicas > 1
+        self.trials = trials and replicas > 1 and config.max_trials > 0
         self.phase: Phase = "climb"
         self.log_factor = math.log(config.climb_start)
         self.steps = 0
