@@ -31,6 +31,8 @@ class SearchConfig:
             does not end; more steps see the crossing later (measured).
         crossing_factor: the rate falls to the crossing's over this: for the lag of the
             smoothed agreement, and to a bound that is safe (measured).
+        untried_factor: the same where no trial follows, and nothing would raise it again
+            (measured).
         snapshots: of the climb, on all replicas together; the fewer, the further apart.
         restart_warmup: steps of a linear warm-up after the moments were begun anew.
         settle_steps: steps at the bound before a trial, in which the moments become what they
@@ -117,6 +119,7 @@ class SearchConfig:
     climb_limit: float = _constant(1e3, low=1, high=1e9)
     agreement_steps: int = _constant(5, low=1)
     crossing_factor: float = _constant(10.0, low=1, high=1000)
+    untried_factor: float = _constant(5.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
     settle_steps: int = _constant(16, low=1)

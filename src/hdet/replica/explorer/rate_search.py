@@ -139,7 +139,8 @@ class RateSearch:
         crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
         if crossed or far or not math.isfinite(agreement):
             crossing = self.log_factor
-            self.log_factor -= math.log(config.crossing_factor)
+            factor = config.crossing_factor if self.trials else config.untried_factor
+            self.log_factor -= math.log(factor)
             self.phase, self.steps = "settle", 0
             why = "the updates no longer agree with the gradients"
             if not crossed:
