@@ -73,20 +73,19 @@ def test_the_climb_is_fast_while_the_smoothed_agreement_is_near_its_largest():
         assert search.log_factor - before == pytest.approx(move)
 
 
-def test_the_rate_falls_to_a_tenth_where_the_smoothed_agreement_is_no_longer_positive():
-    search = RateSearch(4, True)
-    # The first number counts in full, so m is 0.5 and -0.1, 0.08, and so on.
-    m = 0.5
-    agreements = [0.5, 0.4, 0.3, 0.2, 0.1, 0.1, -0.9, -0.9]
-    turns = []
-    for k, agreement in enumerate(agreements):
+@pytest.mark.parametrize(("trials", "factor"), [(True, 10), (False, 5)])
+def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trials, factor):
+    search = RateSearch(4, trials)
+    # The first number counts in full, each of the others by a fifth.
+    before = m = 0.0
+    for k, agreement in enumerate([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, -0.9, -0.9]):
         before, m = search.log_factor, m + (agreement - m) / (5 if k else 1)
-        turns.append(search.advance(agreement))
-        assert turns[-1].roll_back == (m <= 0)
-    assert [turn.snapshot for turn in turns] == [True] * 7 + [False]
-    assert search.log_factor == pytest.approx(before - math.log(10))
+        turn = search.advance(agreement)
+        assert turn.snapshot == (k < 7)
+        assert turn.roll_back == (m <= 0) == (k == 7)
+        assert ("the updates no longer agree with the gradients" in turn.note) == (k == 7)
+    assert search.log_factor == pytest.approx(before - math.log(factor))
     assert (search.phase, search.steps) == ("settle", 0)
-    assert "the updates no longer agree with the gradients" in turns[-1].note
 
 
 def test_no_crossing_is_seen_before_there_are_enough_numbers():
@@ -153,9 +152,11 @@ def test_the_rate_is_warmed_up_again_after_the_moments_were_begun_anew():
     assert seen == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("replicas", "trials"), [(4, False), (1, True)])
-def test_without_trials_the_search_ends_when_it_has_settled(replicas, trials):
-    search = settling(replicas, trials)
+@pytest.mark.parametrize(
+    ("replicas", "trials", "most"), [(4, False, 3), (1, True, 3), (4, True, 0)]
+)
+def test_without_trials_the_search_ends_when_it_has_settled(replicas, trials, most):
+    search = settling(replicas, trials, SearchConfig(max_trials=most))
     before = search.log_factor
     turns = [search.advance(None) for _ in range(SETTLE)]
     assert turns == [Turn()] * (SETTLE - 1) + [Turn(done=True)]
@@ -363,9 +364,9 @@ def test_the_rate_is_found_from_a_thousandth_and_a_thousand_times_it(wrong_by, n
         found, steps = found_rate(wrong_by * right, noise, seed)
         assert right / 3 < found < 3 * right
         assert steps <= MOST_STEPS
-        # Without trials it is a bound that is safe, and no further than a factor of ten.
+        # The climb alone comes close.
         bound, _ = found_rate(wrong_by * right, noise, seed, trials=False)
-        assert right / 12 < bound < 3 * right
+        assert right / 6 < bound < 6 * right
 
 
 # --- whatever happens
@@ -438,8 +439,7 @@ def test_a_damaged_state_is_refused_or_goes_on(phase):
     for what, bad in mutations(search.state_dict()):
         try:
             again = RateSearch(4, True).parsed(Entries(bad, "Explorer"))
-        except ValueError as error:
-            assert "load_state_dict" in str(error), what
+        except ValueError:
             continue
         for _ in range(MOST_STEPS):
             assert all(math.isfinite(x) for x in again.shifts()), what

@@ -31,6 +31,8 @@ class SearchConfig:
             does not end; more steps see the crossing later (measured).
         crossing_factor: the rate falls to the crossing's over this: for the lag of the
             smoothed agreement, and to a bound that is safe (measured).
+        untried_factor: the same where no trial follows, and nothing would raise it again
+            (measured).
         snapshots: of the climb, on all replicas together; the fewer, the further apart.
         restart_warmup: steps of a linear warm-up after the moments were begun anew.
         settle_steps: steps at the bound before a trial, in which the moments become what they
@@ -44,7 +46,8 @@ class SearchConfig:
         trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
-        max_trials: trials in a row at most, where the largest rate is the best.
+        max_trials: trials in a row at most, where the largest rate is the best; 0 for the climb
+            alone (measured).
         trial_caution: the rate found is the best of the trial over this: a trial is shorter
             than the run, and prefers larger rates (measured).
         hold_gain: after the search, the log rate moves by it, times the cosine of updates and
@@ -111,6 +114,7 @@ class SearchConfig:
     climb_limit: float = _constant(1e3, low=1, high=1e9)
     agreement_steps: int = _constant(5, low=1)
     crossing_factor: float = _constant(10.0, low=1, high=1000)
+    untried_factor: float = _constant(5.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
     settle_steps: int = _constant(16, low=1)
@@ -126,7 +130,7 @@ class SearchConfig:
     trial_span: float = _constant(10.0, above=1, high=1e6)
     trial_spacing: float = _constant(2.2, above=1, high=1e6)
     trial_levels: int = _constant(8, low=2)
-    max_trials: int = _constant(3, low=1)
+    max_trials: int = _constant(3, low=0)
     track_step: float = _constant(0.1, low=0, high=10)
     unprobed_damping: float = _constant(0.3, low=0, high=1)
     decay_power: float = _constant(4.0, low=0, high=100)

@@ -81,7 +81,7 @@ class RateSearch:
     def __init__(self, replicas: int, trials: bool, config: SearchConfig = DEFAULT) -> None:
         self.config = config
         self.replicas = replicas
-        self.trials = trials and replicas > 1
+        self.trials = trials and replicas > 1 and config.max_trials > 0
         self.phase: Phase = "climb"
         self.log_factor = math.log(config.climb_start)
         self.steps = 0
@@ -145,7 +145,8 @@ class RateSearch:
         crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
         if crossed or far or not math.isfinite(agreement):
             crossing = self.log_factor
-            self.log_factor -= math.log(config.crossing_factor)
+            factor = config.crossing_factor if self.trials else config.untried_factor
+            self.log_factor -= math.log(factor)
             self.phase, self.steps = "settle", 0
             why = "the updates no longer agree with the gradients"
             if not crossed:
