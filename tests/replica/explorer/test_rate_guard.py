@@ -21,9 +21,9 @@ def test_while_the_loss_falls_nothing_is_done():
     guard = RateGuard()
     for move in feed(guard, FALLING):
         assert (move.step, move.note) == (0.0, "")
-        assert not (move.rollback)
-        assert not (move.given_back)
-        assert not (move.new_level)
+        assert not move.rollback
+        assert not move.given_back
+        assert not move.new_level
     assert guard.rollbacks == guard.exclusions == 0
     assert guard.tracker.count == len(FALLING)
 
