@@ -181,8 +181,7 @@ def test_a_rate_that_spikes_when_it_is_tried_again_stays_low():
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_rate_that_a_search_has_found_is_held_but_for_what_a_rollback_takes(name):
     exploration = explore(["one lr"], search=True)
-    exploration.search.end("by the test")
-    exploration.follow_search()
+    exploration.end_search()
     found = exploration.coordinates[0]
     events = {k: [all_of(CHANGES[name])] for k in range(30, SYNCS)}
     log_rates, decisions = train(exploration, events)
