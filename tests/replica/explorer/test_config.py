@@ -9,10 +9,11 @@ import hdet
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("search_start", 0.0, r"must lie in \(0, 1\]: the default is 0.05"),
+        ("climb_start", 0.0, r"must lie in \(0, 1\]: the default is 0.001"),
         ("probe_mix", 1.5, r"must lie in \(0, 1\]"),
         ("track_step", math.nan, r"must lie in \[0, 10\]"),
-        ("search_end_confidence", 0.5, r"must lie in \[-1, 0\]"),
+        ("hold_share", 1.5, r"must lie in \[0, 1\]"),
+        ("trial_span", 1.0, "must lie in"),
         ("divergence_threshold", -1.0, "must be at least 0"),
         ("noise_deviations", math.inf, "must be finite and above 0"),
         ("max_rollbacks", 2.0, "must be a whole number of at least 1: the default is 3"),
@@ -27,7 +28,10 @@ def test_a_constant_out_of_its_range_is_refused(name, value, words):
 
 def test_the_ends_that_switch_a_part_off_are_allowed():
     off = hdet.SearchConfig(
-        search_start=1.0,
+        climb_start=1.0,
+        max_trials=0,
+        trial_caution=1.0,
+        hold_gain=0,
         track_step=0,
         probe_mix=1.0,
         divergence_threshold=math.inf,

@@ -3,18 +3,13 @@ import pytest
 from hdet.replica.explorer.attribution import Slopes
 from hdet.replica.explorer.decision_line import decision_line, in_short
 from hdet.replica.explorer.exploration import Decision
-from hdet.replica.explorer.rate_search import Phase
 from tests.replica.explorer.test_exploration import explore
 
 
-def decision(
-    slope, t, phase: Phase = "track", next_phase: Phase = "track", excluded=()
-) -> Decision:
+def decision(slope, t, excluded=()) -> Decision:
     return Decision(
         excluded=list(excluded),
         rollback=False,
-        phase=phase,
-        next_phase=next_phase,
         offsets=[],
         slopes=Slopes(slope, t, False),
         confidence=[0.0] * len(t),
@@ -38,24 +33,16 @@ def test_a_move_is_told_with_its_slope_and_the_slopes_error(slope, t, words):
     assert line == f"lr factor 0.7 -> 0.65, {words}"
 
 
-def test_in_the_search_all_rates_are_told_as_one_and_its_end_and_who_is_left_out_too():
+def test_each_rate_is_told_and_the_surest_first_and_who_is_left_out_too():
     dimensions = explore(["lr", "temperature"]).dimensions
-    made = decision([-0.1, -0.1, 0.2], [-2.0, -2.0, 4.0], "search", "track", [1, 3])
-    line = decision_line(dimensions, made, [0.1, 0.2, 2.0], [0.2, 0.4, 1.9])
+    made = decision([-0.1, 0.1, 0.2], [-2.0, 1.0, 4.0], [1, 3])
+    line = decision_line(dimensions, made, [0.1, 0.2, 2.0], [0.2, 0.18, 1.9])
     assert line == (
         "temperature 2 -> 1.9, larger is worse (t = 4, loss slope 0.2 +- 0.05); "
-        "lr factor 0.1 to 0.2 -> 0.2 to 0.4, larger is better (t = -2, loss slope "
-        "-0.1 +- 0.05); left out as diverged: 1, 3; the search ends"
+        "lr/0 0.1 -> 0.2, larger is better (t = -2, loss slope -0.1 +- 0.05); "
+        "lr/1 0.2 -> 0.18, larger is worse (t = 1, loss slope 0.1 +- 0.1); "
+        "left out as diverged: 1, 3"
     )
-
-
-def test_while_rates_are_tracked_each_is_told_and_the_surest_first():
-    dimensions = explore(["lr"]).dimensions
-    made = decision([0.1, 0.2], [1.0, -4.0], "track", "search")
-    line = decision_line(dimensions, made, [1.0, 1.0], [0.9, 1.1])
-    assert line.startswith("lr/1 1 -> 1.1, larger is better (t = -4, ")
-    assert "; lr/0 1 -> 0.9, larger is worse (t = 1, " in line
-    assert line.endswith("; the search goes on")
 
 
 def test_of_many_parts_the_first_few_are_told_and_how_many_more_there_are():

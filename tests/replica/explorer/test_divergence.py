@@ -9,31 +9,49 @@ from hdet.seeding import generator
 from tests.replica.explorer.test_loss_tracker import falling, tracked
 
 
-def found(losses, seen, slope=1.0, paired=True):
-    """Return who has diverged in the search, after so many losses of the intervals."""
-    return diverged(tracked(seen), losses, slope, searching=True, paired=paired)
+def found(losses, seen, slope=1.0, paired=True, start=-math.inf):
+    """Return who has diverged after a search from one loss, and the intervals' losses."""
+    tracker = LossTracker(start=start)
+    for loss in seen:
+        tracker.update(loss)
+    return diverged(tracker, losses, slope, paired=paired)
 
 
 def test_replicas_far_above_the_best_have_diverged_where_larger_rates_are_worse():
-    seen = [2.3, 2.29, 2.28, 2.25, 2.2, 2.15]
-    assert found([1.9, 2.0, 3.5, 5.0], seen) == [2, 3]
+    losses = [1.9, 2.0, 5.5, 7.0]
+    assert found(losses, falling()) == [2, 3]
     # The same losses with the order turned are what a rate far too low looks like.
-    assert found([1.9, 2.0, 3.5, 5.0], seen, slope=-1.0) == []
-    assert found([math.nan, 2.0, 2.01, 2.02], seen) == []
+    assert found(losses, falling(), slope=-1.0) == []
+    assert found([math.nan, 2.0, 2.01, 2.02], falling()) == []
+
+
+def test_far_is_four_times_what_the_run_has_gained_its_search_included():
+    flat = [2.0, 2.01, 1.99, 2.0, 2.01, 1.99, 2.0]
+    losses = [2.0, 2.0, 5.9, 6.1]
+    assert found(losses, flat, start=3.0) == [3]
+    assert found(losses, flat, start=4.0) == []
+
+
+def test_where_nothing_was_gained_only_who_is_not_finite_has_diverged():
+    flat = [2.0, 2.01, 1.99, 2.0, 2.01, 1.99, 2.0]
+    assert found([2.0, 2.0, 6.0, 1e30], flat) == []
+    assert found([2.0, 2.0, 6.0, math.inf], flat) == [3]
 
 
 @pytest.mark.parametrize("replicas", [4, 64, 512])
 @pytest.mark.parametrize("intervals", [3, 10])
 def test_of_losses_of_different_batches_hardly_any_diverges_by_chance(replicas, intervals):
     by_chance = 0
+    gain = max(1.0, 5 / math.sqrt(replicas))  # just beyond the noise of an interval
     for trial in range(100):
         draw = generator(trial, "noise", replicas, intervals)
         seen = [float(torch.randn(replicas, generator=draw).mean()) for _ in range(intervals)]
         losses = torch.randn(replicas, generator=draw).tolist()
-        by_chance += bool(found(losses, seen, paired=False))
+        by_chance += bool(found(losses, seen, paired=False, start=gain))
         # And those that have diverged are seen through the noise.
         losses[-2:] = [200.0, math.inf]
-        assert found(losses, seen, paired=False)[-2:] == [replicas - 2, replicas - 1]
+        excluded = found(losses, seen, paired=False, start=10.0)
+        assert excluded[-2:] == [replicas - 2, replicas - 1]
     assert by_chance <= 5
 
 

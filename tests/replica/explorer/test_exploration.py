@@ -44,11 +44,20 @@ def requests(which):
     return [made[name]() for name in which]
 
 
-def explore(which=("lr",), replicas=4, seed=0, search=True, paired=True, config=CONFIG):
+def explore(
+    which=("lr",), replicas=4, seed=0, search=False, paired=True, trials=True, config=CONFIG
+):
     optimizer = torch.optim.AdamW(two_groups(small_model()), lr=0.1, weight_decay=0.1)
     dimensions = [d for r in requests(which) for d in r.dimensions(optimizer)]
     return Exploration(
-        dimensions, replicas, seed, permutation, search=search, paired=paired, config=config
+        dimensions,
+        replicas,
+        seed,
+        permutation,
+        search=search,
+        paired=paired,
+        trials=trials,
+        config=config,
     )
 
 
@@ -91,7 +100,7 @@ def better_if_smaller(exploration, index=0, by=0.1, loss=2.0):
 
 @pytest.mark.parametrize("replicas", [2, 3, 4, 7])
 def test_replicas_stand_evenly_and_symmetrically_around_the_base_value(replicas):
-    exploration = explore(replicas=replicas, search=False)
+    exploration = explore(replicas=replicas)
     grid = [2 * r / (replicas - 1) - 1 for r in range(replicas)]
     for _ in range(5):
         for index, base in enumerate(exploration.coordinates):
@@ -102,39 +111,15 @@ def test_replicas_stand_evenly_and_symmetrically_around_the_base_value(replicas)
         sync(exploration, better_if_larger(exploration))
 
 
-def test_a_search_begins_below_the_schedule_and_without_one_at_it():
-    factors = explore(["lr", "temperature"]).base_values()
-    assert factors == pytest.approx([CONFIG.search_start, CONFIG.search_start, 2.0])
-    assert explore(["lr", "temperature"], search=False).base_values() == [1.0, 1.0, 2.0]
-    assert not explore(["temperature"], search=True).rates.searching
+def test_without_a_search_values_begin_where_the_user_has_put_them():
+    exploration = explore(["lr", "temperature"])
+    assert exploration.base_values() == [1.0, 1.0, 2.0]
+    assert exploration.search is None
+    assert not exploration.held
 
 
-def test_in_the_search_all_rates_share_one_permutation_and_a_factor_of_two():
-    exploration = explore(["lr", "temperature"], replicas=8)
-    apart = 0
-    for _ in range(6):
-        first, second, other = exploration.offsets()
-        assert first == second
-        apart += first != other
-        base = exploration.coordinates[0]
-        expected = [base + math.log(2) * z for z in first]
-        assert log_values(exploration) == pytest.approx(expected)
-        assert log_values(exploration, 1) == pytest.approx(expected)
-        # The search heeds no decay of the schedule.
-        sync(exploration, better_if_larger(exploration), share=0.0)
-        assert exploration.rates.searching
-        assert exploration.coordinates[0] == exploration.coordinates[1] > base
-    assert apart == 6
-
-
-@pytest.mark.parametrize("search", [True, False])
-def test_when_tracked_each_rate_has_a_permutation_and_its_own_spread(search):
-    exploration = explore(replicas=8, search=search)
-    for push in [better_if_larger] * 4 + [better_if_smaller] * 6:
-        if search:
-            sync(exploration, push(exploration))
-    assert not exploration.rates.searching
-    orders = set()
+def test_each_rate_has_a_permutation_and_its_own_spread():
+    exploration, orders = explore(replicas=8), set()
     for _ in range(6):
         first, second = exploration.offsets()
         assert first != second
@@ -155,24 +140,20 @@ def test_the_permutations_are_of_the_seed_and_the_sync():
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("replicas", [2, 3, 4, 8])
-@pytest.mark.parametrize(
-    ("search", "optimum"),
-    [(True, math.log(2)), (True, math.log(0.2)), (True, 3.0), (False, math.log(0.1))],
-)
-def test_on_a_quadratic_the_rate_ends_near_its_optimum(search, optimum, replicas, seed):
-    exploration = explore(["one lr"], replicas, seed, search)
+@pytest.mark.parametrize("optimum", [math.log(2), math.log(0.1), 3.0])
+def test_on_a_quadratic_the_rate_ends_near_its_optimum(optimum, replicas, seed):
+    exploration = explore(["one lr"], replicas, seed)
     g = generator(seed, "noise")
     for _ in range(80):
         noise = (0.01 * torch.randn(replicas, generator=g)).tolist()
         places = log_values(exploration)
         sync(exploration, [(x - optimum) ** 2 + e for x, e in zip(places, noise, strict=True)])
-    assert not exploration.rates.searching
     assert exploration.coordinates[0] == pytest.approx(optimum, abs=0.2)
-    assert exploration.rates.rollbacks == 0
+    assert exploration.guard.rollbacks == 0
 
 
 def test_each_of_several_values_finds_its_own_optimum():
-    exploration = explore(["lr", "temperature", "p"], 8, search=False)
+    exploration = explore(["lr", "temperature", "p"], 8)
     aims = [0.5, 1.6, 4.0, 0.6]
     places = [d.to_scale(a) for d, a in zip(exploration.dimensions, aims, strict=True)]
     g = generator(0, "noise")
@@ -191,14 +172,14 @@ def test_each_of_several_values_finds_its_own_optimum():
 
 def test_larger_rates_that_do_better_raise_the_rate_and_smaller_ones_lower_it():
     for losses, sign in ((better_if_larger, 1), (better_if_smaller, -1)):
-        exploration = explore(["one lr"], search=False)
+        exploration = explore(["one lr"])
         sync(exploration, losses(exploration))
         assert exploration.coordinates[0] == pytest.approx(sign * CONFIG.track_step, rel=1e-3)
 
 
 def test_without_a_probe_downward_moves_of_a_rate_are_damped_and_upward_ones_are_not():
     def moved(losses, which, paired):
-        exploration = explore(which, search=False, paired=paired)
+        exploration = explore(which, paired=paired)
         before = exploration.coordinates[0]
         sync(exploration, losses(exploration))
         return exploration.coordinates[0] - before
@@ -217,7 +198,7 @@ def test_without_a_probe_downward_moves_of_a_rate_are_damped_and_upward_ones_are
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_decaying_schedule_damps_the_moves_of_rates_and_of_nothing_else(share):
     def moved(which, share):
-        exploration = explore(which, search=False)
+        exploration = explore(which)
         before = list(exploration.coordinates)
         for _ in range(5):
             sync(exploration, better_if_larger(exploration), 2.0, share)
@@ -228,8 +209,8 @@ def test_a_decaying_schedule_damps_the_moves_of_rates_and_of_nothing_else(share)
     assert moved(["temperature"], share) == moved(["temperature"], 1.0) > 0.3
 
 
-def test_equal_losses_move_nothing_after_the_search():
-    exploration = explore(["lr", "temperature"], search=False)
+def test_equal_losses_move_nothing():
+    exploration = explore(["lr", "temperature"])
     before = list(exploration.coordinates)
     fall_quietly(exploration)
     assert exploration.coordinates == before
@@ -248,26 +229,21 @@ def diverging(exploration):
     return losses, sorted(order[-2:]), row[order[1]]
 
 
-@pytest.mark.parametrize("search", [True, False])
-def test_a_diverged_replicas_value_is_left_for_the_best_ones(search):
-    exploration = explore(["one lr"], 6, search=search)
+def test_a_diverged_replicas_value_is_left_for_the_best_ones():
+    exploration = explore(["one lr"], 6)
     fall_quietly(exploration)
-    assert exploration.rates.searching == search
     losses, excluded, best = diverging(exploration)
     values, before = log_values(exploration), exploration.coordinates[0]
     decision = sync(exploration, losses, loss=2.0)
     assert decision.excluded == excluded
     assert not decision.rollback
-    assert decision.next_phase == "track"
-    assert exploration.rates.exclusions == 1
-    assert not exploration.rates.searching
-    width = CONFIG.search_width if search else OWN_WIDTH
-    assert exploration.coordinates[0] == pytest.approx(before + width * best)
+    assert exploration.guard.exclusions == 1
+    assert exploration.coordinates[0] == pytest.approx(before + OWN_WIDTH * best)
     assert max(log_values(exploration)) < min(values[r] for r in excluded)
 
 
 def test_a_replica_without_a_finite_loss_is_excluded_where_larger_rates_are_worse():
-    exploration = explore(["one lr"], 6, search=False)
+    exploration = explore(["one lr"], 6)
     fall_quietly(exploration)
     row = exploration.offsets()[0]
     losses = better_if_smaller(exploration, by=0.01)
@@ -275,9 +251,8 @@ def test_a_replica_without_a_finite_loss_is_excluded_where_larger_rates_are_wors
     assert sync(exploration, losses, loss=2.0).excluded == [row.index(max(row))]
 
 
-@pytest.mark.parametrize("search", [True, False])
-def test_a_rollback_lowers_all_rates_to_a_third_and_nothing_else(search):
-    exploration = explore(["lr", "temperature"], search=search)
+def test_a_rollback_lowers_all_rates_to_a_third_and_nothing_else():
+    exploration = explore(["lr", "temperature"])
     for k in range(20):
         sync(exploration, [3.0 - 0.1 * k] * 4)
     places = list(exploration.coordinates)
@@ -287,19 +262,18 @@ def test_a_rollback_lowers_all_rates_to_a_third_and_nothing_else(search):
     assert "; back to the averaged weights, lr factor " in decision.note
     moved = [new - old for new, old in zip(exploration.coordinates, places, strict=True)]
     assert moved == pytest.approx([-math.log(3), -math.log(3), 0.0])
-    assert not exploration.rates.searching
-    assert exploration.rates.rollbacks == 1
+    assert exploration.guard.rollbacks == 1
 
 
 def test_losses_that_are_all_nan_ask_for_a_rollback():
-    exploration = explore(["lr"], search=False)
+    exploration = explore(["lr"])
     assert sync(exploration, [math.nan] * 4).rollback
     assert exploration.coordinates == pytest.approx([-math.log(3)] * 2)
 
 
 @pytest.mark.parametrize("name", ["lr", "bounded lr"])
 def test_where_nothing_is_spread_all_replicas_have_the_base_values(name):
-    exploration = explore([name, "temperature", "beta0"], search=False)
+    exploration = explore([name, "temperature", "beta0"])
     exploration.set_spread(False)
     for _ in range(3):
         for base, row in zip(exploration.base_values(), exploration.values(), strict=True):
@@ -311,33 +285,24 @@ def test_where_nothing_is_spread_all_replicas_have_the_base_values(name):
     assert len(set(exploration.values()[0])) == 4
 
 
-def test_the_bounds_of_a_factor_hold_in_the_search_at_a_rollback_and_when_tried_again():
+def test_the_bounds_of_a_factor_hold_at_a_rollback_and_when_tried_again():
     low, high = 0.5, 2.0
     exploration = explore(["one bounded lr"])
-    seen = []
 
     def told(losses, loss=None):
-        seen.append(exploration.rates.phase)
         sync(exploration, losses, loss)
         for base, row in zip(exploration.base_values(), exploration.values(), strict=True):
             assert low <= min(base, *row) <= max(base, *row) <= high
         return exploration.base_values()[0]
 
-    assert exploration.base_values()[0] == low  # a twentieth of the schedule is below it
     tops = [told(better_if_larger(exploration, loss=3 - 0.1 * k)) for k in range(12)]
     assert tops[-1] == high
-    while exploration.rates.searching:
-        told(better_if_smaller(exploration, loss=1.8))
-    for _ in range(30):
-        told(better_if_larger(exploration, loss=1.7))
-    assert exploration.base_values()[0] == high
     # Implausible losses: each rollback takes two thirds, and the bound cuts the second short.
     fallen = [told([1e6] * 4), told([math.inf] * 4)]
     assert fallen == pytest.approx([high / 3, low])
-    assert exploration.rates.rollbacks == 2
-    back = [told([1.7] * 4) for _ in range(4)]
+    assert exploration.guard.rollbacks == 2
+    back = [told([1.9] * 4) for _ in range(4)]
     assert back == pytest.approx([low, low, high, high])
-    assert set(seen) == {"search", "track"}
 
 
 # --- whatever happens
@@ -351,11 +316,10 @@ everything = ("bounded lr", "weight_decay", "beta0", "temperature", "p", "shift"
 @given(
     st.integers(2, 5),
     st.booleans(),
-    st.booleans(),
     st.lists(st.tuples(st.lists(single, min_size=5, max_size=5), single), max_size=30),
 )
-def test_values_stay_within_bounds_whatever_the_losses(replicas, search, paired, syncs):
-    exploration = explore(everything, replicas, 0, search, paired)
+def test_values_stay_within_bounds_whatever_the_losses(replicas, paired, syncs):
+    exploration = explore(everything, replicas, paired=paired)
 
     def check():
         rows = exploration.values()
@@ -375,7 +339,7 @@ def test_values_stay_within_bounds_whatever_the_losses(replicas, search, paired,
 
 @pytest.mark.parametrize("losses", [[1e200, 1e199, 2.0, 3.0], [1e308] * 4])
 def test_a_float64_model_that_diverges_does_not_end_the_run(losses):
-    exploration = explore(["lr"], search=False)
+    exploration = explore(["lr"])
     for _ in range(3):
         sync(exploration, losses, loss=max(losses))
         sync(exploration, [2.0] * 4)
@@ -385,7 +349,7 @@ def test_a_float64_model_that_diverges_does_not_end_the_run(losses):
 def test_a_value_driven_to_its_bound_comes_back_at_once(push):
     back = better_if_smaller if push is better_if_larger else better_if_larger
     for name in everything:
-        exploration = explore([name], search=False)
+        exploration = explore([name])
         fall_quietly(exploration)
         for _ in range(400):
             sync(exploration, push(exploration), loss=2.0)
@@ -397,7 +361,7 @@ def test_a_value_driven_to_its_bound_comes_back_at_once(push):
 
 
 def test_eight_dimensions_on_four_replicas_move_slowly_and_stay_finite():
-    exploration = explore(["lr", "decays", "beta0", "beta1"], search=False)
+    exploration = explore(["lr", "decays", "beta0", "beta1"])
     assert len(exploration.dimensions) == 8
     fall_quietly(exploration)
     g = generator(0, "noise")
@@ -408,15 +372,7 @@ def test_eight_dimensions_on_four_replicas_move_slowly_and_stay_finite():
         assert len(decision.confidence) == len(exploration.values()) == 8
         for new, old in zip(exploration.coordinates, before, strict=True):
             assert abs(new - old) <= CONFIG.track_step
-    assert exploration.rates.rollbacks == 0
-
-
-def test_in_the_search_two_rates_are_one_column():
-    assert not sync(explore(["lr"], 3), [1.0, 2.0, 3.0]).slopes.confounded
-    assert sync(explore(["lr"], 3, search=False), [1.0, 2.0, 3.0]).slopes.confounded
-    losses = [1.0, 2.0, 3.0, 1.5, 1.0, 1.2, 1.1, 2.2]
-    first, second, other = sync(explore(["lr", "temperature"], 8), losses).slopes.slope
-    assert first == second != other
+    assert exploration.guard.rollbacks == 0
 
 
 def test_where_no_replica_is_left_all_go_back_to_the_averaged_weights():
@@ -429,9 +385,10 @@ def test_where_no_replica_is_left_all_go_back_to_the_averaged_weights():
 
 
 def test_a_config_moves_what_it_names():
-    config = SearchConfig(search_start=0.5, track_step=0.0, divergence_threshold=math.inf)
-    assert explore(["one lr"], config=config).base_values() == pytest.approx([0.5])
-    held = explore(["one lr"], 6, search=False, config=config)
+    config = SearchConfig(climb_start=0.5, track_step=0.0, divergence_threshold=math.inf)
+    searching = explore(["one lr"], search=True, config=config)
+    assert searching.base_values() == pytest.approx([0.5])
+    held = explore(["one lr"], 6, config=config)
     fall_quietly(held)
     losses, *_ = diverging(held)
     assert sync(held, losses, loss=2.0).excluded == []
@@ -464,7 +421,7 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
         torch.save(state, file)
         file.seek(0)
         state = torch.load(file, weights_only=True)
-    again = explore(which, seed=9, search=False)
+    again = explore(which, seed=9)
     load(again, state)
     assert again.state_dict() == exploration.state_dict()
     assert again.values() == exploration.values()
@@ -483,8 +440,7 @@ def test_a_resumed_exploration_goes_on_identically(stop, through_a_file):
             "lr/0` = nan, which must be a finite number",
         ),
         ("coordinates.lr/1", 7.0, r"must stand within its bounds, \[0.5, 2.0\]"),
-        ("rates.searching", 1, "must be True or False"),
-        ("rates.confidence", -1.5, r"must lie in \[-1, 1\]"),
+        ("held", 1, "held` = 1, which must be True or False"),
         ("rates.rollbacks", -3, "rollbacks` = -3"),
         ("rates.tracker.count", 0, "tracker.best` = .*must be at least inf"),
         ("rates.tracker.best", math.inf, "tracker.best` = inf, which must lie in"),

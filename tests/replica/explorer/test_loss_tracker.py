@@ -5,6 +5,7 @@ import torch
 
 from hdet.replica.explorer.loss_tracker import LossTracker
 from hdet.seeding import generator
+from hdet.state import Entries
 
 
 def tracked(losses):
@@ -65,3 +66,20 @@ def test_one_implausible_loss_leaves_noise_and_best_as_they_are(before):
     for _ in range(60):
         tracker.update(2.0)
     assert tracker.smoothed == pytest.approx(2.0, abs=0.01)
+
+
+def test_the_improvement_is_counted_from_the_loss_of_the_search_if_that_is_higher():
+    for start, expected in ((6.0, 4.0), (1.0, 0.0), (math.nan, 0.0), (math.inf, 0.0)):
+        tracker = LossTracker()
+        tracker.begin(start)
+        assert tracker.improvement == 0.0
+        tracker.update(2.0)
+        assert tracker.improvement == expected
+
+
+def test_a_state_of_before_there_was_a_start_loads():
+    tracker = tracked(falling())
+    state = tracker.state_dict()
+    assert LossTracker.parsed(Entries(state, "Explorer"), tracker.config) == tracker
+    del state["start"]
+    assert LossTracker.parsed(Entries(state, "Explorer"), tracker.config) == tracker

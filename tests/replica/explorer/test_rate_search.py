@@ -1,92 +1,404 @@
+import copy
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdet.replica.explorer.config import SearchConfig
-from hdet.replica.explorer.rate_search import RateSearch
+from hdet.replica.explorer.rate_search import RateSearch, Turn
 from hdet.state import Entries
+from tests.state_mutations import mutations
 
-WIDTH = SearchConfig().search_width
-
-
-def feed(search, signs, losses=None):
-    """Feed syncs at which nobody is excluded; return the moves."""
-    losses = losses or [2.0 - 0.01 * k for k in range(len(signs))]
-    return [
-        search.update(sign, loss, loss, excluded=False, log_rate=0.0)
-        for sign, loss in zip(signs, losses, strict=True)
-    ]
-
-
-def test_clear_signals_raise_the_rate_ever_faster_and_never_beyond_what_was_tried():
-    moves = feed(RateSearch(True), [1.0] * 12)
-    steps = [move.step for move in moves]
-    assert all(0 < step <= WIDTH for step in steps)
-    assert steps[-1] > 0.95 * WIDTH
+CONFIG = SearchConfig()
+START = math.log(CONFIG.climb_start)
+WARMUP, SETTLE, TRIAL = CONFIG.restart_warmup, CONFIG.settle_steps, CONFIG.trial_steps
+CAUTION = math.log(CONFIG.trial_caution)
+# Steps of a climb that rises by the least at each, of all that may follow, and a few to begin.
+MOST_STEPS = (
+    math.ceil((math.log(CONFIG.climb_limit) - START) / CONFIG.climb_slow)
+    + 2 * CONFIG.agreement_steps
+    + SETTLE
+    + CONFIG.max_trials * TRIAL
+)
 
 
-def test_the_search_ends_where_the_confidence_has_turned():
-    search = RateSearch(True)
-    assert search.phase == "search"
-    moves = feed(search, [1.0] * 6 + [-1.0] * 4)
-    assert search.phase == "track"
-    assert moves[-1].step == 0
+def settling(replicas=4, trials=True, config=CONFIG):
+    """Return a search at the end of its climb."""
+    search = RateSearch(replicas, trials, config)
+    assert search.advance(math.nan).roll_back
+    return search
 
 
-def test_noise_at_rates_far_too_low_does_not_end_the_search():
-    search = RateSearch(True)
-    moves = feed(search, [0.3, -0.2, 0.1, -0.3] * 5, [2.0, 2.01, 1.99, 2.0] * 5)
-    assert search.searching
-    assert sum(move.step for move in moves) > 3
+def trying(replicas=4, config=CONFIG):
+    """Return a search at the beginning of its first trial."""
+    search = settling(replicas, config=config)
+    turns = [search.advance(None) for _ in range(config.settle_steps)]
+    assert turns == [Turn()] * (config.settle_steps - 1) + [Turn(part=True)]
+    return search
 
 
-def test_a_search_that_was_not_asked_for_tracks_from_the_start():
-    moves = feed(RateSearch(False), [1.0] * 5)
-    assert [move.step for move in moves] == [0.0] * 5
+def judged(losses, config=CONFIG):
+    """Return a search after a trial with these losses, the turn, and how far x has moved."""
+    search = trying(len(losses), config)
+    before = search.log_factor
+    turns = [search.advance(None) for _ in range(config.trial_steps)]
+    assert turns == [Turn()] * (config.trial_steps - 1) + [Turn(score=True)]
+    turn = search.judge(losses)
+    return search, turn, search.log_factor - before
 
 
-def test_a_loss_that_is_lost_again_asks_for_a_rollback():
-    search = RateSearch(True)
-    feed(search, [1.0] * 20, [2.3 - 0.05 * k for k in range(20)])
-    move = search.update(0.0, 2.2, 2.1, excluded=False, log_rate=0.0)
-    assert move.rollback
-    assert move.step == -math.log(3)
-    assert not search.searching
-    assert search.rollbacks == 1
+# --- climb
 
 
-def test_a_loss_that_is_not_finite_asks_for_a_rollback():
-    search = RateSearch(False)
-    feed(search, [0.0] * 3)
-    assert search.update(0.0, math.nan, math.inf, excluded=False, log_rate=0.0).rollback
+def test_the_climb_begins_far_below_the_users_rate_and_keeps_the_weights_of_each_step():
+    search = RateSearch(4, True)
+    assert search.phase == "climb"
+    assert search.log_factor == math.log(1e-3)
+    assert search.advance(0.9) == Turn(snapshot=True)
+    assert search.shifts() == [0.0] * 4
 
 
-def test_noise_around_a_plateau_is_none():
-    search = RateSearch(False)
-    losses = [2.0, 1.5, 1.2, 1.0, *([0.9, 1.0, 0.95, 1.05] * 20)]
-    moves = feed(search, [0.0] * len(losses), losses)
-    assert not any(move.rollback for move in moves)
+def test_the_climb_is_fast_while_the_smoothed_agreement_is_near_its_largest():
+    search = RateSearch(4, True)
+    # By hand: m = 0.8, then m + (a - m) / 5; fast above 0.7 times the largest, 0.56.
+    smoothed, moves = [0.8, 0.64, 0.512, 0.6096], [0.3, 0.3, 0.1, 0.3]
+    for agreement, m, move in zip([0.8, 0.0, 0.0, 1.0], smoothed, moves, strict=True):
+        before = search.log_factor
+        search.advance(agreement)
+        assert search.state_dict()["smoothed"] == pytest.approx(m)
+        assert search.state_dict()["largest"] == 0.8
+        assert search.log_factor - before == pytest.approx(move)
 
 
-signals = st.lists(
-    st.tuples(
-        st.floats(-1, 1),
-        st.one_of(st.floats(-1e9, 1e9), st.just(math.nan), st.just(math.inf)),
-        st.booleans(),
-    ),
-    min_size=1,
-    max_size=60,
+@pytest.mark.parametrize(("trials", "factor"), [(True, 10), (False, 5)])
+def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trials, factor):
+    search = RateSearch(4, trials)
+    # The first number counts in full, each of the others by a fifth.
+    before = m = 0.0
+    for k, agreement in enumerate([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, -0.9, -0.9]):
+        before, m = search.log_factor, m + (agreement - m) / (5 if k else 1)
+        turn = search.advance(agreement)
+        assert turn.snapshot == (k < 7)
+        assert turn.roll_back == (m <= 0) == (k == 7)
+        assert ("the updates no longer agree with the gradients" in turn.note) == (k == 7)
+    assert search.log_factor == pytest.approx(before - math.log(factor))
+    assert (search.phase, search.steps) == ("settle", 0)
+
+
+def test_no_crossing_is_seen_before_there_are_enough_numbers():
+    search = RateSearch(4, True)
+    # With negative numbers alone the climb is slow, since m is below 0.7 times the largest, 0.
+    turns = [search.advance(-1.0) for _ in range(CONFIG.agreement_steps)]
+    assert turns == [Turn(snapshot=True)] * CONFIG.agreement_steps
+    assert search.log_factor == pytest.approx(START + 5 * CONFIG.climb_slow)
+    assert search.advance(-1.0).roll_back
+
+
+@pytest.mark.parametrize("agreement", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_ends_the_climb_at_once(agreement):
+    search = RateSearch(4, True)
+    search.advance(0.9)
+    turn = search.advance(agreement)
+    assert turn.roll_back
+    assert turn.note.startswith("the climb ends at lr factor 0.00135: a gradient is not finite")
+    assert search.log_factor == pytest.approx(START + 0.3 - math.log(10))
+
+
+def test_the_climb_ends_at_its_limit_where_nothing_stops_it():
+    search, turn = RateSearch(4, True), Turn()
+    steps = 0
+    while search.phase == "climb":
+        turn = search.advance(1.0)
+        steps += 1
+    assert turn.roll_back
+    assert turn.note.endswith("nothing stops it")
+    # From 1e-3 to the first multiple of 0.3 beyond 1e3, which the last step sees.
+    assert steps == math.ceil(math.log(1e6) / 0.3) + 1
+    assert search.log_factor == pytest.approx(START + 0.3 * (steps - 1) - math.log(10))
+
+
+def test_a_step_without_a_number_moves_nothing():
+    search = RateSearch(4, True)
+    for _ in range(CONFIG.agreement_steps):
+        assert search.advance(None) == Turn(snapshot=True)
+    assert search.log_factor == START
+    search.advance(0.5)
+    assert search.state_dict()["smoothed"] == 0.5
+
+
+def test_weights_that_a_rate_is_too_small_to_move_ask_for_a_larger_one():
+    search, turns = RateSearch(4, True), []
+    while search.phase == "climb":
+        turns.append(search.advance(None))
+    assert len(turns) == CONFIG.agreement_steps + math.ceil(math.log(1e6) / 0.3) + 1
+    assert turns[-1].roll_back
+
+
+# --- settle
+
+
+def test_the_rate_is_warmed_up_again_after_the_moments_were_begun_anew():
+    search, seen = settling(3), []
+    for _ in range(SETTLE):
+        assert search.phase == "settle"
+        first, *others = search.shifts()
+        assert others == [first] * 2
+        seen.append(math.exp(first))
+        search.advance(None)
+    expected = [min(1.0, (k + 1) / WARMUP) for k in range(SETTLE)]
+    assert seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "trials", "most"), [(4, False, 3), (1, True, 3), (4, True, 0)]
+)
+def test_without_trials_the_search_ends_when_it_has_settled(replicas, trials, most):
+    search = settling(replicas, trials, SearchConfig(max_trials=most))
+    before = search.log_factor
+    turns = [search.advance(None) for _ in range(SETTLE)]
+    assert turns == [Turn()] * (SETTLE - 1) + [Turn(done=True)]
+    assert search.phase == "done"
+    assert search.log_factor == before
+    assert search.shifts() == [0.0] * replicas
+
+
+# --- trial
+
+
+@pytest.mark.parametrize(
+    ("replicas", "factors"),
+    [
+        (2, [1, 2.2]),
+        (3, [1, 2.2, 4.84]),
+        (4, [1, 10 ** (1 / 3), 10 ** (2 / 3), 10]),
+        (8, [10 ** (k / 7) for k in range(8)]),
+        (64, [10 ** (k / 7) for k in range(8)] * 8),
+    ],
+)
+def test_the_replicas_share_out_a_trials_rates(replicas, factors):
+    search = trying(replicas)
+    for _ in range(TRIAL // 2):
+        search.advance(None)
+    assert [math.exp(x) for x in search.shifts()] == pytest.approx(factors)
+
+
+def test_a_trial_is_a_short_whole_run_with_a_warm_up_and_a_decay():
+    search, seen = trying(2), []
+    for _ in range(TRIAL):
+        low, high = search.shifts()
+        assert high - low == pytest.approx(math.log(CONFIG.trial_spacing))
+        seen.append(math.exp(low))
+        search.advance(None)
+    # 24 steps: up in the first 6, down in the last 9.6.
+    up = [(k + 1) / 6 for k in range(6)]
+    down = [k / 9.6 for k in range(9, 0, -1)]
+    assert seen == pytest.approx([*up, *[1.0] * 9, *down])
+
+
+def test_the_rate_moves_to_the_minimum_of_the_parabola_around_the_lowest_loss():
+    spacing = math.log(10) / 3
+    # By hand: losses 3, 1, 2 at -h, 0, h. The vertex is h (left - right) / (2 (left + right))
+    # = h (2 - 1) / (2 (2 + 1)) = h / 6 above the lowest.
+    search, turn, moved = judged([3.0, 1.0, 2.0, 9.0])
+    assert moved == pytest.approx(spacing + spacing / 6 - CAUTION)
+    assert turn.done
+    assert search.phase == "done"
+    found = math.exp(search.log_factor)
+    assert turn.note == (
+        f"trial 1, loss by lr factor 0.0001: 3, 0.000215: 1, 0.000464: 2, 0.001: 9; "
+        f"lr factor {found:.3g}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("losses", "place"),
+    [
+        ([1.0, 2.0, 3.0, 4.0], 0.0),  # at the end there is no neighbour
+        ([2.0, 1.0, math.inf, math.inf], 1.0),  # nor where one has diverged
+        ([math.nan, 1.0, 2.0, 3.0], 1.0),
+        ([1e30, 1.0, 1.0, 2.0], 1.5),  # never further than half way
+        ([2.0, 1.0, 1e30, 2.0], 0.5),
+        ([1.0, 1.0, 1.0, 1.0], 0.0),  # of equal ones the smallest rate
+        ([-3.0, -5.0, -3.0, 0.0], 1.0),
+        ([1e200, 1.0, 3e200, math.inf], 1.0),  # as good as infinite
+    ],
+)
+def test_the_lowest_loss_decides(losses, place):
+    search, turn, moved = judged(losses)
+    assert moved == pytest.approx(place * math.log(10) / 3 - CAUTION)
+    assert turn.done
+    assert search.phase == "done"
+
+
+def test_where_no_loss_is_finite_the_rate_stays_but_for_the_caution():
+    for value in (math.nan, math.inf, 1e308, -1e308):
+        _, turn, moved = judged([value] * 4)
+        assert turn.done
+        assert moved == pytest.approx(-CAUTION)
+
+
+def test_a_best_rate_at_the_top_is_tried_again_from_there():
+    search, turn, moved = judged([4.0, 3.0, 2.0, 1.0])
+    for trial in range(2, CONFIG.max_trials + 1):
+        assert turn.part
+        assert not turn.done
+        assert (search.phase, search.steps) == ("trial", 0)
+        # The caution is for the end.
+        assert moved == pytest.approx((trial - 1) * math.log(10))
+        turns = [search.advance(None) for _ in range(TRIAL)]
+        assert turns[-1] == Turn(score=True)
+        before = search.log_factor
+        turn = search.judge([4.0, 3.0, 2.0, 1.0])
+        moved += search.log_factor - before
+    assert turn.done
+    assert turn.note.startswith(f"trial {CONFIG.max_trials}, ")
+    assert moved == pytest.approx(CONFIG.max_trials * math.log(10) - CAUTION)
+
+
+def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
+    # Sixteen replicas at eight rates: the second rate is best on the mean, not by one of them.
+    losses = [4.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 4.0, 3.0, 1.5, 5.0, 6.0, 7.0, 8.0, 9.0]
+    spacing = math.log(10) / 7
+    _, _, moved = judged(losses)
+    left, right = 4.0 - 2.5, 2.75 - 2.5
+    vertex = spacing * (left - right) / (2 * (left + right))
+    assert moved == pytest.approx(spacing + vertex - CAUTION)
+    losses[1] = math.inf
+    _, _, moved = judged(losses)
+    assert moved == pytest.approx(2 * spacing - CAUTION)
+
+
+def test_a_config_moves_what_it_names():
+    config = SearchConfig(trial_caution=1.0, max_trials=1, trial_steps=8, trial_levels=2)
+    search, turn, moved = judged([2.0, 1.0, 2.0, 1.0], config)
+    assert turn.done
+    assert moved == pytest.approx(math.log(CONFIG.trial_spacing))
+    assert RateSearch(4, True, SearchConfig(climb_start=0.1)).log_factor == math.log(0.1)
+
+
+def test_a_trial_that_was_given_up_begins_again_after_the_next_step():
+    search = trying()
+    for _ in range(5):
+        search.advance(None)
+    search.postpone_trial()
+    assert search.phase == "settle"
+    assert search.shifts() == [0.0] * 4  # warmed up long ago
+    assert search.advance(None) == Turn(part=True)
+    assert (search.phase, search.steps, search.trial) == ("trial", 0, 0)
+
+
+def test_a_search_may_be_ended_anywhere_and_stays_there():
+    search = trying()
+    before = search.log_factor
+    assert search.end("enough") == Turn(done=True, note="enough")
+    assert (search.phase, search.log_factor) == ("done", before)
+
+
+# --- whatever happens
+
+agreements = st.one_of(
+    st.none(), st.floats(-1, 1), st.sampled_from([math.nan, math.inf, 1.0, 0.1])
+)
+losses = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True), st.floats(0, 3), st.just(2.0)
 )
 
 
 @settings(max_examples=200, deadline=None)
-@given(signals)
-def test_any_signal_leaves_a_state_that_round_trips(steps):
-    search = RateSearch(True)
-    for sign, loss, excluded in steps:
-        move = search.update(sign, loss, loss, excluded, 0.0)
-        assert math.isfinite(move.step)
-        assert move.step <= WIDTH
-    again = RateSearch.parsed(Entries(search.state_dict(), "Explorer"), SearchConfig())
-    assert again.state_dict() == search.state_dict()
+@given(st.data(), st.integers(1, 20), st.booleans())
+def test_any_search_is_short_and_its_rate_finite(data, replicas, trials):
+    seen = data.draw(st.lists(agreements, min_size=1, max_size=30))
+    scores = data.draw(st.lists(losses, min_size=20, max_size=20))
+    search, steps = RateSearch(replicas, trials), 0
+    while search.phase != "done":
+        shifts = search.shifts()
+        assert len(shifts) == replicas
+        assert all(math.isfinite(x) for x in shifts)
+        turn = search.advance(seen[steps % len(seen)])
+        steps += 1
+        if turn.score:
+            turn = search.judge(scores[-replicas:])
+        assert turn.done == (search.phase == "done")
+        assert math.isfinite(search.log_factor)
+    assert steps <= MOST_STEPS
+
+
+# --- state
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.one_of(st.none(), st.floats(-1, 1)), min_size=1, max_size=12),
+    st.lists(st.floats(0, 3), min_size=4, max_size=4),
+    st.integers(0, MOST_STEPS),
+)
+def test_a_search_that_was_saved_goes_on_identically(seen, scores, stop):
+    search, again, step = RateSearch(4, True), RateSearch(4, True), 0
+    while search.phase != "done":
+        if step == stop:
+            again = again.parsed(Entries(search.state_dict(), "Explorer"))
+        if step >= stop:
+            assert again.state_dict() == search.state_dict()
+            assert again.shifts() == search.shifts()
+        for one in (search, again) if step >= stop else (search,):
+            if one.advance(seen[step % len(seen)]).score:
+                one.judge(scores)
+        step += 1
+    if step > stop:
+        assert again.state_dict() == search.state_dict()
+
+
+def in_phase(phase):
+    search = {"climb": lambda: RateSearch(4, True), "settle": settling, "trial": trying}[
+        phase
+    ]()
+    for agreement in (0.5, 0.4, 0.3):
+        search.advance(agreement)
+    assert search.phase == phase
+    return search
+
+
+@pytest.mark.parametrize("phase", ["climb", "settle", "trial"])
+def test_a_damaged_state_is_refused_or_goes_on(phase):
+    search = in_phase(phase)
+    for what, bad in mutations(search.state_dict()):
+        try:
+            again = RateSearch(4, True).parsed(Entries(bad, "Explorer"))
+        except ValueError:
+            continue
+        for _ in range(MOST_STEPS):
+            assert all(math.isfinite(x) for x in again.shifts()), what
+            if again.advance(1.0).score:
+                again.judge([4.0, 3.0, 2.0, 1.0])
+        assert again.phase == "done", what
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("phase", "done", "must be one of climb, settle, trial"),
+        ("log_factor", math.nan, "log_factor` = nan"),
+        ("log_factor", 701.0, "log_factor` = 701.0"),
+        ("steps", TRIAL, rf"steps` = {TRIAL}, which must lie in \[0, {TRIAL - 1}\]"),
+        ("trial", CONFIG.max_trials + 1, "trial` = 4"),
+        ("smoothed", -1.5, "smoothed` = -1.5"),
+        ("largest", -0.5, "largest` = -0.5"),
+        ("seen", -1, "seen` = -1"),
+    ],
+)
+def test_an_entry_out_of_its_range_is_refused(key, value, words):
+    state = copy.deepcopy(in_phase("trial").state_dict())
+    state[key] = value
+    with pytest.raises(ValueError, match=words):
+        RateSearch(4, True).parsed(Entries(state, "Explorer"))
+
+
+def test_a_state_in_a_trial_ends_where_there_can_be_none():
+    entries = Entries(in_phase("trial").state_dict(), "Explorer")
+    alone = RateSearch(1, True).parsed(entries)
+    assert alone.shifts() == [0.0]
+    assert alone.advance(None) == Turn(done=True)
+    assert alone.log_factor == in_phase("trial").log_factor
+    # With other replicas the rates are shared out anew.
+    assert len(RateSearch(6, True).parsed(entries).shifts()) == 6

@@ -140,7 +140,6 @@ def test_where_nothing_is_scaled_a_step_is_the_schedulers_own(name):
 def test_a_run_resumed_midway_goes_on_identically(name, stop):
     optimizer, schedule, values = make_schedule(SCHEDULES[name])
     follow(optimizer, schedule, values, range(1, stop + 1))
-    schedule.end_search()
     file = io.BytesIO()
     torch.save([schedule.state_dict(), momenta_of(optimizer)], file)
     expected = follow(optimizer, schedule, values, range(stop + 1, STEPS + 1))
@@ -250,19 +249,55 @@ def test_a_plateau_is_noticed_from_the_losses_given_and_only_there():
     assert seen == [high] * 5 + [half] * 3 + [quarter]
 
 
-def test_the_end_of_the_search_holds_every_group_where_it_stands():
+@pytest.mark.parametrize(
+    ("make", "written"),
+    [
+        (None, (0.1, 0.07)),
+        (lambda o: lambda step: [0.2, 0.5, 1.0, 0.25][step], (0.1, 0.07)),
+        (lambda o: schedulers.LinearLR(o, 0.2, total_iters=10), (0.1, 0.07)),
+        (lambda o: schedulers.OneCycleLR(o, [0.3, 0.2], 30), (0.3, 0.2)),
+    ],
+)
+def test_a_search_is_around_the_rates_that_the_user_wrote(make, written):
     optimizer = sgd()
-    schedule = WrappedSchedule(optimizer, lambda step: [0.2, 0.5, 1.0, 0.25][step])
-    schedule.step(1)
-    schedule.read()
-    schedule.end_search()
-    seen = []
-    for step in (2, 3):
+    schedule = WrappedSchedule(optimizer, make and make(optimizer))
+    schedule.begin_search()
+    searched = []
+    for step in (1, 2):
+        optimizer.step()
         schedule.step(step)
         schedule.read()
-        seen.append([held.value for held in schedule.groups])
-    assert seen[0] == [0.5 * 0.1, 0.5 * 0.07]
-    assert seen[1] == pytest.approx([0.125 * 0.1, 0.125 * 0.07])
+        searched.append(tuple(held.value for held in schedule.groups))
+    assert searched == [written] * 2
+    schedule.end_search()
+    optimizer.step()
+    schedule.step(3)
+    schedule.read()
+    assert [held.value for held in schedule.groups] == rates_of(optimizer)
+    assert [held.now for held in schedule.groups] == rates_of(optimizer)
+
+
+@pytest.mark.parametrize("searching", [True, False])
+def test_a_state_knows_whether_the_rates_are_searched(searching):
+    schedule = WrappedSchedule(sgd(), None)
+    if searching:
+        schedule.begin_search()
+    again = WrappedSchedule(sgd(), None)
+    again.assign(again.parsed(Entries(schedule.state_dict(), "Explorer")))
+    peaks = [0.1, 0.07] if searching else [None, None]
+    assert [held.peak for held in again.groups] == peaks
+
+
+def test_a_state_of_before_there_was_a_peak_loads():
+    optimizer, schedule, values = make_schedule(SCHEDULES["cosine"])
+    follow(optimizer, schedule, values, range(1, 8))
+    state = schedule.state_dict()
+    for row in state["groups"]:
+        del row["peak"]
+        row["ended_at"] = 0.05
+    _, again, scaling = make_schedule(SCHEDULES["cosine"])
+    load(state, again, scaling)
+    assert again.groups == schedule.groups
 
 
 def test_a_group_that_was_added_later_brings_its_own_rate_to_a_callable():

@@ -12,7 +12,8 @@ group or a tensor. At each sync (`decide`)
     new permutations
 
 Before the first sync the scale of the rates is searched (rate_search). While it is, all rates
-move as one, and everything else stays.
+move as one, in a trial each replica's by itself, and everything else stays. The scale found is
+then held: losses do not move it, only first-order evidence does (`hold`).
 
 A coordinate is a value on its own scale, such as the logarithm of the factor on a learning
 rate; the gain falls from 1 to 0 as the schedule decays.
@@ -80,7 +81,7 @@ class Exploration:
         coordinates: the base value of each dimension, on its scale.
         syncs: decisions so far.
         search: the search for the scale of the learning rates; None when it is over.
-        held: whether a search has found their scale. Then only their ratios move.
+        held: whether a search has found their scale. Then `decide` moves only their ratios.
         guard: what is known of the losses, and of spikes.
     """
 
@@ -107,6 +108,7 @@ class Exploration:
         self._seed = seed
         self._permutation = permutation
         self._paired = paired
+        self._trials = trials
         self._spread = spread
         self.coordinates = [d.clamp(d.to_scale(d.value)) for d in dimensions]
         if search and self._rates():
@@ -365,7 +367,7 @@ class Exploration:
         if entries.has("search") and entries.raw("search") is not None:
             if not self._rates():
                 entries.refuse("search", "going on", "must be None: no rate is explored here")
-            begun = self.search or RateSearch(self.replicas, self._paired, self.config)
+            begun = self.search or RateSearch(self.replicas, self._trials, self.config)
             fresh.search = begun.parsed(entries.entries("search"))
         fresh._offsets = fresh._drawn()
         return fresh

@@ -32,11 +32,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...state import Entries
+from ...state import MOST, Entries
 from .config import DEFAULT, SearchConfig
+from .loss_tracker import LARGEST
 
 Phase = Literal["climb", "settle", "trial", "done"]
-PHASES = ("climb", "settle", "trial", "done")
+PHASES = ("climb", "settle", "trial")  # in which a state can be
 _FARTHEST = 700.0  # log factors that a state may hold: what a float's exponential allows
 
 
@@ -105,15 +106,18 @@ class RateSearch:
         """Return what each replica's log rate in a trial is above the base, from 0."""
         config = self.config
         count = min(self.replicas, config.trial_levels)
-        spacing = min(math.log(config.trial_spacing), math.log(config.trial_span) / (count - 1))
+        spacing = min(
+            math.log(config.trial_spacing), math.log(config.trial_span) / max(count - 1, 1)
+        )
         return [spacing * (r % count) for r in range(self.replicas)]
 
     def advance(self, agreement: float | None) -> Turn:
         """Take in a step that was trained, and say what comes.
 
         Args:
-            agreement: of the last update with the gradient after it; None where there was no
-                number, NaN where it was not finite.
+            agreement: of the last update with the gradient after it, -1 to 1; None where
+                there was no number, NaN where it was not finite. In a climb, numbers that go
+                on missing count as 1: the weights do not move.
         """
         self.steps += 1
         if self.phase == "climb":
@@ -129,7 +133,9 @@ class RateSearch:
     def _climb(self, agreement: float | None) -> Turn:
         config = self.config
         if agreement is None:
-            return Turn(snapshot=True)
+            if self.steps - self._seen <= config.agreement_steps:
+                return Turn(snapshot=True)
+            agreement = 1.0  # the steps are too short to move a weight at all
         if math.isfinite(agreement):
             weight = 1.0 if self._seen == 0 else 1 / config.agreement_steps
             self._smoothed += weight * (agreement - self._smoothed)
@@ -155,24 +161,30 @@ class RateSearch:
         """Take in the replicas' losses at the end of a trial, and say what comes."""
         rows: dict[float, list[float]] = {}
         for level, loss in zip(self._levels(), losses, strict=True):
-            rows.setdefault(level, []).append(loss if math.isfinite(loss) else math.inf)
+            rows.setdefault(level, []).append(loss if abs(loss) < LARGEST else math.inf)
         levels = sorted(rows)
         means = [math.fsum(rows[x]) / len(rows[x]) for x in levels]
         best = min(range(len(levels)), key=means.__getitem__)
-        move = _lowest(levels, means, best) if math.isfinite(means[best]) else 0.0
+        base, move = self.log_factor, 0.0
+        if math.isfinite(means[best]):
+            move = _lowest(levels, means, best)
         self.log_factor += move
         self.trial += 1
+        again = best == len(levels) - 1 and self.trial < self.config.max_trials
+        if not again:
+            self.log_factor -= math.log(self.config.trial_caution)
         tried = ", ".join(
-            f"{math.exp(self.log_factor - move + x):.3g}: {loss:.4g}"
+            f"{math.exp(base + x):.3g}: {loss:.4g}"
             for x, loss in zip(levels, means, strict=True)
         )
-        note = f"trial {self.trial}, loss by lr factor {tried}; lr factor {{factor}}"
-        note = note.format(factor=f"{math.exp(self.log_factor):.3g}")
-        if best == len(levels) - 1 and self.trial < self.config.max_trials:
-            self.steps = 0
-            return Turn(part=True, note=note)
-        self.log_factor -= math.log(self.config.trial_caution)
-        return self.end(note)
+        note = (
+            f"trial {self.trial}, loss by lr factor {tried}; "
+            f"lr factor {math.exp(self.log_factor):.3g}"
+        )
+        if not again:
+            return self.end(note)
+        self.steps = 0
+        return Turn(part=True, note=note)
 
     def postpone_trial(self) -> None:
         """Begin the trial again after the next step: its weights were given up."""
@@ -202,11 +214,14 @@ class RateSearch:
         phase = entries.text("phase", PHASES)
         fresh.phase = next(known for known in PHASES if known == phase)
         fresh.log_factor = entries.number("log_factor", -_FARTHEST, _FARTHEST)
-        fresh.steps = entries.integer("steps")
+        length = {"settle": self.config.settle_steps, "trial": self.config.trial_steps}
+        fresh.steps = entries.integer("steps", 0, length.get(phase, MOST + 1) - 1)
         fresh.trial = entries.integer("trial", 0, self.config.max_trials)
         fresh._smoothed = entries.number("smoothed", -1.0, 1.0)
-        fresh._largest = entries.number("largest", -1.0, 1.0)
+        fresh._largest = entries.number("largest", 0.0, 1.0)
         fresh._seen = entries.integer("seen")
+        if phase == "trial" and not fresh.trials:
+            fresh.postpone_trial()  # and so the search ends with the next step
         return fresh
 
 
