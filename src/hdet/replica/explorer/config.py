@@ -31,8 +31,6 @@ class SearchConfig:
             does not end; more steps see the crossing later (measured).
         crossing_factor: the rate falls to the crossing's over this: for the lag of the
             smoothed agreement, and to a bound that is safe (measured).
-        untried_factor: the same where no trial follows, and nothing would raise it again
-            (measured).
         snapshots: of the climb, on all replicas together; the fewer, the further apart.
         restart_warmup: steps of a linear warm-up after the moments were begun anew.
         settle_steps: steps at the bound before a trial, in which the moments become what they
@@ -43,7 +41,9 @@ class SearchConfig:
         trial_warmup: fraction of a trial in which its rate rises from zero.
         trial_decay: fraction of a trial in which its rate falls to zero; without, short trials
             prefer rates that are too low.
-        trial_span: largest rate of a trial over its smallest.
+        trial_below: the smallest rate of the first trial is the bound over this (measured).
+        trial_below: float = _constant(2.0, low=1, high=1000)
+    trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
         max_trials: trials in a row at most, where the largest rate is the best; 0 for the climb
@@ -113,11 +113,10 @@ class SearchConfig:
     climb_fast_above: float = _constant(0.7, low=0, high=1)
     climb_limit: float = _constant(1e3, low=1, high=1e9)
     agreement_steps: int = _constant(5, low=1)
-    crossing_factor: float = _constant(10.0, low=1, high=1000)
-    untried_factor: float = _constant(5.0, low=1, high=1000)
+    crossing_factor: float = _constant(5.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
-    settle_steps: int = _constant(16, low=1)
+    settle_steps: int = _constant(32, low=1)
     trial_steps: int = _constant(24, low=2)
     trial_probes: int = _constant(8, low=1)
     trial_warmup: float = _constant(0.25, above=0, high=1)
@@ -127,6 +126,7 @@ class SearchConfig:
     hold_damping: float = _constant(0.3, low=0, high=1)
     hold_share: float = _constant(0.8, low=0, high=1)
     hold_limit: float = _constant(0.35, low=0, high=10)
+    trial_below: float = _constant(2.0, low=1, high=1000)
     trial_span: float = _constant(10.0, above=1, high=1e6)
     trial_spacing: float = _constant(2.2, above=1, high=1e6)
     trial_levels: int = _constant(8, low=2)

@@ -103,13 +103,14 @@ class RateSearch:
         return [0.0] * self.replicas
 
     def _levels(self) -> list[float]:
-        """Return what each replica's log rate in a trial is above the base, from 0."""
+        """Return what each replica's log rate in a trial is above x."""
         config = self.config
+        lowest = 0.0 if self.trial else -math.log(config.trial_below)
         count = min(self.replicas, config.trial_levels)
         spacing = min(
             math.log(config.trial_spacing), math.log(config.trial_span) / max(count - 1, 1)
         )
-        return [spacing * (r % count) for r in range(self.replicas)]
+        return [lowest + spacing * (r % count) for r in range(self.replicas)]
 
     def advance(self, agreement: float | None) -> Turn:
         """Take in a step that was trained, and say what comes.
@@ -145,8 +146,7 @@ class RateSearch:
         crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
         if crossed or far or not math.isfinite(agreement):
             crossing = self.log_factor
-            factor = config.crossing_factor if self.trials else config.untried_factor
-            self.log_factor -= math.log(factor)
+            self.log_factor -= math.log(config.crossing_factor)
             self.phase, self.steps = "settle", 0
             why = "the updates no longer agree with the gradients"
             if not crossed:
@@ -165,10 +165,9 @@ class RateSearch:
         levels = sorted(rows)
         means = [math.fsum(rows[x]) / len(rows[x]) for x in levels]
         best = min(range(len(levels)), key=means.__getitem__)
-        base, move = self.log_factor, 0.0
-        if math.isfinite(means[best]):
-            move = _lowest(levels, means, best)
-        self.log_factor += move
+        base = self.log_factor
+        finite = math.isfinite(means[best])
+        self.log_factor += _lowest(levels, means, best) if finite else levels[0]
         self.trial += 1
         again = best == len(levels) - 1 and self.trial < self.config.max_trials
         if not again:
