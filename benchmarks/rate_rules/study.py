@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ..core.records import write_record
+from ..core.records import record, write_record
 from .models import DEVICE, GPT
+from .plots import draw
 from .rules import Rule
 from .runs import Found, run, trials
 
@@ -78,7 +79,7 @@ FEW = ("one crossing, cut 3", "moments kept", "half the speed", "cosine")
 MODELS = {
     "0.1M": (64, 2, 64, False),
     "0.84M": (128, 4, 128, True),
-    "10.6M": (384, 6, 256, True),
+    "10.8M": (384, 6, 256, True),
 }
 STARTS = (1 / 30, 1.0, 30.0)  # times the best rate
 
@@ -105,10 +106,10 @@ PROBLEMS = {
     ),
     "0.1M, cosine": Problem("0.1M", "cosine", 800, 16, 3e-3, (-4, 4), seeds=2),
     "0.84M": Problem("0.84M", "warmup-cosine", 400, 16, 1e-3, (-5, 4)),
-    "10.6M, 350 steps": Problem(
-        "10.6M", "warmup-cosine", 350, 16, 7e-4, (-4, 3), starts=(1.0,)
+    "10.8M, 350 steps": Problem(
+        "10.8M", "warmup-cosine", 350, 16, 7e-4, (-4, 3), starts=(1.0,)
     ),
-    "10.6M, 700 steps": Problem("10.6M", "warmup-cosine", 700, 32, 1e-3, (-3, 2), rules=FEW),
+    "10.8M, 700 steps": Problem("10.8M", "warmup-cosine", 700, 32, 1e-3, (-3, 2), rules=FEW),
 }
 
 
@@ -125,8 +126,8 @@ class Trial:
 
 
 TRIALS = (
-    Trial("10.6M", 1e-4, 7, (12, 24, 48, 96)),
-    Trial("10.6M", 1e-4, 7, (12, 24, 48), before=(40, 1e-4)),
+    Trial("10.8M", 1e-4, 7, (12, 24, 48, 96)),
+    Trial("10.8M", 1e-4, 7, (12, 24, 48), before=(40, 1e-4)),
     Trial("0.84M", 2e-4, 8, (12, 24, 48, 96)),
     Trial("0.1M", 1e-3, 8, (12, 24, 48, 96)),
     Trial("0.1M", 1e-3, 8, (24, 48), before=(80, 1e-3)),
@@ -185,9 +186,10 @@ def tried(trial: Trial, model: GPT) -> dict[str, Any]:
 
 
 def write(problems: dict[str, Any], short: Sequence[dict[str, Any]], **about: Any) -> None:
-    """Write the record."""
+    """Write the record, and draw the picture."""
     content = {"runs": 1, "problems": problems, "trials": list(short)}
     write_record("rate_rules", "python -m benchmarks rate-rules", {**about, **content})
+    draw(record("rate_rules"))
 
 
 def command(
