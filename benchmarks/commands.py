@@ -13,6 +13,7 @@ from .cost.study import command as cost
 from .federated.command import federated
 from .overhead.study import command as overhead
 from .penalties.study import command as penalties
+from .rate_rules.study import command as rate_rules
 from .remedies.study import command as remedies
 from .robustness.command import robustness
 from .scale.study import command as scale
@@ -33,6 +34,7 @@ for name, study in {
     "cost": cost,
     "overhead": overhead,
     "penalties": penalties,
+    "rate-rules": rate_rules,
     "remedies": remedies,
     "scale": scale,
     "selection-scale": selection_scale,

@@ -26,6 +26,7 @@ PAGES = {
     "cost": "cost.md",
     "federated": "federated-benchmark.md",
     "penalties": "penalties.md",
+    "rate_rules": "learning-rate-rules.md",
     "remedies": "remedies.md",
     "robustness": "robustness.md",
     "scale": "scale.md",

@@ -1,0 +1,1 @@
+"""What finds a learning rate: many rules, and short trials, on GPTs of three sizes."""

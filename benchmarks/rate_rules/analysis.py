@@ -1,0 +1,220 @@
+"""What docs/learning-rate-rules.md says, from the record of the rules and the trials.
+
+A regret is a held-out loss over that of the sweep's best rate, seed by seed, less one, in
+percent; below zero is better than the sweep, whose rates are a quarter of a decade apart.
+"""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from hdet import SearchConfig
+
+from ..core.records import record
+
+BASE, ONE_CROSSING = "base", "one crossing, cut 3"
+ANEW = "initial weights, one crossing, cut 2"
+# What the crossing depends on, of what is told for each problem.
+SIGNALS = [
+    BASE,
+    "half the speed",
+    "twice the speed",
+    "smoothed over 10",
+    "smoothed over 20",
+    "beta2 0.95 in the climb",
+    "cosine",
+]
+# In the order of the table: each changes the base in what it names, and nothing else.
+SHOWN = [
+    BASE,
+    "second moment cleared",
+    "moments kept",
+    "no way back",
+    "one crossing, cut 2",
+    ONE_CROSSING,
+    ANEW,
+    "initial weights",
+    "7 crossings",
+    "largest",
+    "kept, largest, no shift",
+    "smoothed over 10",
+    "kept, smoothed over 10, largest",
+    "smoothed over 20",
+    "half the speed",
+    "twice the speed",
+    "cosine",
+    "beta2 0.95 in the climb",
+    "again at 6, 12, 25 %",
+    "no hold",
+]
+
+
+def values() -> dict[str, Any]:
+    """Return the numbers that the page names."""
+    found = record("rate_rules")
+    problems = found["problems"]
+    every, ratios = regrets(problems), trial_ratios(found)
+    # The problems that all rules ran on.
+    means = every.xs("mean", axis=1, level=1).dropna(axis=1)
+    crossings = {name: _spread(one, "first crossing") for name, one in problems.items()}
+    ends = {name: _spread(one, "end") for name, one in problems.items()}
+    tiny = [name for name, one in problems.items() if one["model"] == "0.1M"]
+    near = ends["0.1M, one-cycle"][ONE_CROSSING]
+    from_start = ratios["10.8M, from the initial weights"]
+    return {
+        "record": found,
+        "config": SearchConfig(),
+        "one": ONE_CROSSING,
+        "anew": ANEW,
+        "tiny": tiny,
+        "setting": _setting(problems),
+        "wrong": _wrong_rates(problems),
+        "cost": pd.DataFrame({n: sweep_regrets(one) for n, one in problems.items()}).T,
+        "every": every,
+        "means": means,
+        "rules": _rules_table(every),
+        "rank": means.corr("spearman").loc["0.1M, warm-up + cosine", "10.8M, 350 steps"],
+        "kept": means.loc["moments kept"] - means.loc[BASE],
+        "largest": means.loc["largest"] - means.loc[BASE],
+        "crossings": crossings,
+        "crossing": _crossing_table(crossings),
+        "middle": pd.DataFrame(
+            {
+                rule: {n: pd.Series(crossings[n][rule]).median() for n in means}
+                for rule in SIGNALS
+            }
+        ),
+        "ends": ends,
+        "off": max(near[-1] - 1, 1 - near[0]),
+        "trials": _trials(ratios),
+        "large": {n: of["10.8M, 350 steps"] for n, of in from_start.items()},
+        "tiny_start": _all(ratios["0.1M, from the initial weights"]),
+        "after": [v for name, of in ratios.items() if "after" in name for v in _all(of)],
+    }
+
+
+def sweep_regrets(problem: dict[str, Any]) -> dict[int, float]:
+    """Return the sweep's regrets by quarter decades from its best rate."""
+    means = _sweep_means(problem)
+    best = means.index(min(means))
+    return {i - best: 100 * (mean / means[best] - 1) for i, mean in enumerate(means)}
+
+
+def regrets(problems: dict[str, Any]) -> pd.DataFrame:
+    """Return each rule's mean and worst regret over the starts of each problem."""
+    columns = {}
+    for name, problem in problems.items():
+        means = _sweep_means(problem)
+        reference = problem["sweep"]["held out"][means.index(min(means))]
+        for rule, one in problem["rules"].items():
+            each = [
+                100
+                * sum(loss / of - 1 for loss, of in zip(seeds, reference, strict=True))
+                / len(seeds)
+                for seeds in one["held out"]
+            ]
+            columns.setdefault((name, "mean"), {})[rule] = sum(each) / len(each)
+            columns.setdefault((name, "worst"), {})[rule] = max(each)
+    return pd.DataFrame(columns)
+
+
+def trial_ratios(found: dict[str, Any]) -> dict[str, dict[int, dict[str, float]]]:
+    """Return the best rates of trials over a run's best, by trials, length and problem."""
+    ratios: dict[str, dict[int, dict[str, float]]] = {}
+    for trial in found["trials"]:
+        runs = {n: p for n, p in found["problems"].items() if p["model"] == trial["model"]}
+        for length, losses in trial["losses"].items():
+            rate = trial["rates"][losses.index(min(losses))]
+            rows = ratios.setdefault(_trial_name(trial), {})
+            rows[int(length)] = {name: rate / run["best"] for name, run in runs.items()}
+    return ratios
+
+
+def _sweep_means(problem: dict[str, Any]) -> list[float]:
+    every = problem["sweep"]["held out"]
+    return [math.inf if None in seeds else sum(seeds) / len(seeds) for seeds in every]
+
+
+def _setting(problems: dict[str, Any]) -> pd.DataFrame:
+    contexts = {"0.1M": 64, "0.84M": 128, "10.8M": 256}
+    return pd.DataFrame(
+        {
+            "GPT": name,
+            "schedule": problem["schedule"],
+            "steps": problem["steps"],
+            "tokens a step": f"{problem['windows'] * contexts[problem['model']]:,}",
+            "seeds": problem["seeds"],
+            "best rate": f"{problem['best']:.2g}",
+        }
+        for name, problem in problems.items()
+    )
+
+
+def _wrong_rates(problems: dict[str, Any]) -> pd.DataFrame:
+    steps = {-4: "1/10", -2: "1/3.2", -1: "1/1.8", 1: "1.8", 2: "3.2", 4: "10"}
+    return pd.DataFrame(
+        {
+            "GPT": name,
+            **{label: _percent(sweep_regrets(problem).get(k)) for k, label in steps.items()},
+        }
+        for name, problem in problems.items()
+    )
+
+
+def _rules_table(every: pd.DataFrame) -> pd.DataFrame:
+    means, worst = (every.xs(kind, axis=1, level=1) for kind in ("mean", "worst"))
+    lines = []
+    for rule in SHOWN:
+        pairs = {name: (means.loc[rule, name], worst.loc[rule, name]) for name in means}
+        cells = {
+            n: "–" if math.isnan(m) else f"{m:+.1f} / {w:+.1f}" for n, (m, w) in pairs.items()
+        }
+        lines.append({"rule": rule, **cells})
+    return pd.DataFrame(lines)
+
+
+def _spread(problem: dict[str, Any], what: str) -> dict[str, list[float]]:
+    """Return what all starts and seeds have of `what`, sorted, by rule."""
+    return {
+        rule: sorted(v for seeds in one[what] for v in seeds if v is not None)
+        for rule, one in problem["rules"].items()
+    }
+
+
+def _crossing_table(crossings: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
+    def told(found: list[float] | None) -> str:
+        if not found:
+            return "–"
+        ends = {f"{found[0]:.2g}", f"{found[-1]:.2g}"}
+        return " to ".join(sorted(ends, key=float))
+
+    return pd.DataFrame(
+        {"signal": rule, **{name: told(one.get(rule)) for name, one in crossings.items()}}
+        for rule in SIGNALS
+    )
+
+
+def _trials(ratios: dict[str, Any]) -> pd.DataFrame:
+    lengths = [12, 24, 48, 96]
+    lines = []
+    for name, rows in ratios.items():
+        runs = next(iter(rows.values()))
+        for run in runs:
+            cells = {f"{n} steps": f"{rows[n][run]:.2g}" if n in rows else "–" for n in lengths}
+            lines.append({"trials": name, "over the best of": run, **cells})
+    return pd.DataFrame(lines)
+
+
+def _all(ratios: dict[int, dict[str, float]]) -> list[float]:
+    return [ratio for of in ratios.values() for ratio in of.values()]
+
+
+def _trial_name(trial: dict[str, Any]) -> str:
+    if trial["before"] is None:
+        return f"{trial['model']}, from the initial weights"
+    return f"{trial['model']}, after {trial['before'][0]} steps at {trial['before'][1]:g}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}"
