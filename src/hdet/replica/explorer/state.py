@@ -328,7 +328,7 @@ class ExplorerState(Converging, OuterScheduler):
 
 
 def _move_to_whole_schedule(exploration: Exploration, schedule: Entries) -> None:
-    """Turn the factors of older states, on what a search held of a schedule, into such on it."""
+    """Turn an older state's factors on what its search held into factors on the schedule."""
     for row, entries in enumerate(schedule.rows("groups")):
         if not (entries.has("ended_at") and entries.raw("ended_at")):
             continue

@@ -54,7 +54,12 @@ class WrappedSchedule:
     @property
     def base_lrs(self) -> list[float | Tensor]:
         """The wrapped scheduler's own; else the rates that the optimizer came with."""
-        return getattr(self._scheduler, "base_lrs", None) or list(self._initial)
+        own = getattr(self._scheduler, "base_lrs", None)
+        if own is None and isinstance(self._scheduler, LRScheduler):
+            # SequentialLR and ChainedScheduler: those in them have changed the rates by now.
+            groups = self._optimizer.param_groups
+            own = [group.get("initial_lr", group["lr"]) for group in groups]
+        return own or list(self._initial)
 
     @property
     def last_epoch(self) -> int | None:
