@@ -41,12 +41,7 @@ class SearchConfig:
         trial_warmup: fraction of a trial in which its rate rises from zero.
         trial_decay: fraction of a trial in which its rate falls to zero; without, short trials
             prefer rates that are too low.
-        trial_caution: float = _constant(1.5, low=1, high=1000)
-    hold_gain: float = _constant(20.0, low=0, high=1e6)
-    hold_damping: float = _constant(0.3, low=0, high=1)
-    hold_share: float = _constant(0.8, low=0, high=1)
-    hold_limit: float = _constant(0.35, low=0, high=10)
-    trial_span: largest rate of a trial over its smallest.
+        trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
         max_trials: trials in a row at most, where the largest rate is the best.

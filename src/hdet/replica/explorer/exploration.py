@@ -107,6 +107,7 @@ class Exploration:
         self._seed = seed
         self._permutation = permutation
         self._paired = paired
+        self._trials = trials
         self._spread = spread
         self.coordinates = [d.clamp(d.to_scale(d.value)) for d in dimensions]
         if search and self._rates():
@@ -365,7 +366,7 @@ class Exploration:
         if entries.has("search") and entries.raw("search") is not None:
             if not self._rates():
                 entries.refuse("search", "going on", "must be None: no rate is explored here")
-            begun = self.search or RateSearch(self.replicas, self._paired, self.config)
+            begun = self.search or RateSearch(self.replicas, self._trials, self.config)
             fresh.search = begun.parsed(entries.entries("search"))
         fresh._offsets = fresh._drawn()
         return fresh

@@ -88,6 +88,11 @@ class RateSearch:
         self._smoothed = self._largest = 0.0
         self._seen = 0  # agreements so far
 
+    @property
+    def begun(self) -> bool:
+        """Whether a step has been taken."""
+        return self.phase != "climb" or self.steps > 0
+
     def shifts(self) -> list[float]:
         """Return what each replica's log factor is above x at the step that comes."""
         if self.phase == "settle":

@@ -122,9 +122,13 @@ class WrappedSchedule:
             held.highest = max(held.highest, float(peak))
 
     def begin_search(self) -> None:
-        """Hold the rates that the user wrote, until `end_search`; see `HeldSchedule`."""
+        """Hold the rates that the user wrote, until `end_search`; see `HeldSchedule`.
+
+        Those that a state has brought along stay.
+        """
         for held, written in zip(self.groups, self.written_rates, strict=True):
-            held.peak = written
+            if held.peak is None:
+                held.peak = written
 
     def end_search(self) -> None:
         """Follow the schedule from now on."""
