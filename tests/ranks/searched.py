@@ -19,7 +19,7 @@ OPTIMIZERS = {
 SCHEDULES = {
     "one cycle": lambda o: OneCycleLR(o, 0.2, STEPS + 1, cycle_momentum=False),
     "cosine": lambda o: CosineAnnealingLR(o, STEPS),
-    "none": None,
+    "none": lambda o: None,
     "warm-up, then cosine": lambda o: SequentialLR(
         o, [LinearLR(o, 0.1, total_iters=20), CosineAnnealingLR(o, STEPS - 20)], [20]
     ),
@@ -32,7 +32,7 @@ def probe_at(model, call):
 
 
 def requests(names):
-    return [getattr(hdet, name)() for name in names]
+    return [getattr(hdet, name)() if isinstance(name, str) else name for name in names]
 
 
 class Run:
@@ -45,17 +45,19 @@ class Run:
         explore=("lr",),
         probed=True,
         norm=False,
+        by_hand=False,
         **more,
     ):
         self.model = small_model(norm=norm)
-        self.ddp = DistributedDataParallel(self.model)
+        self.by_hand = by_hand  # gradients are averaged in the loop
+        self.ddp = self.model if by_hand else DistributedDataParallel(self.model)
         self.optimizer = OPTIMIZERS[name](self.model)
         self.calls = 0
         settings = {"sync_every": T, "model": self.ddp, "seed": 3, **more}
-        make = SCHEDULES[schedule]
+        make = SCHEDULES.get(schedule, schedule)
         self.explorer = hdet.Explorer(
             self.optimizer,
-            make and make(self.optimizer),
+            make(self.optimizer),
             requests(explore),
             probe=self.probe if probed else None,
             **settings,
@@ -72,6 +74,8 @@ class Run:
             self.optimizer.zero_grad()
             loss = loss_at(self.ddp, t, dist.get_rank())
             loss.backward()
+            for p in self.model.parameters() if self.by_hand else ():
+                dist.all_reduce(p.grad.div_(dist.get_world_size()))
             self.rates.append([float(g["lr"]) for g in self.optimizer.param_groups])
             self.phases.append(self.explorer.metrics()["phase"])
             self.optimizer.step()

@@ -32,7 +32,7 @@ def test_four_ranks_agree_with_the_reference_from_the_climb_to_the_end(name, sch
     trace = reference.train(
         small_model(),
         OPTIMIZERS[name],
-        SCHEDULES[schedule],
+        None if schedule == "none" else SCHEDULES[schedule],
         loss_at,
         probe_at,
         explore=lambda _: requests(explore),

@@ -29,13 +29,12 @@ def lr(
 
     Args:
         spread: the highest replica's rate is (1 + spread) times the base rate, the lowest
-            the base rate divided by it; > 0. During the search it is a factor of 2.
+            the base rate divided by it; > 0. The search for the rate has rates of its own.
         groups: indices or `name`s of the groups; None for all.
         bounds: lowest and highest factor on the user's own schedule, both > 0, as in
             (0.1, 3.0). No replica leaves them, whether rates are searched, tracked or rolled
-            back; a search begins at the lower one if that is above its usual start. Where the
-            search ended before the schedule had reached its maximum, the factor is on the
-            height reached by then. Default 1e-6 to 1e6: as good as none.
+            back; a search begins at the lower one if that is above its usual start. Default
+            1e-6 to 1e6: as good as none.
 
     Returns:
         A request for `Explorer(explore=[...])`.

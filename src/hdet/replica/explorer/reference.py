@@ -65,6 +65,7 @@ def train(
     T: int,
     seed: int = 0,
     search: bool | None = None,
+    trials: bool | None = None,
     probe_mode: Mode = "eval",
     config: SearchConfig | None = None,
     on_sync: Callable[[int, list[float], Decision], None] | None = None,
@@ -84,6 +85,8 @@ def train(
         T: optimizer steps between syncs.
         seed: as for `Explorer`.
         search: likewise.
+        trials: whether the replicas can train alone, as under DistributedDataParallel; by
+            default where there is a probe.
         probe_mode: likewise.
         config: likewise.
         on_sync: on_sync(sync, losses, decision) is called at every sync, once it is decided
@@ -103,7 +106,7 @@ def train(
         permutation,
         search=paired if search is None else search,
         paired=paired,
-        trials=paired,
+        trials=paired if trials is None else trials,
         config=config,
     )
     alone = make_optimizer(copy.deepcopy(model))
