@@ -1,6 +1,7 @@
 """The runs with a search for the rate that the tests on ranks share."""
 
 import io
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,7 +42,7 @@ class Run:
     def __init__(
         self,
         name="adamw",
-        schedule="one cycle",
+        schedule: Any = "one cycle",
         explore=("lr",),
         probed=True,
         norm=False,
@@ -75,6 +76,7 @@ class Run:
             loss = loss_at(self.ddp, t, dist.get_rank())
             loss.backward()
             for p in self.model.parameters() if self.by_hand else ():
+                assert p.grad is not None
                 dist.all_reduce(p.grad.div_(dist.get_world_size()))
             self.rates.append([float(g["lr"]) for g in self.optimizer.param_groups])
             self.phases.append(self.explorer.metrics()["phase"])

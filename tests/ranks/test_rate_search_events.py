@@ -81,7 +81,7 @@ def test_in_a_trial_all_are_one_again_and_the_trial_begins_anew(how):
         assert found["inside"]
         assert found["rates"] == ranks[0]["rates"]
         # 7 steps of the trial are lost, and one more settles.
-        assert found["phases"][:26] == ["settle"] + ["trial"] * 24 + ["track"]
+        assert found["phases"][:25] == ["settle"] + ["trial"] * 24
 
 
 # --- where there are no trials
@@ -159,9 +159,10 @@ def test_what_others_change_in_the_search_counts_after_it(how):
 
 def _plateau():
     run = Run(
-        schedule=lambda o: ReduceLROnPlateau(
+        "adamw",
+        lambda o: ReduceLROnPlateau(
             o, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
-        )
+        ),
     )
     run.train(range(END))
     return run.phases, [group.now for group in run.explorer._schedule.groups]

@@ -111,7 +111,7 @@ class Exploration:
         self._spread = spread
         self.coordinates = [d.clamp(d.to_scale(d.value)) for d in dimensions]
         if search and self._rates():
-            self.search = RateSearch(replicas, trials, config)
+            self.search = self._new_search()
             self.follow_search()
         self._offsets = self._drawn()
 
@@ -171,6 +171,11 @@ class Exploration:
             still = dimension.is_rate and alone
             rows.append([0.0 if still else grid[column] for column in order])
         return rows
+
+    def _new_search(self) -> RateSearch:
+        # Beyond the bounds no rate would follow the climb.
+        highest = max(self.dimensions[j].clamp(math.inf) for j in self._rates())
+        return RateSearch(self.replicas, self._trials, self.config, highest)
 
     def follow_search(self) -> None:
         """Put the rates where the search stands, and leave it where it is over."""
@@ -366,7 +371,7 @@ class Exploration:
         if entries.has("search") and entries.raw("search") is not None:
             if not self._rates():
                 entries.refuse("search", "going on", "must be None: no rate is explored here")
-            begun = self.search or RateSearch(self.replicas, self._trials, self.config)
+            begun = self.search or self._new_search()
             fresh.search = begun.parsed(entries.entries("search"))
         fresh._offsets = fresh._drawn()
         return fresh

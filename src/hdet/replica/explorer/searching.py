@@ -170,8 +170,9 @@ class ExplorerSearch(ExplorerStill):
                 f"alone, so the replicas' scales differ and their gradients can no longer be "
                 f"averaged. Train in bfloat16 without a scaler, or with `search=False`."
             )
+        turn = search.judge(gathered.probes)
         self._agree()
-        return search.judge(gathered.probes)
+        return turn
 
     def _found_message(self) -> str:
         rates = ", ".join(f"{rate:.3g}" for rate in self.found())
