@@ -20,7 +20,7 @@ from .dimensions import Dimension, Request
 
 _CALL = "Explorer"
 _SEARCH = 80  # optimizer steps that a search takes, about
-_SEARCHES = 4  # how many times as long a run should be
+_SEARCHES = 3  # how many times as long a run should be
 _SYNCS = 10
 
 
