@@ -2,6 +2,7 @@
 
 import pytest
 import torch.distributed as dist
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
 from tests.rank_runner import run_ranks
 from tests.ranks.searched import Run, same
@@ -68,3 +69,28 @@ def test_one_copy_from_inside_converged_serves_all(name):
             assert was == phase
             assert same_copy
             assert same_end, phase
+
+
+def _checkpointed(folder):
+    """Save by torch.distributed.checkpoint while all is one, and load into a fresh run."""
+    found = {}
+    for stop in (20, 45, 60, 95):
+        run = Run(norm=True)
+        run.train(range(stop))
+        phase = run.explorer.metrics()["phase"]
+        place = f"{folder}/{stop}"
+        with run.explorer.converged():
+            state_dict_saver.save({"explorer": run.explorer}, checkpoint_id=place)
+            expected = run.explorer.metrics()["values"], run.explorer.get_last_lr()
+        again = Run(norm=True)
+        state_dict_loader.load({"explorer": again.explorer}, checkpoint_id=place)
+        with again.explorer.converged():
+            loaded = again.explorer.metrics()["values"], again.explorer.get_last_lr()
+        found[phase] = loaded == expected
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_state_of_any_phase_is_loaded_by_distributed_checkpoint(tmp_path):
+    for found in run_ranks(_checkpointed, 2, str(tmp_path)):
+        assert found == dict.fromkeys(PHASES, True)

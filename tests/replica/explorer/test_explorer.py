@@ -385,7 +385,7 @@ def test_a_state_of_an_older_version_loads_under_the_names_of_this_one():
     assert again.state_dict()["exploration"]["coordinates"] == old["exploration"]["places"]
     # A search of another kind does not go on: the rates are explored from where they were.
     assert again.metrics()["phase"] == "track"
-    assert again.state_dict()["exploration"]["search"] is None
+    assert again.state_dict()["exploration"]["search"]["phase"] == "done"
     assert (again.metrics()["rollbacks"], again.metrics()["new_levels"]) == (2, 1)
 
 

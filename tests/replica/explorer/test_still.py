@@ -39,7 +39,7 @@ def test_a_run_that_was_observed_goes_on_by_tuning():
     state = again.state_dict()
     assert state["mode"] == "tune"
     # From the schedule's own rate on, as where the state of a plain scheduler is loaded.
-    assert state["exploration"]["search"] is None
+    assert state["exploration"]["search"]["phase"] == "done"
     assert set(state["exploration"]["coordinates"].values()) == {0.0}
 
 

@@ -5,11 +5,14 @@ the same agreement, and goes back to the same snapshot. In a trial each trains a
 (`ensemble.apart`), and all of it is undone.
 """
 
+import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from ...errors import where
 from ...state import Entries
@@ -64,21 +67,32 @@ class ExplorerSearch(ExplorerStill):
             self._agreement.close()
             self._watching = False
 
-    def _search_state(self) -> dict[str, Any] | None:
-        """See `ExplorerState`."""
+    def _search_state(self) -> bytes | None:
+        """See `ExplorerState`. One entry at any time, for `torch.distributed.checkpoint`."""
         if not self._watching or not self._exploring:
             return None
-        return {
+        state = {
             "agreement": self._agreement.state_dict(),
             "snapshots": self._snapshots.state_dict(),
             "trial": self._trial.state_dict(),
             "skipped": self._skipped,
         }
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
 
     def _parsed_search(self, entries: Entries) -> Any:
         """See `ExplorerState`."""
-        if not self._takes_part:
+        saved = entries.raw("search")
+        if not saved or not self._takes_part:
             return None
+        try:
+            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+        except Exception:
+            entries.refuse(
+                "search", type(saved).__name__, "must be what was saved: it is damaged"
+            )
+        entries = Entries(state, NAME, path="search.")
         replicas = self._ensemble.replicas
         agreement = UpdateAgreement(self.optimizer, replicas)
         snapshots = Snapshots(self.optimizer, self._model, replicas, self._config.snapshots)

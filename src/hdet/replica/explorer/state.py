@@ -134,10 +134,7 @@ class ExplorerState(Converging, OuterScheduler):
             explored = Entries(_renamed(explored.whole()), NAME, path="exploration.")
         exploration = self._exploration.parsed(explored)
         begun = entries.integer("begun") if entries.has("begun") else self._warmup
-        if entries.has("search") and entries.raw("search") is not None:
-            search = self._parsed_search(entries.entries("search"))
-        else:
-            search = None
+        search = self._parsed_search(entries) if entries.has("search") else None
         _move_to_whole_schedule(exploration, entries.entries("schedule"))
         if mode != self._mode:
             exploration = self._new_exploration(self._exploration.dimensions, False)
@@ -177,7 +174,7 @@ class ExplorerState(Converging, OuterScheduler):
         """Return why there can be no trials, with a remedy; None if there can. Local."""
 
     @abstractmethod
-    def _search_state(self) -> dict[str, Any] | None:
+    def _search_state(self) -> bytes | None:
         """Return what a search needs beside where it stands; None without one."""
 
     @abstractmethod
