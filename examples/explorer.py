@@ -45,7 +45,7 @@ def train(lr: float, steps: int) -> float:
         CosineAnnealingLR(optimizer, steps),
         sync_every=5,
         probe=hdet.probe(model, DataLoader(data(6400, seed=1), batch_size=64), loss_of),
-        model=model,
+        model=ddp,
     )
     own = TensorDataset(*data(16 * steps * size, seed=2)[rank::size])
     for step, batch in enumerate(DataLoader(own, batch_size=16), 1):

@@ -63,4 +63,4 @@ def test_the_explorer_example_trains_from_both_ends():
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     said = run(*launch, "--nproc-per-node", "2", "examples/explorer.py", "--steps", "60")
     assert said.count("held-out loss") == 2
-    assert "(search)" in said
+    assert "(climb)" in said

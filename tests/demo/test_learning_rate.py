@@ -14,6 +14,7 @@ from hdet.demo import learning_rate
 from hdet.demo.learning_rate import LOSS, RATE, RIGHT_RATE
 from hdet.demo.ranks import RankError, run_ranks
 from hdet.demo.showing import DemoError, beside
+from hdet.replica.explorer.config import DEFAULT
 
 
 @pytest.mark.ranks
@@ -29,12 +30,12 @@ def test_six_runs_from_three_rates() -> None:
         assert run.x == [1, 2, 3, 4, 5, 6]
         assert all(math.isfinite(v) for v in run.curves[LOSS])
     low, _, right, explorer, high, _ = page.runs
-    # A cosine from the start's rate, and Explorer's search from a twentieth of it.
+    # A cosine from the start's rate, and Explorer's climb from a thousandth of it.
     assert [run.curves[RATE][0] for run in (low, right, high)] == pytest.approx(
         [RIGHT_RATE / 30, RIGHT_RATE, 30 * RIGHT_RATE]
     )
     assert right.curves[RATE][3] == pytest.approx(RIGHT_RATE / 2)
-    assert explorer.curves[RATE][0] == pytest.approx(RIGHT_RATE / 20)
+    assert explorer.curves[RATE][0] == pytest.approx(RIGHT_RATE / 1000)
     # All begin at the same weights, with the same batches.
     assert low.curves[LOSS][0] == right.curves[LOSS][0] == explorer.curves[LOSS][0]
     losses = [float(run.cells[2]) for run in page.runs]
@@ -46,7 +47,9 @@ def test_six_runs_from_three_rates() -> None:
         assert run.cells[2] in run.sentence
         assert run.cells[3] in run.sentence
         assert run.cells[3] in page.closing
-    assert explorer.cells[1] == f"{max(explorer.curves[RATE]):.2g}"
+    # What is found after the last step is one step of the climb further.
+    further = explorer.curves[RATE][-1] * math.exp(DEFAULT.climb_fast)
+    assert float(explorer.cells[1]) == pytest.approx(further, rel=0.05)
 
 
 def test_without_text_the_demo_says_what_to_do(

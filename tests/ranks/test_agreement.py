@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ranks
 T = 2
 
 
-def _explorer(model, odd=None):
+def _explorer(model, odd=None, search=True):
     """Make the same Explorer on every rank, but for what is `odd` here."""
     rate = 0.02 if odd == "rate" else 0.01
     optimizer = torch.optim.AdamW(two_groups(model), lr=rate, weight_decay=0.1)
@@ -41,7 +41,7 @@ def _explorer(model, odd=None):
         probe=None if odd == "no probe" else probe,
         probe_mode="train" if odd == "mode" else "eval",
         seed=7 if odd == "seed" else 0,
-        search=False if odd == "search" else None if odd == "no probe" else True,
+        search=False if odd == "search" else None if odd == "no probe" else search,
         shared_gradients=odd != "local",
         model=model,
         config=hdet.SearchConfig(track_step=0.2) if odd == "config" else None,
@@ -189,7 +189,7 @@ def test_one_cycle_compares_its_settings_too(odd):
 def _loaded(what):
     """Train, save twice, and go on with another state on rank 1 than on the others."""
     rank, model = dist.get_rank(), small_model()
-    optimizer, scheduler = _explorer(model)
+    optimizer, scheduler = _explorer(model, search=False)
     states = []
     for steps in (range(4), range(4, 8)):
         train_ddp(model, optimizer, scheduler, rank, steps)
@@ -197,7 +197,7 @@ def _loaded(what):
             states.append(scheduler.state_dict())
     state = states[rank == 1]
     if what == "search":
-        rates = {**states[0]["exploration"]["rates"], "confidence": 0.5 * (rank == 1)}
+        rates = {**states[0]["exploration"]["rates"], "rollbacks": int(rank == 1)}
         state = {**states[0], "exploration": {**states[0]["exploration"], "rates": rates}}
     scheduler.load_state_dict(state)
     return _said(lambda: train_ddp(model, optimizer, scheduler, rank, range(8, 14)))
@@ -216,7 +216,7 @@ def test_another_checkpoint_on_one_rank_is_named_at_the_next_step(what, key):
 def _drifted():
     """Rank 1's search changes behind its back between two syncs."""
     rank, model = dist.get_rank(), small_model()
-    optimizer, scheduler = _explorer(model)
+    optimizer, scheduler = _explorer(model, search=False)
     train_ddp(model, optimizer, scheduler, rank, range(3))
     assert isinstance(scheduler, hdet.Explorer)
     scheduler._exploration.coordinates[0] += 1e-15 * (rank == 1)

@@ -39,6 +39,7 @@ def make_schedule(kind, model, optimizer):
         # By the model's own weights alone: a counter would not survive a restart.
         probe=lambda: loss_at(model, 9_999, 0),
         model=model,
+        search=False,
     )
 
 

@@ -88,6 +88,7 @@ def _distributed(name, schedule, explore, with_probe):
         probe=counted(model)[0] if with_probe else None,
         model=model,
         seed=3,
+        search=False,
     )
     # The last step of a schedule made for as many is not to be taken.
     rates = train_ddp(model, optimizer, explorer, dist.get_rank(), range(STEPS - 1))
@@ -120,6 +121,7 @@ def test_four_ranks_agree_with_the_reference_over_100_steps(
         total_steps=STEPS - 1,
         T=T,
         seed=3,
+        search=False,
     )
     for r, (rates, parameters, metrics) in enumerate(ranks):
         expected = [[group[r] for group in step] for step in trace.rates]
@@ -219,6 +221,7 @@ def _make_everything():
         sync_every=T,
         probe=probe,
         model=model,
+        search=False,
     )
     return model, optimizer, explorer, calls
 

@@ -119,7 +119,9 @@ def run(events: list[Event], optimizer_name: str, probing: bool, steps: int) -> 
         return loss, told
 
     probe = (lambda: loss_of("probe", now[0], 256, None)[1]) if probing else None
-    explorer = hdet.Explorer(optimizer, schedule, sync_every=T, probe=probe, model=model)
+    explorer = hdet.Explorer(
+        optimizer, schedule, sync_every=T, probe=probe, model=model, search=False
+    )
     for step in range(steps):
         now[0] = step
         loss, told = loss_of(f"rank {rank}", step, 32, rank)
@@ -231,7 +233,7 @@ def test_one_ranks_outliers_beside_a_probe_change_nothing(found):
 
 
 def _raised(model, step, rank):
-    """Return the loss of a step, on another level from step 26 on, amid the climb."""
+    """Return the loss of a step, on another level from step 26 on."""
     return loss_at(model, step, rank) + (10.0 if step >= 26 else 0.0)
 
 
@@ -248,6 +250,7 @@ def _on_ranks():
         sync_every=3,
         probe=lambda: _raised_probe(model, next(syncs)),
         model=model,
+        search=False,
     )
     wrapped, rates = DistributedDataParallel(model), []
     for step in range(90):
@@ -274,6 +277,7 @@ def test_four_ranks_agree_with_the_reference_through_a_rollback_and_a_new_level(
         replicas=RANKS,
         total_steps=90,
         T=3,
+        search=False,
     )
     assert trace.rollbacks >= 1
     for r, (rates, metrics) in enumerate(ranks):

@@ -20,7 +20,9 @@ def _broken(kind):
     rank = dist.get_rank()
     model = small_model(norm=True)
     optimizer = OPTIMIZERS["adamw"](model)
-    explorer = hdet.Explorer(optimizer, sync_every=T, probe=counted(model)[0], model=model)
+    explorer = hdet.Explorer(
+        optimizer, sync_every=T, probe=counted(model)[0], model=model, search=False
+    )
 
     def harm(t):
         if t == 18:
@@ -128,7 +130,9 @@ def _overflowing(rank_of_it):
     rank = dist.get_rank()
     model = small_model()
     optimizer = OPTIMIZERS["adamw"](model)
-    explorer = hdet.Explorer(optimizer, sync_every=T, probe=counted(model)[0], model=model)
+    explorer = hdet.Explorer(
+        optimizer, sync_every=T, probe=counted(model)[0], model=model, search=False
+    )
     for t in range(T * 4):
         optimizer.zero_grad()
         loss_at(model, t, 0).backward()

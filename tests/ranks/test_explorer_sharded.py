@@ -26,7 +26,7 @@ def _probe(model, sync):
     return _loss(model, *batch(50_000 + sync, 0, size=16))
 
 
-def _hsdp(settings):
+def _hsdp(settings, steps=STEPS):
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     model = small_model()
     for layer in (model[0], model[2]):  # pyright: ignore[reportIndexIssue]
@@ -41,14 +41,14 @@ def _hsdp(settings):
 
     explorer = hdet.Explorer(
         optimizer,
-        CosineAnnealingLR(optimizer, STEPS),
+        CosineAnnealingLR(optimizer, steps),
         sync_every=T,
         probe=probe,
         model=model,
         **settings,
     )
     rates = []
-    for t in range(STEPS):
+    for t in range(steps):
         optimizer.zero_grad()
         loss = _loss(model, *batch(t, dist.get_rank()))
         loss.backward()
@@ -67,18 +67,22 @@ def _both_shards(model, step, replica):
     return torch.stack([_loss(model, x, y) for x, y in parts]).mean()
 
 
-def test_two_replicas_of_two_shards_agree_with_the_reference():
-    ranks = run_ranks(_hsdp, 4, {})
+@pytest.mark.parametrize(("search", "steps"), [(False, STEPS), (True, 80)])
+def test_two_replicas_of_two_shards_agree_with_the_reference(search, steps):
+    # Shards cannot be trained apart: a search is the climb alone.
+    ranks = run_ranks(_hsdp, 4, {"search": search}, steps)
     trace = explorer_reference.train(
         small_model(),
         lambda m: torch.optim.AdamW(m.parameters(), lr=0.05),
-        lambda o: CosineAnnealingLR(o, STEPS),
+        lambda o: CosineAnnealingLR(o, steps),
         _both_shards,
         _probe,
         explore=lambda _: [hdet.lr()],
         replicas=2,
-        total_steps=STEPS,
+        total_steps=steps,
         T=T,
+        search=search,
+        trials=False,
     )
     assert not ranks[0][2]["confounded"]
     for rank, (rates, full, metrics) in enumerate(ranks):
@@ -88,6 +92,7 @@ def test_two_replicas_of_two_shards_agree_with_the_reference():
             torch.testing.assert_close(mine, theirs.detach(), rtol=1e-7, atol=1e-9)
         assert metrics["values"]["lr/0"] == pytest.approx(trace.values[-1][0], rel=1e-7)
         assert len(metrics["probes"]) == 2
+        assert metrics["phase"] == "track"
 
 
 def test_observing_sharded_replicas_changes_nothing():
@@ -102,7 +107,7 @@ def test_observing_sharded_replicas_changes_nothing():
 
 @pytest.mark.filterwarnings("ignore:.*fewer than")
 def test_sharded_replicas_are_one_after_the_freeze():
-    ranks = run_ranks(_hsdp, 4, {"freeze_after": 10})
+    ranks = run_ranks(_hsdp, 4, {"freeze_after": 10, "search": False})
     assert [metrics["syncs"] for _, _, metrics in ranks] == [3] * 4
     (rates, full, metrics), *others = ranks
     assert metrics["replica_lr"] == [[metrics["base_lr"][0]] * 2]

@@ -33,7 +33,7 @@ def run(console: Console, seed: int, length: float = 1.0, ranks: int = 4) -> Pag
     pairs = [(method, start) for start in FACTORS for method in ("plain DDP", "Explorer")]
     runs = [Run(method, start, method == "Explorer") for method, start in pairs]
     jobs = [(RIGHT_RATE * FACTORS[one.start], one.ours) for one in runs]
-    losses, steps = [0.0] * len(runs), round(STEPS * length)
+    losses, rates, steps = [0.0] * len(runs), [0.0] * len(runs), round(STEPS * length)
     title = "A small transformer learns Python's source code"
     console.print(f"{title}: starting {ranks} processes ...", highlight=False)
     messages = run_ranks("hdet.demo.training", ranks, steps, seed, jobs)
@@ -43,11 +43,11 @@ def run(console: Console, seed: int, length: float = 1.0, ranks: int = 4) -> Pag
                 case number, step, rate, loss:
                     runs[number].add(step, {RATE: rate, LOSS: loss})
                     draw()
-                case number, held_out:
-                    losses[number] = held_out
+                case number, held_out, found:
+                    losses[number], rates[number] = held_out, found
     best = min(loss for loss, one in zip(losses, runs, strict=True) if not one.ours)
-    for one, (rate, _), loss in zip(runs, jobs, losses, strict=True):
-        found, against = f"{max(one.curves[RATE]):.2g}", beside(loss, best)
+    for one, (rate, _), loss, came_to in zip(runs, jobs, losses, rates, strict=True):
+        found, against = f"{came_to:.2g}", beside(loss, best)
         one.cells = [f"{rate:.2g}", found if one.ours else "–", f"{loss:.3f}", against]
         how = f"came to {found} and ended" if one.ours else "ended"
         start = f"{one.method} from {rate:.2g} ({one.start})"
@@ -66,8 +66,8 @@ def run(console: Console, seed: int, length: float = 1.0, ranks: int = 4) -> Pag
         setting=(
             f"A transformer of 104,000 parameters learns the source code of Python's standard "
             f"library on {ranks} processes: {steps} steps of AdamW under a cosine, seed {seed}."
-            f" The right rate is plain DDP's best of a sweep; a rate found is the highest that "
-            f"Explorer came to. Losses are nats per byte, held-out ones of files that no run "
-            f"has seen. It is one seed of one small model."
+            f" The right rate is plain DDP's best of a sweep; a rate found is what "
+            f"`Explorer.found()` tells at the end. Losses are nats per byte, held-out ones of "
+            f"files that no run has seen. It is one seed of one small model."
         ),
     )

@@ -32,7 +32,8 @@ def train(
 ) -> None:
     """Train from each job's rate, by Explorer or not; rank 0 sends how it goes.
 
-    That is (job, step, rate, training loss) after each interval, then (job, held-out loss).
+    That is (job, step, rate, training loss) after each interval, then (job, held-out loss, rate
+    found).
     """
     trainer = _Trainer(rank, size, steps, seed)
     runs = [trainer.run(*job) for job in jobs]
@@ -67,7 +68,7 @@ class _Trainer:
                 optimizer,
                 scheduler,
                 probe=hdet.probe(model, self.probe, loss_of),
-                model=model,
+                model=ddp,
                 sync_every=self.interval,
                 seed=self.seed,
             )
@@ -93,4 +94,4 @@ class _Trainer:
             total = sum(loss_of(model, rows) * len(rows) for rows in self.held_out)
         total = torch.as_tensor(total)
         dist.all_reduce(total)
-        yield (float(total) / HELD_OUT,)
+        yield float(total) / HELD_OUT, explorer.found()[0] if explorer else lr

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as schedulers
 
-from hdet.replica.explorer.checks import schedule_length, warn_of_few_syncs
+from hdet.replica.explorer.checks import schedule_length, warn_of_short_schedule
 from hdet.replica.paper.checks import warn_of_few_intervals
 from tests.helpers import small_model
 
@@ -52,28 +52,30 @@ def cosine(length):
             100,
             0,
             True,
-            r"sync_every=100\)` has fewer than 30 syncs.*1000 steps.*room for 10",
+            r"sync_every=100\)` has fewer than 10 syncs.*1000 steps.*room for 9, too few",
         ),
-        (1000, 100, 500, True, "room for 5"),
         (1000, 120, 0, False, "fewer than 10 syncs.*room for 8.*Use sync_every=10"),
-        (50, 2, 0, True, "Use sync_every=1, about 1 % of the run"),
+        (50, 9, 0, False, "room for 5, too few.*Use sync_every=1, about 1 % of the run"),
+        (239, 2, 0, True, "about 80 optimizer steps.*239 steps leaves 239.*at least 3 times"),
+        (1000, 2, 800, True, "1000 steps leaves 200.*Train for longer, or use search=False"),
+        (50, 2, 60, True, "leaves 0:"),
     ],
 )
-def test_too_few_syncs_are_warned_of_with_a_better_interval(
+def test_too_short_a_schedule_is_warned_of_with_a_remedy(
     length, sync_every, warmup, searches, words
 ):
     with pytest.warns(UserWarning, match=words):
-        warn_of_few_syncs(cosine(length), sync_every, warmup, searches)
+        warn_of_short_schedule(cosine(length), sync_every, warmup, searches)
 
 
 @pytest.mark.parametrize(
     ("length", "sync_every", "warmup", "searches"),
-    [(3000, 100, 0, True), (1000, 10, 700, True), (1000, 100, 0, False)],
+    [(1080, 100, 0, True), (240, 16, 0, True), (1000, 30, 700, False), (1000, 100, 0, False)],
 )
-def test_enough_syncs_are_not(length, sync_every, warmup, searches):
+def test_a_schedule_that_is_long_enough_is_not(length, sync_every, warmup, searches):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_few_syncs(cosine(length), sync_every, warmup, searches)
+        warn_of_short_schedule(cosine(length), sync_every, warmup, searches)
 
 
 def test_the_papers_controller_is_warned_of_too_few_acts():

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import re
 from typing import Any
 
@@ -304,8 +305,8 @@ ILL_FITTING = {
     ),
     "fewer dimensions": (lambda s: explorer(explore=[]).state_dict(), r"coordinates` = \[\]"),
     "a broken search": (
-        lambda s: s | {"exploration": s["exploration"] | {"rates": {"searching": True}}},
-        r"without `exploration\.rates\.confidence`",
+        lambda s: s | {"exploration": s["exploration"] | {"search": {"phase": "climb"}}},
+        r"without `exploration\.search\.log_factor`",
     ),
     "other shapes": (
         lambda s: (
@@ -361,7 +362,10 @@ def test_a_truncated_state_changes_nothing_and_says_so(key):
 def test_a_state_of_an_older_version_loads_under_the_names_of_this_one():
     state = explorer(probe=lambda: 1.0).state_dict()
     old: Any = copy.deepcopy(state) | {"format": 2}
+    del old["begun"], old["search"], old["exploration"]["held"], old["exploration"]["search"]
     rates = old["exploration"]["rates"]
+    rates |= {"searching": True, "confidence": 0.5, "seen": False}
+    rates["recovery"] |= {"searching": None}
     for names, new, before in (
         (old["exploration"], "coordinates", "places"),
         (rates, "searching", "climbing"),
@@ -379,15 +383,17 @@ def test_a_state_of_an_older_version_loads_under_the_names_of_this_one():
     again = explorer(probe=lambda: 1.0)
     again.load_state_dict(old)
     assert again.state_dict()["exploration"]["coordinates"] == old["exploration"]["places"]
-    assert again.metrics()["phase"] == "track"  # one replica has nothing to search with
-    assert again.state_dict()["exploration"]["rates"]["searching"]
+    # A search of another kind does not go on: the rates are explored from where they were.
+    assert again.metrics()["phase"] == "track"
+    assert again.state_dict()["exploration"]["search"]["phase"] == "done"
     assert (again.metrics()["rollbacks"], again.metrics()["new_levels"]) == (2, 1)
 
 
 def test_a_search_that_one_replica_cannot_go_on_with_is_said_to_have_stopped():
     state = explorer(probe=lambda: 1.0).state_dict()
-    assert state["exploration"]["rates"]["searching"]
-    state["exploration"]["syncs"] = 3
+    assert state["exploration"]["search"]["phase"] == "climb"
+    state["exploration"]["search"]["steps"] = 20
+    state["exploration"]["coordinates"] = dict.fromkeys(("lr/0", "lr/1"), math.log(0.05))
     scheduler = explorer(probe=lambda: 1.0)
     with pytest.warns(UserWarning, match="a search that has not ended.*Load it on several"):
         scheduler.load_state_dict(state)

@@ -31,14 +31,17 @@ def test_where_nothing_was_found_the_rates_to_write_are_the_users_own(name):
     assert explorer.found() == SCHEDULES[name][1]
 
 
-def with_factors(explorer, factors, ended_at=None):
+def with_factors(explorer, factors, ended_at=None, highest=None):
     """Load a state in which these factors have been found."""
     state = explorer.state_dict()
     state["exploration"]["syncs"] = 3
     logs = {f"lr/{k}": torch.tensor(x).double().log().item() for k, x in factors.items()}
     state["exploration"]["coordinates"].update(logs)
     for group in state["schedule"]["groups"]:
-        group["ended_at"] = ended_at
+        if ended_at is not None:  # as states had it that knew no whole schedule
+            del group["peak"]
+            group["ended_at"] = ended_at
+            group["highest"] = highest or group["highest"]
     explorer.load_state_dict(state)
     return explorer
 
@@ -50,11 +53,19 @@ def test_what_was_found_is_a_factor_on_what_the_user_wrote():
     assert with_factors(explorer, {1: 3.0}).found() == pytest.approx([0.05, 0.15])
 
 
-def test_what_the_schedule_has_risen_by_since_the_search_ended_is_taken_off():
+def test_an_older_state_goes_on_at_its_rate_where_a_search_held_the_schedule():
     # The search ended at 0.02, and the schedule has risen to 0.05 by now.
     explorer = with_factors(made("none"), {0: 1.5}, ended_at=0.02)
     assert explorer.metrics()["base_lr"] == pytest.approx([1.5 * 0.02, 0.02])
     assert explorer.found() == pytest.approx([1.5 * 0.02, 0.02])
+    # And here it has risen to 0.06 and fallen to 0.04 since.
+    falling = made("none")
+    for group in falling.optimizer.param_groups:
+        group["lr"] = 0.04
+    with_factors(falling, {0: 1.5}, ended_at=0.02, highest=0.06)
+    rates = [1.5 * 0.02 * 0.04 / 0.06, 0.02 * 0.04 / 0.06]
+    assert falling.metrics()["base_lr"] == pytest.approx(rates)
+    assert [g["lr"] for g in falling.optimizer.param_groups] == pytest.approx(rates)
 
 
 def test_an_explorer_shows_itself_in_three_lines():

@@ -32,14 +32,14 @@ def test_a_run_that_was_observed_goes_on_by_tuning():
     rates = observed.get_last_lr()
     assert observed.metrics()["phase"] == "observe"
     again = explorer(probe=lambda: 1.0)
-    assert again.state_dict()["exploration"]["rates"]["searching"]
+    assert again.state_dict()["exploration"]["search"]["phase"] == "climb"
     again.load_state_dict(observed.state_dict())
     assert again.get_last_lr() == rates
     assert again.metrics()["phase"] == "track"
     state = again.state_dict()
     assert state["mode"] == "tune"
     # From the schedule's own rate on, as where the state of a plain scheduler is loaded.
-    assert not state["exploration"]["rates"]["searching"]
+    assert state["exploration"]["search"]["phase"] == "done"
     assert set(state["exploration"]["coordinates"].values()) == {0.0}
 
 

@@ -300,6 +300,28 @@ def test_a_state_of_before_there_was_a_peak_loads():
     assert again.groups == schedule.groups
 
 
+def test_a_search_holds_what_the_user_wrote_and_then_the_schedule_is_followed():
+    optimizer = sgd()
+    schedule = WrappedSchedule(optimizer, lambda step: [0.2, 0.5, 1.0, 0.25][step])
+    schedule.begin_search()
+    seen = []
+    for step in (1, 2, 3):
+        schedule.step(step)
+        schedule.read()
+        if step == 2:
+            schedule.end_search()
+        seen.append([held.value for held in schedule.groups])
+    assert seen == [[0.1, 0.07], [0.1, 0.07], [0.025, 0.0175]]
+
+
+def test_what_the_user_wrote_is_known_under_a_warm_up_too():
+    optimizer = sgd()
+    parts = [schedulers.LinearLR(optimizer, 0.1), schedulers.CosineAnnealingLR(optimizer, 9)]
+    schedule = WrappedSchedule(optimizer, schedulers.SequentialLR(optimizer, parts, [5]))
+    assert rates_of(optimizer) == pytest.approx([0.01, 0.007])
+    assert schedule.written_rates == [0.1, 0.07]
+
+
 def test_a_group_that_was_added_later_brings_its_own_rate_to_a_callable():
     optimizer = sgd()
     schedule = WrappedSchedule(optimizer, lambda step: 1 / (1 + step))

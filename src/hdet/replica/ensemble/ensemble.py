@@ -262,6 +262,12 @@ class Ensemble:
         row = torch.tensor(numbers, dtype=torch.float64, device=self._holdings.device())
         return self.replicas.gather(row)
 
+    def mean_losses(self) -> list[float]:
+        """Return the mean loss of the replicas that have any by now. Collective."""
+        device = self._holdings.device()
+        row = torch.as_tensor(self.meter.sums(), dtype=torch.float64, device=device)
+        return [total / count for total, count in self._exchange(row) if count]
+
     def _exchange(self, row: Tensor) -> list[list[float]]:
         """Return the rows of every replica, each the sum of its processes'. Collective."""
         return self.replicas.gather(self.replicas.sum_inner_(row))

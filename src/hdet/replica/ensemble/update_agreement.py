@@ -118,6 +118,22 @@ class UpdateAgreement:
         self._previous.clear()
         self._newest.zero_()
 
+    def merge(self) -> "_State":
+        """Forget, and give all replicas the mean of their sums. Collective.
+
+        Returns:
+            What it was before, for `assign`.
+        """
+        sums = torch.stack([self._newest, self._total])
+        own = _State(self._previous, sums, bool(self._stepped))
+        rows = self._replicas.gather(self._total) if self._replicas.connected else []
+        if rows:
+            means = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+            self._total.copy_(torch.tensor(means, dtype=torch.float64))
+        self._previous = {}
+        self._newest.zero_()
+        return own
+
     def close(self) -> None:
         """Watch no longer, and free the memory. Local."""
         self._hook.remove()

@@ -19,6 +19,9 @@ from ..ensemble.setup_checks import unwrapped
 from .dimensions import Dimension, Request
 
 _CALL = "Explorer"
+_SEARCH = 80  # optimizer steps that a search takes, about
+_SEARCHES = 3  # how many times as long a run should be
+_SYNCS = 10
 
 
 def check_arguments(
@@ -204,25 +207,34 @@ def schedule_length(scheduler: object) -> int | None:
     return None
 
 
-def warn_of_few_syncs(
+def warn_of_short_schedule(
     scheduler: object, sync_every: int, warmup_steps: int, searches: bool
 ) -> None:
     """Warn where the schedule is known to be too short to find anything.
 
-    A search for the rate (`searches`) takes 15 to 30 syncs; without one a value moves by at
-    most a tenth at a sync.
+    A run should be several times as long as its search for the rate, if there is one
+    (`searches`). And a value moves by at most a tenth at a sync, so it takes ten of them.
     """
     length = schedule_length(scheduler)
-    needed = 30 if searches else 10
-    if length is None or length - warmup_steps >= needed * sync_every:
+    if length is None:
         return
-    syncs = max(length - warmup_steps, 0) // sync_every
-    warnings.warn(
-        f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {needed} syncs: the "
-        f"schedule of {length} steps leaves room for {syncs}, too few to find anything. Use "
-        f"sync_every={max(length // 100, 1)}, about 1 % of the run.",
-        stacklevel=3,
-    )
+    room = max(length - warmup_steps, 0)
+    if searches and room < _SEARCHES * _SEARCH:
+        warnings.warn(
+            f"{where()}`{_CALL}(search=True)` looks for the learning rate for about {_SEARCH} "
+            f"optimizer steps, and the schedule of {length} steps leaves {room}: it should be "
+            f"at least {_SEARCHES} times as long. Train for longer, or use search=False.",
+            stacklevel=3,
+        )
+        return
+    syncs = (room - _SEARCH * searches) // sync_every
+    if syncs < _SYNCS:
+        warnings.warn(
+            f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {_SYNCS} syncs: the "
+            f"schedule of {length} steps leaves room for {syncs}, too few to find anything. "
+            f"Use sync_every={max(length // 100, 1)}, about 1 % of the run.",
+            stacklevel=3,
+        )
 
 
 def new_level_message(note: str) -> str:

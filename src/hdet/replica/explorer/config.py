@@ -42,8 +42,7 @@ class SearchConfig:
         trial_decay: fraction of a trial in which its rate falls to zero; without, short trials
             prefer rates that are too low.
         trial_below: the smallest rate of the first trial is the bound over this (measured).
-        trial_below: float = _constant(2.0, low=1, high=1000)
-    trial_span: largest rate of a trial over its smallest.
+        trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
         max_trials: trials in a row at most, where the largest rate is the best; 0 for the climb

@@ -112,7 +112,7 @@ class Exploration:
         self._spread = spread
         self.coordinates = [d.clamp(d.to_scale(d.value)) for d in dimensions]
         if search and self._rates():
-            self.search = RateSearch(replicas, trials, config)
+            self.search = self._new_search()
             self.follow_search()
         self._offsets = self._drawn()
 
@@ -172,6 +172,16 @@ class Exploration:
             still = dimension.is_rate and alone
             rows.append([0.0 if still else grid[column] for column in order])
         return rows
+
+    def _new_search(self) -> RateSearch:
+        # Beyond the bounds no rate would follow the climb.
+        highest = max(self.dimensions[j].clamp(math.inf) for j in self._rates())
+        return RateSearch(self.replicas, self._trials, self.config, highest)
+
+    def _ended_search(self) -> RateSearch:
+        ended = RateSearch(self.replicas, self._trials, self.config)
+        ended.end("")
+        return ended
 
     def follow_search(self) -> None:
         """Put the rates where the search stands, and leave it where it is over."""
@@ -339,7 +349,8 @@ class Exploration:
             "coordinates": dict(zip(names, self.coordinates, strict=True)),
             "rates": self.guard.state_dict(),
             "held": self.held,
-            "search": None if self.search is None else self.search.state_dict(),
+            # The same entries at any time, as `torch.distributed.checkpoint` asks for.
+            "search": (self.search or self._ended_search()).state_dict(),
         }
 
     def parsed(self, entries: Entries) -> "Exploration":
@@ -364,11 +375,12 @@ class Exploration:
         fresh.guard = RateGuard.parsed(entries.entries("rates"), self.config)
         fresh.search = None
         fresh.held = entries.has("held") and entries.boolean("held")
-        if entries.has("search") and entries.raw("search") is not None:
-            if not self._rates():
-                entries.refuse("search", "going on", "must be None: no rate is explored here")
-            begun = self.search or RateSearch(self.replicas, self._trials, self.config)
-            fresh.search = begun.parsed(entries.entries("search"))
+        if entries.has("search"):
+            begun = self.search or (self._new_search() if self._rates() else None)
+            found = (begun or self._ended_search()).parsed(entries.entries("search"))
+            if found.phase != "done" and begun is None:
+                entries.refuse("search", "going on", "must be over: no rate is explored here")
+            fresh.search = None if found.phase == "done" else found
         fresh._offsets = fresh._drawn()
         return fresh
 

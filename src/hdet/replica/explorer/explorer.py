@@ -21,6 +21,7 @@ Source: HDET (arXiv 2604.24708), equation (7), which its authors did not build; 
 move is ours, and measured in the documentation.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ from .checks import (
     nothing_finite_message,
     overwritten_message,
     require_model,
-    warn_of_few_syncs,
+    warn_of_short_schedule,
 )
 from .config import DEFAULT, SearchConfig
 from .dimensions import Request
@@ -95,24 +96,29 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         explore: a list of `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()` and
             `hdet.attribute(...)`. Default: the learning rate of every parameter group. An
             empty list leaves the wrapped scheduler alone, bit for bit.
-        sync_every: optimizer steps between two syncs, at least 1. The search takes 15 to 30
-            syncs, so 1 % of the run or less is a good interval.
+        sync_every: optimizer steps between two syncs, at least 1. About 1 % of the run is a
+            good interval. The search does not depend on it.
         warmup_steps: optimizer steps of plain training before exploration begins. It then
-            begins at the rate of the schedule, without a search.
+            begins at the rate of the schedule, without a search unless `search=True`.
         probe: returns this replica's loss on a batch that is the same on every replica, as
             one number; `hdet.probe` makes one. Without it the training losses of the
             interval are used. They are far noisier, so there is no search unless `search`
-            asks for it.
+            asks for it, and then no trials.
         model: its floating-point buffers are averaged; its mode, buffers, random state and
             FSDP2's gathered weights are protected while the probe runs. Give it whenever
-            there is a probe; under FSDP2 it is required.
+            there is a probe; under FSDP2 it is required. Give the DistributedDataParallel
+            wrapper itself, compiled or not: then the search can try several rates, since
+            each replica can train alone for some steps. Without the wrapper it only climbs
+            to a first bound, which is often too low; a log line says so.
         process_group: the replicas, if they are neither the mesh's replicate axis nor all
             ranks; or a mesh whose first axis is the replicas and whose other axes are the
             processes of one replica.
         seed: of the permutations and of the probe's random state; the same on every rank.
-        search: whether rates begin at a twentieth of the schedule and rise to where they
-            are best; False explores around the schedule itself. Default: True if there is
-            a probe and no warm-up.
+        search: whether the scale of the rates is searched first, from a thousandth of the
+            rate that the user wrote. It takes about 80 optimizer steps, in which all rates
+            move as one, at rates that do not follow the schedule. Then the schedule goes on
+            from where it is, times the factor found. False explores around the schedule
+            itself. Default: True if there is a probe and no warm-up.
         probe_mode: "eval" or "train", the model's mode while the probe runs. Whatever acts
             in train mode only, such as dropout, is seen only by a probe in train mode.
         shared_gradients: False where each replica steps on its own gradient (local SGD). All
@@ -122,10 +128,10 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             not differ and are never averaged, and the probe is not called. At each sync what
             can be measured all the same is decided on, from the user's own values, and told by
             the log and by `metrics()["would_be"]`. `warmup_steps` is taken for 0.
-        freeze_after: optimizer steps, at least 1, after which the search is over: at the first
-            sync from then on all values move for the last time, and stay. All replicas train
-            with the base values then, as one, and there are no syncs any more. Default None:
-            never.
+        freeze_after: optimizer steps, at least 1, after which exploration is over: at the
+            first sync from then on all values move for the last time, and stay. All replicas
+            train with the base values then, as one, and there are no syncs any more. A search
+            for the rate is not cut short. Default None: never.
         config: the constants of the search; default `SearchConfig()`.
 
     Raises:
@@ -204,11 +210,11 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             self._supersede()
             own_rates(optimizer)
             if replicas.rank == 0:
-                searches = by_default if search is None else search
-                warn_of_few_syncs(scheduler, sync_every, warmup_steps, searches)
+                searches = self._exploration.search is not None
+                warn_of_short_schedule(scheduler, sync_every, warmup_steps, searches)
         set_initial_rates(optimizer)
         self._schedule = WrappedSchedule(optimizer, scheduler)
-        if self._exploration.search is not None and self._exploring:
+        if self._exploration.search is not None and self._active:
             self._begin_search()
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
         self._nonfinite_syncs = 0  # in a row
@@ -218,6 +224,9 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         on_load(optimizer, self._apply)
         self._apply()
         self._ensemble.appear(self._takes_part)
+        why = self._why_no_trials()
+        if self._exploration.search is not None and self._exploring and why is not None:
+            self._say(logging.INFO, f"the search will end with the climb: {why}")
 
     # --- what users call
 
@@ -230,9 +239,10 @@ class Explorer(ExplorerIntake, ExplorerSearch):
     ) -> None:
         """Count one optimizer step; call it after `optimizer.step()`, on every rank.
 
-        Collective at its first call and at every `sync_every`-th step if there are several
-        replicas; local otherwise. Between syncs it never waits for the device, except under a
-        GradScaler with a fused optimizer. Where a GradScaler has skipped the optimizer's step,
+        Collective at its first call, at every step of the search's climb, at the end of a
+        trial, and then at every `sync_every`-th step, if there are several replicas; local
+        otherwise. Between syncs it never waits for the device, except under a GradScaler with
+        a fused optimizer. Where a GradScaler has skipped the optimizer's step,
         neither step nor loss is counted.
 
         Args:
@@ -255,7 +265,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         exploring, scaled, values = self._exploring or self._looks, self._scaled, self._values
         self._step += 1
         since = self._step - self._begun
-        search = self._exploration.search if exploring else None
+        search = self._exploration.search if exploring and since > 0 else None
         due = since > 0 and since % self._interval == 0
         self._synced = exploring and search is None and due
         if self._synced or search is not None:
@@ -274,6 +284,8 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         if since == 0:
             self._schedule.read()
             self._ensemble.meter.reset()
+            if self._exploration.search is not None and self._active:
+                self._begin_search()
         moved = self._synced or search is not None
         if moved or not scaled or values.replica != self._ensemble.rank:
             self._apply()

@@ -71,6 +71,7 @@ class RateSearch:
         trials: whether the replicas can train apart and be compared; else the search ends
             with the climb.
         config: the constants.
+        highest: log factor at which the climb ends by itself, at the latest.
 
     Attributes:
         phase: of the steps that come.
@@ -78,8 +79,15 @@ class RateSearch:
         steps: optimizer steps of the phase so far.
     """
 
-    def __init__(self, replicas: int, trials: bool, config: SearchConfig = DEFAULT) -> None:
+    def __init__(
+        self,
+        replicas: int,
+        trials: bool,
+        config: SearchConfig = DEFAULT,
+        highest: float = math.inf,
+    ) -> None:
         self.config = config
+        self.highest = min(highest, math.log(config.climb_limit))
         self.replicas = replicas
         self.trials = trials and replicas > 1 and config.max_trials > 0
         self.phase: Phase = "climb"
@@ -89,6 +97,11 @@ class RateSearch:
         self._smoothed = self._largest = 0.0
         self._seen = 0  # agreements so far
 
+    @property
+    def begun(self) -> bool:
+        """Whether a step has been taken."""
+        return self.phase != "climb" or self.steps > 0
+
     def shifts(self) -> list[float]:
         """Return what each replica's log factor is above x at the step that comes."""
         if self.phase == "settle":
@@ -96,8 +109,9 @@ class RateSearch:
             return [math.log(min(1.0, share))] * self.replicas
         if self.phase == "trial":
             length = self.config.trial_steps
-            up = (self.steps + 1) / (self.config.trial_warmup * length)
-            down = (length - self.steps) / (self.config.trial_decay * length)
+            step = min(self.steps, length - 1)  # the last one's until the trial is judged
+            up = (step + 1) / (self.config.trial_warmup * length)
+            down = (length - step) / (self.config.trial_decay * length)
             share = math.log(min(1.0, up, down))
             return [x + share for x in self._levels()]
         return [0.0] * self.replicas
@@ -142,7 +156,7 @@ class RateSearch:
             self._smoothed += weight * (agreement - self._smoothed)
             self._largest = max(self._largest, self._smoothed)
             self._seen += 1
-        far = self.log_factor >= math.log(config.climb_limit)
+        far = self.log_factor >= self.highest
         crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
         if crossed or far or not math.isfinite(agreement):
             crossing = self.log_factor
@@ -209,7 +223,7 @@ class RateSearch:
 
     def parsed(self, entries: Entries) -> "RateSearch":
         """Return the search that a state describes, for the replicas that are here."""
-        fresh = RateSearch(self.replicas, self.trials, self.config)
+        fresh = RateSearch(self.replicas, self.trials, self.config, self.highest)
         phase = entries.text("phase", PHASES)
         fresh.phase = next(known for known in PHASES if known == phase)
         fresh.log_factor = entries.number("log_factor", -_FARTHEST, _FARTHEST)

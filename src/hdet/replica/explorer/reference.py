@@ -65,6 +65,7 @@ def train(
     T: int,
     seed: int = 0,
     search: bool | None = None,
+    trials: bool | None = None,
     probe_mode: Mode = "eval",
     config: SearchConfig | None = None,
     on_sync: Callable[[int, list[float], Decision], None] | None = None,
@@ -76,13 +77,16 @@ def train(
         make_optimizer: makes a replica's optimizer.
         make_schedule: makes a scheduler for an optimizer; None for constant rates.
         loss: loss(model, step, replica) -> this replica's mean loss, with a graph.
-        probe: probe(model, sync) -> loss on the common batch of a sync; None for none.
+        probe: probe(model, call) -> loss on the common batch of a call, which are numbered
+            from 0: a trial makes several, a sync one; None for none.
         explore: explore(model) -> what `Explorer(explore=...)` takes, for that replica.
         replicas: N >= 2.
         total_steps: all of which are run.
         T: optimizer steps between syncs.
         seed: as for `Explorer`.
         search: likewise.
+        trials: whether the replicas can train alone, as under DistributedDataParallel; by
+            default where there is a probe.
         probe_mode: likewise.
         config: likewise.
         on_sync: on_sync(sync, losses, decision) is called at every sync, once it is decided
@@ -95,105 +99,168 @@ def train(
     optimizers = [make_optimizer(m) for m in models]
     dimensions = [collect(explore(m), o) for m, o in zip(models, optimizers, strict=True)]
     paired, config = probe is not None, config or DEFAULT
-    search = paired if search is None else search
     state = Exploration(
         dimensions[0],
         replicas,
         seed,
         permutation,
-        search=search,
+        search=paired if search is None else search,
         paired=paired,
-        trials=paired,
+        trials=paired if trials is None else trials,
         config=config,
     )
-    shares_state = all(d.shares_state for d in dimensions[0])
-    followed = weight_dependent_state if shares_state else all_state
-    schedule = _schedule(make_optimizer(copy.deepcopy(model)), make_schedule, total_steps)
+    alone = make_optimizer(copy.deepcopy(model))
+    written, schedule = _schedule(alone, make_schedule, total_steps)
     groups = [HeldSchedule(rate, rate) for rate in schedule[0]]
-    searching = None
     if state.search is not None:
-        for group, written in zip(groups, _written(optimizers[0], schedule), strict=True):
-            group.peak = written
-
-        def score(m: nn.Module, trial: int) -> float:
-            assert probe is not None
-            probes = [trial * config.trial_probes + k for k in range(config.trial_probes)]
-            scores = [_score(probe, m, None, 1.0, probe_mode, seed, k) for k in probes]
-            return sum(scores[1:], scores[0]) / len(scores)
-
-        searching = ReferenceSearch(state.search, models, optimizers, score)
-    begun = 0  # the step at which the search ended
-    updates = Updates(models)
-    average: list[Tensor] | None = None
-    refused = 0
-    buffers: list[Tensor] = []
-    trace = ExplorerTrace(models=models)
-    interval: list[list[float]] = []
-
+        for group, peak in zip(groups, written, strict=True):
+            group.peak = peak
+    run = _Run(models, optimizers, dimensions, state, groups, probe, probe_mode, seed, T)
     for t in range(total_steps):
-        for group, rate in zip(groups, schedule[t], strict=True):
+        run.step(t, schedule[t], loss)
+        if run.searching is not None:
+            run.search_step(t)
+        elif (t + 1 - run.begun) % T == 0 and dimensions[0]:
+            run.sync(t, on_sync)
+    return run.trace
+
+
+class _Run:
+    """Where `train` stands.
+
+    Attributes:
+        searching: does what the search asks for; None when it is over.
+        begun: the step at which it ended.
+        trace: what has happened.
+    """
+
+    def __init__(
+        self,
+        models: list[nn.Module],
+        optimizers: list[Optimizer],
+        dimensions: list[list[Dimension]],
+        state: Exploration,
+        groups: list[HeldSchedule],
+        probe: Callable[[nn.Module, int], Tensor] | None,
+        probe_mode: Mode,
+        seed: int,
+        T: int,
+    ) -> None:
+        self._models = models
+        self._optimizers = optimizers
+        self._dimensions = dimensions
+        self._state = state
+        self._config = state.config
+        self._groups = groups
+        self._probe = probe
+        self._probe_mode: Mode = probe_mode
+        self._seed = seed
+        self._T = T
+        self._calls = 0  # of the probe
+        self._updates = Updates(models)
+        self._average: list[Tensor] | None = None
+        self._refused = 0
+        self._buffers: list[Tensor] = []
+        self._interval: list[list[float]] = []
+        self.trace = ExplorerTrace(models=models)
+        self.begun = 0
+        self.searching: ReferenceSearch | None = None
+        if state.search is not None:
+            self.searching = ReferenceSearch(
+                state.search, models, optimizers, self._score_trial, self._config
+            )
+
+    def step(
+        self, t: int, rates: list[float], loss: Callable[[nn.Module, int, int], Tensor]
+    ) -> None:
+        """Take an optimizer step on every replica."""
+        for group, rate in zip(self._groups, rates, strict=True):
             group.advance(rate)
-        base, eta = _set_values(dimensions, optimizers, state, groups)
-
-        losses = [loss(m, t, r) for r, m in enumerate(models)]
-        if searching is not None and searching.apart:
-            own_gradients(models, losses)
+        base, eta = _set_values(self._dimensions, self._optimizers, self._state, self._groups)
+        losses = [loss(m, t, r) for r, m in enumerate(self._models)]
+        if self.searching is not None and self.searching.apart:
+            own_gradients(self._models, losses)
         else:
-            share_gradients(models, losses)
-        if searching is not None:
-            searching.before_step()
-        elif state.held:
-            updates.look()
-        for optimizer in optimizers:
+            share_gradients(self._models, losses)
+        if self.searching is not None:
+            self.searching.before_step()
+        elif self._state.held:
+            self._updates.look()
+        for optimizer in self._optimizers:
             optimizer.step()
-        trace.losses.append([x.item() for x in losses])
-        trace.rates.append(eta)
-        trace.base_rates.append(base)
-        interval.append(trace.losses[-1])
-        if searching is not None:
-            turn = searching.after_step()
-            state.follow_search()
-            if turn.roll_back:
-                means = mean_losses(interval)
-                state.guard.tracker.begin(math.fsum(means) / len(means))
-                interval = []
-            if turn.done:
-                interval = []
-                searching, begun = None, t + 1
-                for group in groups:
-                    group.peak = None
-            continue
-        if (t + 1 - begun) % T or not dimensions[0]:
-            continue
+        self.trace.losses.append([x.item() for x in losses])
+        self.trace.rates.append(eta)
+        self.trace.base_rates.append(base)
+        self._interval.append(self.trace.losses[-1])
 
-        L = mean_losses(interval)
-        interval, sync = [], state.syncs
-        scored = L
-        if probe is not None:
-            scored = [
-                _score(probe, m, average, config.probe_mix, probe_mode, seed, sync)
-                for m in models
-            ]
-        gathered = Gathered(losses=L, probes=scored)
-        shares = shares_of(dimensions[0], groups)
-        decision = state.decide(gathered, shares)
+    def search_step(self, t: int) -> None:
+        """Do what the search asks for after a step."""
+        assert self.searching is not None
+        turn = self.searching.after_step()
+        self._state.follow_search()
+        if turn.roll_back:
+            means = mean_losses(self._interval)
+            self._state.guard.tracker.begin(math.fsum(means) / len(means))
+            self._interval = []
+        if turn.done:
+            self._interval = []
+            self.searching, self.begun = None, t + 1
+            for group in self._groups:
+                group.peak = None
+
+    def sync(
+        self, t: int, on_sync: Callable[[int, list[float], Decision], None] | None
+    ) -> None:
+        """Let the replicas tell what they have seen, decide, and average them."""
+        state, config, models = self._state, self._config, self._models
+        losses = mean_losses(self._interval)
+        self._interval, number = [], state.syncs
+        probes = self._score_sync(number)
+        shares = shares_of(self._dimensions[0], self._groups)
+        decision = state.decide(Gathered(losses=losses, probes=probes), shares)
         if state.held:
-            state.hold(updates.cosine(), (t + 1 - T, t + 1), shares)
+            state.hold(self._updates.cosine(), (t + 1 - self._T, t + 1), shares)
         if on_sync is not None:
-            on_sync(sync, scored, decision)
-        average_replicas(models, optimizers, decision.excluded, followed)
+            scored = probes if any(map(math.isfinite, probes)) else losses
+            on_sync(number, scored, decision)
+        shares_state = all(d.shares_state for d in self._dimensions[0])
+        followed = weight_dependent_state if shares_state else all_state
+        average_replicas(models, self._optimizers, decision.excluded, followed)
+        average = self._average
         if state.differ or decision.rollback:
-            updates.forget()
+            self._updates.forget()
         if decision.rollback and average is not None:
-            trace.rollbacks += 1
-            _roll_back(models, optimizers, average, buffers)
+            self.trace.rollbacks += 1
+            _roll_back(models, self._optimizers, average, self._buffers)
         far = average is not None and _far(average, models[0], config.max_weight_move)
-        refused = refused + 1 if far else 0
-        if not 0 < refused <= config.max_refused_weights:
-            average = _take_in(average, models[0], config.averaging_weight)
-            buffers = [b.clone() for b in models[0].buffers()]
-        trace.values.append(state.base_values())
-    return trace
+        self._refused = self._refused + 1 if far else 0
+        if not 0 < self._refused <= config.max_refused_weights:
+            self._average = _take_in(average, models[0], config.averaging_weight)
+            self._buffers = [b.clone() for b in models[0].buffers()]
+        self.trace.values.append(state.base_values())
+
+    def _score_sync(self, number: int) -> list[float]:
+        """Return the probe's loss of each replica at a sync; NaN where there is none."""
+        probe, calls = self._probe, self._calls
+        if probe is None or not self._state.differ:
+            return [math.nan] * len(self._models)
+        self._calls += 1
+        mix, mode = self._config.probe_mix, self._probe_mode
+        return [
+            _score(probe, m, calls, self._average, mix, mode, self._seed, number)
+            for m in self._models
+        ]
+
+    def _score_trial(self, trial: int) -> list[float]:
+        """Return the probe's mean loss of each replica at the end of a trial."""
+        assert self._probe is not None
+        count, totals = self._config.trial_probes, [0.0] * len(self._models)
+        how = (None, 1.0, self._probe_mode, self._seed)
+        for k in range(trial * count, (trial + 1) * count):
+            for r, m in enumerate(self._models):
+                totals[r] += _score(self._probe, m, self._calls, *how, k)
+            self._calls += 1
+        return [total / count for total in totals]
 
 
 def _set_values(
@@ -219,12 +286,6 @@ def _set_values(
         for group, rates in zip(optimizer.param_groups, eta, strict=True):
             group["lr"] = rates[r]
     return base, eta
-
-
-def _written(optimizer: Optimizer, schedule: list[list[float]]) -> list[float]:
-    """Return each group's highest rate in the schedule: what the user wrote."""
-    groups = range(len(optimizer.param_groups))
-    return [max(rates[g] for rates in schedule) for g in groups]
 
 
 @torch.no_grad()
@@ -265,35 +326,38 @@ def _schedule(
     optimizer: Optimizer,
     make_schedule: Callable[[Optimizer], LRScheduler] | None,
     total_steps: int,
-) -> list[list[float]]:
-    """Return the rate of each group at every step, as the scheduler alone would set it."""
+) -> tuple[list[float], list[list[float]]]:
+    """Return each group's rate as the user wrote it, and at every step without replicas."""
     scheduler = None if make_schedule is None else make_schedule(optimizer)
+    groups = optimizer.param_groups
+    written = [float(g.get("max_lr", g.get("initial_lr", g["lr"]))) for g in groups]
     steps = []
     for t in range(total_steps):
-        steps.append([float(group["lr"]) for group in optimizer.param_groups])
+        steps.append([float(group["lr"]) for group in groups])
         optimizer.step()
         # A scheduler made for `total_steps` may refuse the step after the last.
         if scheduler is not None and t + 1 < total_steps:
             scheduler.step()
-    return steps
+    return written, steps
 
 
 @torch.no_grad()
 def _score(
     probe: Callable[[nn.Module, int], Tensor],
     model: nn.Module,
+    call: int,
     average: list[Tensor] | None,
     mix: float,
     mode: Mode,
     seed: int,
-    sync: int,
+    number: int,
 ) -> float:
     """Return the probe's loss at the model, or between the average and the model."""
     own = [p.clone() for p in model.parameters()]
     if average is not None:
         for weight, centre in zip(model.parameters(), average, strict=True):
             weight.copy_(torch.lerp(centre, weight, mix))
-    value, _ = evaluate(lambda: probe(model, sync), model, mode, seed, sync)
+    value, _ = evaluate(lambda: probe(model, call), model, mode, seed, number)
     for weight, kept in zip(model.parameters(), own, strict=True):
         weight.copy_(kept)
     return float(value)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..ensemble.restart import restart_moments
+from .config import SearchConfig
 from .rate_search import RateSearch, Turn
 
 
@@ -79,7 +80,8 @@ class ReferenceSearch:
         search: where it stands; `shifts` of it are the replicas' rates.
         models: the replicas.
         optimizers: theirs.
-        score: score(model, trial) -> loss on the batch that all score.
+        score: score(trial) -> the loss of each on the batches that all score.
+        config: the constants.
     """
 
     def __init__(
@@ -87,14 +89,17 @@ class ReferenceSearch:
         search: RateSearch,
         models: Sequence[nn.Module],
         optimizers: Sequence[Optimizer],
-        score: Callable[[nn.Module, int], float],
+        score: Callable[[int], list[float]],
+        config: SearchConfig,
     ) -> None:
         self._search = search
         self._models = models
         self._optimizers = optimizers
         self._score = score
         self._updates = Updates(models)
+        self._capacity = config.snapshots
         self._snapshots: list[_Copy] = []
+        self._calls, self._stride = 0, 1
         self._start: _Copy | None = None  # of a trial
         self._agreement: float | None = None
 
@@ -114,7 +119,7 @@ class ReferenceSearch:
         rate = self._search.log_factor
         turn = self._search.advance(self._agreement)
         if turn.snapshot:
-            self._snapshots.append(self._copied(rate))
+            self._keep(rate)
         if turn.roll_back:
             found = [s for s in self._snapshots if s.log_rate <= self._search.log_factor]
             self._write((found or self._snapshots)[-1 if found else 0], optimizers=False)
@@ -122,13 +127,22 @@ class ReferenceSearch:
                 restart_moments(optimizer)
             self._snapshots.clear()
         if turn.score:
-            losses = [self._score(model, self._search.trial) for model in self._models]
+            losses = self._score(self._search.trial)
             assert self._start is not None
             self._write(self._start, optimizers=True)
             turn = self._search.judge(losses)
         if turn.part:
             self._start = self._copied(rate)
         return turn
+
+    def _keep(self, rate: float) -> None:
+        """Take a snapshot; where there are too many drop every second, here and later."""
+        if self._calls % self._stride == 0:
+            self._snapshots.append(self._copied(rate))
+        self._calls += 1
+        if len(self._snapshots) > self._capacity:
+            self._snapshots = self._snapshots[::2]
+            self._stride *= 2
 
     def _copied(self, rate: float) -> _Copy:
         return _Copy(

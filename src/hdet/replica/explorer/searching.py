@@ -5,11 +5,14 @@ the same agreement, and goes back to the same snapshot. In a trial each trains a
 (`ensemble.apart`), and all of it is undone.
 """
 
+import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import torch
 
 from ...errors import where
 from ...state import Entries
@@ -38,8 +41,17 @@ class ExplorerSearch(ExplorerStill):
         self._snapshots.clear()
         self._schedule.end_search()
         self._begun = self._step
-        self._agreement = UpdateAgreement(self.optimizer, self._ensemble.replicas)
         self._watching = self._config.hold_gain > 0
+        if self._watching:
+            self._agreement = UpdateAgreement(self.optimizer, self._ensemble.replicas)
+
+    def _why_no_trials(self) -> str | None:
+        """Return why there can be no trials, with a remedy; None if there can. Local."""
+        if self._probe is None:
+            return "there is no probe to compare replicas by: give `probe=hdet.probe(...)`"
+        if self._skipped:
+            return "a GradScaler has skipped steps: train in bfloat16 without a scaler"
+        return self._trial.reason()
 
     def _hold(self, shares: Sequence[float]) -> None:
         """Move the rates' scale at a sync, until the schedule decays. Collective."""
@@ -55,20 +67,32 @@ class ExplorerSearch(ExplorerStill):
             self._agreement.close()
             self._watching = False
 
-    def _search_state(self) -> dict[str, Any] | None:
-        """See `ExplorerState`."""
+    def _search_state(self) -> bytes | None:
+        """See `ExplorerState`. One entry at any time, for `torch.distributed.checkpoint`."""
         if not self._watching or not self._exploring:
             return None
-        return {
+        state = {
             "agreement": self._agreement.state_dict(),
             "snapshots": self._snapshots.state_dict(),
             "trial": self._trial.state_dict(),
+            "skipped": self._skipped,
         }
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
 
     def _parsed_search(self, entries: Entries) -> Any:
         """See `ExplorerState`."""
-        if not self._takes_part:
+        saved = entries.raw("search")
+        if not saved or not self._takes_part:
             return None
+        try:
+            state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+        except Exception:
+            entries.refuse(
+                "search", type(saved).__name__, "must be what was saved: it is damaged"
+            )
+        entries = Entries(state, NAME, path="search.")
         replicas = self._ensemble.replicas
         agreement = UpdateAgreement(self.optimizer, replicas)
         snapshots = Snapshots(self.optimizer, self._model, replicas, self._config.snapshots)
@@ -76,24 +100,26 @@ class ExplorerSearch(ExplorerStill):
             seen = agreement.parsed(entries.entries("agreement"))
             kept = snapshots.parsed(entries.entries("snapshots"))
             trial = self._trial.parsed(entries.entries("trial"))
+            skipped = entries.boolean("skipped")
         finally:
             agreement.close()
-        return seen, kept, trial
+        return seen, kept, trial, skipped
 
     def _assign_search(self, parsed: Any) -> None:
         """See `ExplorerState`."""
         if self._watching:
             self._agreement.close()
-        self._watching = False
+        self._watching = self._skipped = False
         self._trial.assign(None if parsed is None else parsed[2])
-        self._schedule.end_search()
-        if self._exploring and (parsed is not None or self._exploration.search is not None):
+        searching = self._active and self._exploration.search is not None
+        if searching or (self._active and parsed is not None):
             self._begin_search()
-            if self._exploration.search is None:
-                self._schedule.end_search()
+        if not searching:
+            self._schedule.end_search()
         if self._watching and parsed is not None:
             self._agreement.assign(parsed[0])
             self._snapshots.assign(parsed[1])
+            self._skipped = parsed[3]
 
     def _search_step(self, search: RateSearch) -> None:
         """Take in a step of the search. Collective in the climb and at the end of a trial."""
@@ -105,8 +131,9 @@ class ExplorerSearch(ExplorerStill):
             self._roll_back(search)
         if turn.score:
             turn = self._score_trial(search)
-        if turn.part and self._skipped:
-            turn = search.end("a GradScaler has skipped steps: no trials")
+        why = self._why_no_trials() if turn.part else None
+        if why is not None:
+            turn = search.end(f"no trials: {why}")
         if turn.part:
             self._trial.begin()
         if turn.note:
@@ -135,9 +162,7 @@ class ExplorerSearch(ExplorerStill):
         self._agreement.close()
         self._ensemble.weights_changed()
         # What a spike loses is measured by what the run has gained, the climb included.
-        sums = self._ensemble.gather_numbers([float(x) for x in self._ensemble.meter.sums()])
-        means = [total / count for total, count in sums if count]
-        finite = [mean for mean in means if math.isfinite(mean)]
+        finite = [mean for mean in self._ensemble.mean_losses() if math.isfinite(mean)]
         if finite:
             self._exploration.guard.tracker.begin(math.fsum(finite) / len(finite))
 
@@ -159,8 +184,9 @@ class ExplorerSearch(ExplorerStill):
                 f"alone, so the replicas' scales differ and their gradients can no longer be "
                 f"averaged. Train in bfloat16 without a scaler, or with `search=False`."
             )
+        turn = search.judge(gathered.probes)
         self._agree()
-        return search.judge(gathered.probes)
+        return turn
 
     def _found_message(self) -> str:
         rates = ", ".join(f"{rate:.3g}" for rate in self.found())
@@ -175,8 +201,14 @@ class ExplorerSearch(ExplorerStill):
             search.postpone_trial()
             self._ensemble.weights_changed()
             self._apply()
+        apart = self._watching and search is None and self._exploration.differ
         with super().converged(restore):
-            yield
+            own = self._agreement.merge() if apart else None
+            try:
+                yield
+            finally:
+                if own is not None and restore:
+                    self._agreement.assign(own)
 
     def converge(self) -> None:
         """See `Converging.converge`. A trial that has begun is undone, and begins anew."""

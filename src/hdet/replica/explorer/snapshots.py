@@ -183,7 +183,8 @@ class Snapshots:
         """
         return {
             "shape": list(self._replicas.shape),
-            "coordinate": list(self._replicas.coordinate),
+            # Without any, the states of all ranks are the same.
+            "coordinate": list(self._replicas.coordinate) if self._taken else [],
             "calls": self._calls,
             "stride": self._stride,
             "taken": [
@@ -203,6 +204,9 @@ class Snapshots:
         """
         fresh = Snapshots(self._optimizer, self._model, self._replicas, self._capacity)
         shape, mine = entries.integers("shape"), list(self._replicas.shape)
+        rows = list(entries.rows("taken"))
+        if shape != mine and not rows:
+            return fresh
         if shape != mine:
             _log.warning(
                 "the snapshots of the learning rate's search were saved by %s processes and "
@@ -212,7 +216,7 @@ class Snapshots:
             )
             return fresh
         own = entries.integers("coordinate") == list(self._replicas.coordinate)
-        if not own:
+        if rows and not own:
             _log.warning(
                 "the state is another rank's: the snapshots that this one kept are lost, and a "
                 "roll-back may go further back"
@@ -221,7 +225,7 @@ class Snapshots:
         fresh._stride = entries.integer("stride", low=1)
         fresh._trained = [id(p) for p in self._parameters()]
         tensors = self._tensors()
-        for row in entries.rows("taken"):
+        for row in rows:
             owner = row.integer("owner", high=self._replicas.size - 1)
             snapshot = Snapshot(row.integer("step"), row.number("log_rate"), owner)
             fresh._taken.append(snapshot)

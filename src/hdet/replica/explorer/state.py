@@ -83,8 +83,9 @@ class ExplorerState(Converging, OuterScheduler):
         Inside `converged()` it is the same on every rank, so one copy serves all. Elsewhere
         `ensemble.interval` is this rank's own, and the replicas' weights differ: each rank
         saves its own weights and state. Either way the resumed run is the same to the last
-        bit. It holds the averaged weights: as much again as the model, DTensors where the
-        model is sharded.
+        bit. Only while the rate climbs each rank has snapshots of its own: from one
+        copy the run resumes as well, but a roll-back may go further back. It holds the averaged
+        weights: as much again as the model, DTensors where the model is sharded.
         """
         if self._scaled:
             self._values.read_unexplored()
@@ -133,10 +134,7 @@ class ExplorerState(Converging, OuterScheduler):
             explored = Entries(_renamed(explored.whole()), NAME, path="exploration.")
         exploration = self._exploration.parsed(explored)
         begun = entries.integer("begun") if entries.has("begun") else self._warmup
-        if entries.has("search") and entries.raw("search") is not None:
-            search = self._parsed_search(entries.entries("search"))
-        else:
-            search = None
+        search = self._parsed_search(entries) if entries.has("search") else None
         _move_to_whole_schedule(exploration, entries.entries("schedule"))
         if mode != self._mode:
             exploration = self._new_exploration(self._exploration.dimensions, False)
@@ -148,6 +146,7 @@ class ExplorerState(Converging, OuterScheduler):
         self._schedule.assign(schedule)
         self._step = step
         self._begun = begun
+        self._frozen = frozen
         self._exploration.assign(exploration)
         self._assign_search(search)
         self._exploration.set_spread(not frozen and self._mode == "tune")
@@ -156,8 +155,8 @@ class ExplorerState(Converging, OuterScheduler):
         self._ensemble.assign(ensemble)
         self._introduced, self._last, self._nonfinite_syncs = False, {}, 0
         self._last_line = ""
-        self._frozen = frozen
-        self._found = self._exploration.syncs > 0 or frozen
+        begun = self._exploration.search is not None and self._exploration.search.begun
+        self._found = self._exploration.syncs > 0 or self._exploration.held or begun or frozen
         self._apply()
         alone = self._scaled and not self._takes_part
         if alone and self._exploration.search is not None:
@@ -171,7 +170,11 @@ class ExplorerState(Converging, OuterScheduler):
             )
 
     @abstractmethod
-    def _search_state(self) -> dict[str, Any] | None:
+    def _why_no_trials(self) -> str | None:
+        """Return why there can be no trials, with a remedy; None if there can. Local."""
+
+    @abstractmethod
+    def _search_state(self) -> bytes | None:
         """Return what a search needs beside where it stands; None without one."""
 
     @abstractmethod
@@ -228,6 +231,7 @@ class ExplorerState(Converging, OuterScheduler):
         self._step = step
         self._exploration = self._new_exploration(self._exploration.dimensions, False)
         self._begun = self._warmup
+        self._found = self._frozen = False
         self._assign_search(None)
         groups = self._schedule.groups
         self._values = ReplicaValues(self.optimizer, self._exploration, groups)
@@ -235,7 +239,6 @@ class ExplorerState(Converging, OuterScheduler):
         self._ensemble.restart()
         self._introduced, self._last, self._nonfinite_syncs = False, {}, 0
         self._last_line = ""
-        self._found = self._frozen = False
         self._apply()
 
     def _new_exploration(self, dimensions: list[Dimension], by_default: bool) -> Exploration:
@@ -248,7 +251,7 @@ class ExplorerState(Converging, OuterScheduler):
             permutation,
             search=tunes and (by_default if self._search is None else self._search),
             paired=tunes and self._probe is not None,
-            trials=self._probe is not None and self._trial.reason() is None,
+            trials=self._why_no_trials() is None,
             config=self._config,
             spread=tunes,
         )
@@ -328,7 +331,7 @@ class ExplorerState(Converging, OuterScheduler):
 
 
 def _move_to_whole_schedule(exploration: Exploration, schedule: Entries) -> None:
-    """Turn the factors of older states, on what a search held of a schedule, into such on it."""
+    """Turn an older state's factors on what its search held into factors on the schedule."""
     for row, entries in enumerate(schedule.rows("groups")):
         if not (entries.has("ended_at") and entries.raw("ended_at")):
             continue

@@ -54,7 +54,12 @@ class WrappedSchedule:
     @property
     def base_lrs(self) -> list[float | Tensor]:
         """The wrapped scheduler's own; else the rates that the optimizer came with."""
-        return getattr(self._scheduler, "base_lrs", None) or list(self._initial)
+        own = getattr(self._scheduler, "base_lrs", None)
+        if own is None and isinstance(self._scheduler, LRScheduler):
+            # SequentialLR and ChainedScheduler: those in them have changed the rates by now.
+            groups = self._optimizer.param_groups
+            own = [group.get("initial_lr", group["lr"]) for group in groups]
+        return own or list(self._initial)
 
     @property
     def last_epoch(self) -> int | None:
@@ -117,9 +122,13 @@ class WrappedSchedule:
             held.highest = max(held.highest, float(peak))
 
     def begin_search(self) -> None:
-        """Hold the rates that the user wrote, until `end_search`; see `HeldSchedule`."""
+        """Hold the rates that the user wrote, until `end_search`; see `HeldSchedule`.
+
+        Those that a state has brought along stay.
+        """
         for held, written in zip(self.groups, self.written_rates, strict=True):
-            held.peak = written
+            if held.peak is None:
+                held.peak = written
 
     def end_search(self) -> None:
         """Follow the schedule from now on."""

@@ -1,0 +1,55 @@
+"""The search for the learning rate's scale on real ranks, against the reference."""
+
+import pytest
+import torch
+
+from hdet.replica.explorer import reference
+from tests.helpers import loss_at, small_model, weights
+from tests.rank_runner import run_ranks
+from tests.ranks.searched import OPTIMIZERS, SCHEDULES, STEPS, Run, T, probe_at, requests
+
+pytestmark = pytest.mark.ranks
+
+
+def _agrees(name, schedule, explore):
+    run = Run(name, schedule, explore)
+    run.train(range(STEPS))
+    return run.rates, run.phases, weights(run.model), run.explorer.metrics()
+
+
+CASES = [
+    ("adamw", "one cycle", ["lr"]),
+    ("sgd", "cosine", ["lr"]),
+    ("one group", "warm-up, then cosine", ["lr"]),
+    ("adamw", "none", ["lr", "weight_decay"]),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot tell their effects apart")
+@pytest.mark.parametrize(("name", "schedule", "explore"), CASES)
+def test_four_ranks_agree_with_the_reference_from_the_climb_to_the_end(name, schedule, explore):
+    ranks = run_ranks(_agrees, 4, name, schedule, explore)
+    trace = reference.train(
+        small_model(),
+        OPTIMIZERS[name],
+        None if schedule == "none" else SCHEDULES[schedule],
+        loss_at,
+        probe_at,
+        explore=lambda _: requests(explore),
+        replicas=4,
+        total_steps=STEPS,
+        T=T,
+        seed=3,
+    )
+    for r, (rates, phases, parameters, metrics) in enumerate(ranks):
+        expected = [[group[r] for group in step] for step in trace.rates]
+        assert list(dict.fromkeys(phases)) == ["climb", "settle", "trial", "track"]
+        torch.testing.assert_close(
+            torch.tensor(rates, dtype=torch.float64),
+            torch.tensor(expected, dtype=torch.float64),
+            rtol=1e-7,
+            atol=0,
+        )
+        for mine, theirs in zip(parameters, trace.models[r].parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs.detach(), rtol=1e-6, atol=1e-8)
+        assert list(metrics["values"].values()) == pytest.approx(trace.values[-1], rel=1e-7)

@@ -1,0 +1,96 @@
+"""A run with a search goes on to the last bit from a checkpoint of any of its phases."""
+
+import pytest
+import torch.distributed as dist
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+
+from tests.rank_runner import run_ranks
+from tests.ranks.searched import Run, same
+
+pytestmark = pytest.mark.ranks
+
+END = 110
+PHASES = ("climb", "settle", "trial", "track")
+
+
+def _resumed(name, explore):
+    """Save at every step of a run, and resume from some steps of each phase."""
+    run, saved = Run(name, explore=explore, norm=True), []
+    run.train(range(END), lambda t: saved.append(run.saved()))
+    whole, found = run.end(), {}
+    for phase in PHASES:
+        first = run.phases.index(phase)
+        for offset in (0, 2, 9):
+            again = Run(name, explore=explore, norm=True)
+            again.load(saved[first + offset])
+            again.train(range(first + offset, END))
+            same_rates = again.rates == run.rates[first + offset :]
+            found[phase, offset] = same_rates and same(whole, again.end())
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot tell their effects apart")
+@pytest.mark.parametrize(
+    ("name", "explore"), [("adamw", ["lr", "weight_decay"]), ("one group", ["lr"])]
+)
+def test_each_rank_goes_on_from_its_own_copy_to_the_last_bit(name, explore):
+    for found in run_ranks(_resumed, 2, name, explore):
+        assert found == dict.fromkeys(found, True)
+
+
+def _from_one_copy(name):
+    found = {}
+    for phase, offset in (("settle", 3), ("trial", 0), ("trial", 7), ("track", 4)):
+        first = {"settle": 0, "trial": 16, "track": 40}[phase]
+        run = Run(name, norm=True)
+        t = 0
+        while run.explorer.metrics()["phase"] == "climb":
+            run.train([t])
+            t += 1
+        stop = t + first + offset
+        run.train(range(t, stop))
+        was = run.explorer.metrics()["phase"]
+        with run.explorer.converged():
+            mine = run.saved()
+        box = [mine]
+        dist.broadcast_object_list(box)
+        run.train(range(stop, stop + 50))
+        again = Run(name, norm=True)
+        again.load(box[0])
+        again.train(range(stop, stop + 50))
+        found[phase, offset] = (was, mine == box[0], same(run.end(), again.end()))
+    return found
+
+
+@pytest.mark.parametrize("name", ["adamw", "one group"])
+def test_one_copy_from_inside_converged_serves_all(name):
+    for found in run_ranks(_from_one_copy, 2, name):
+        for (phase, _), (was, same_copy, same_end) in found.items():
+            assert was == phase
+            assert same_copy
+            assert same_end, phase
+
+
+def _checkpointed(folder):
+    """Save by torch.distributed.checkpoint while all is one, and load into a fresh run."""
+    found = {}
+    for stop in (20, 45, 60, 95):
+        run = Run(norm=True)
+        run.train(range(stop))
+        phase = run.explorer.metrics()["phase"]
+        place = f"{folder}/{stop}"
+        with run.explorer.converged():
+            state_dict_saver.save({"explorer": run.explorer}, checkpoint_id=place)
+            expected = run.explorer.metrics()["values"], run.explorer.get_last_lr()
+        again = Run(norm=True)
+        state_dict_loader.load({"explorer": again.explorer}, checkpoint_id=place)
+        with again.explorer.converged():
+            loaded = again.explorer.metrics()["values"], again.explorer.get_last_lr()
+        found[phase] = loaded == expected
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_state_of_any_phase_is_loaded_by_distributed_checkpoint(tmp_path):
+    for found in run_ranks(_checkpointed, 2, str(tmp_path)):
+        assert found == dict.fromkeys(PHASES, True)
