@@ -13,6 +13,7 @@ from tests.state_mutations import mutations
 CONFIG = SearchConfig()
 START = math.log(CONFIG.climb_start)
 WARMUP, SETTLE, TRIAL = CONFIG.restart_warmup, CONFIG.settle_steps, CONFIG.trial_steps
+BELOW = math.log(2)
 CAUTION = math.log(CONFIG.trial_caution)
 # Steps of a climb that rises by the least at each, of all that may follow, and a few to begin.
 MOST_STEPS = (
@@ -71,8 +72,8 @@ def test_the_climb_is_fast_while_the_smoothed_agreement_is_near_its_largest():
         assert search.log_factor - before == pytest.approx(move)
 
 
-@pytest.mark.parametrize(("trials", "factor"), [(True, 10), (False, 5)])
-def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trials, factor):
+@pytest.mark.parametrize("trials", [True, False])
+def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trials):
     search = RateSearch(4, trials)
     # The first number counts in full, each of the others by a fifth.
     before = m = 0.0
@@ -82,7 +83,7 @@ def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trial
         assert turn.snapshot == (k < 7)
         assert turn.roll_back == (m <= 0) == (k == 7)
         assert ("the updates no longer agree with the gradients" in turn.note) == (k == 7)
-    assert search.log_factor == pytest.approx(before - math.log(factor))
+    assert search.log_factor == pytest.approx(before - math.log(5))
     assert (search.phase, search.steps) == ("settle", 0)
 
 
@@ -102,7 +103,7 @@ def test_a_gradient_that_is_not_finite_ends_the_climb_at_once(agreement):
     turn = search.advance(agreement)
     assert turn.roll_back
     assert turn.note.startswith("the climb ends at lr factor 0.00135: a gradient is not finite")
-    assert search.log_factor == pytest.approx(START + 0.3 - math.log(10))
+    assert search.log_factor == pytest.approx(START + 0.3 - math.log(5))
 
 
 def test_the_climb_ends_at_its_limit_where_nothing_stops_it():
@@ -115,7 +116,7 @@ def test_the_climb_ends_at_its_limit_where_nothing_stops_it():
     assert turn.note.endswith("nothing stops it")
     # From 1e-3 to the first multiple of 0.3 beyond 1e3, which the last step sees.
     assert steps == math.ceil(math.log(1e6) / 0.3) + 1
-    assert search.log_factor == pytest.approx(START + 0.3 * (steps - 1) - math.log(10))
+    assert search.log_factor == pytest.approx(START + 0.3 * (steps - 1) - math.log(5))
 
 
 def test_a_step_without_a_number_moves_nothing():
@@ -180,7 +181,8 @@ def test_the_replicas_share_out_a_trials_rates(replicas, factors):
     search = trying(replicas)
     for _ in range(TRIAL // 2):
         search.advance(None)
-    assert [math.exp(x) for x in search.shifts()] == pytest.approx(factors)
+    # The first trial begins at half of the rate at which the replicas have settled.
+    assert [2 * math.exp(x) for x in search.shifts()] == pytest.approx(factors)
 
 
 def test_a_trial_is_a_short_whole_run_with_a_warm_up_and_a_decay():
@@ -188,7 +190,7 @@ def test_a_trial_is_a_short_whole_run_with_a_warm_up_and_a_decay():
     for _ in range(TRIAL):
         low, high = search.shifts()
         assert high - low == pytest.approx(math.log(CONFIG.trial_spacing))
-        seen.append(math.exp(low))
+        seen.append(2 * math.exp(low))
         search.advance(None)
     # 24 steps: up in the first 6, down in the last 9.6.
     up = [(k + 1) / 6 for k in range(6)]
@@ -201,7 +203,7 @@ def test_the_rate_moves_to_the_minimum_of_the_parabola_around_the_lowest_loss():
     # By hand: losses 3, 1, 2 at -h, 0, h. The vertex is h (left - right) / (2 (left + right))
     # = h (2 - 1) / (2 (2 + 1)) = h / 6 above the lowest.
     search, turn, moved = judged([3.0, 1.0, 2.0, 9.0])
-    assert moved == pytest.approx(spacing + spacing / 6 - CAUTION)
+    assert moved == pytest.approx(spacing + spacing / 6 - BELOW - CAUTION)
     assert turn.done
     assert search.phase == "done"
     found = math.exp(search.log_factor)
@@ -226,16 +228,16 @@ def test_the_rate_moves_to_the_minimum_of_the_parabola_around_the_lowest_loss():
 )
 def test_the_lowest_loss_decides(losses, place):
     search, turn, moved = judged(losses)
-    assert moved == pytest.approx(place * math.log(10) / 3 - CAUTION)
+    assert moved == pytest.approx(place * math.log(10) / 3 - BELOW - CAUTION)
     assert turn.done
     assert search.phase == "done"
 
 
-def test_where_no_loss_is_finite_the_rate_stays_but_for_the_caution():
+def test_where_no_loss_is_finite_it_is_the_smallest_rate_less_the_caution():
     for value in (math.nan, math.inf, 1e308, -1e308):
         _, turn, moved = judged([value] * 4)
         assert turn.done
-        assert moved == pytest.approx(-CAUTION)
+        assert moved == pytest.approx(-BELOW - CAUTION)
 
 
 def test_a_best_rate_at_the_top_is_tried_again_from_there():
@@ -245,7 +247,7 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there():
         assert not turn.done
         assert (search.phase, search.steps) == ("trial", 0)
         # The caution is for the end.
-        assert moved == pytest.approx((trial - 1) * math.log(10))
+        assert moved == pytest.approx((trial - 1) * math.log(10) - BELOW)
         turns = [search.advance(None) for _ in range(TRIAL)]
         assert turns[-1] == Turn(score=True)
         before = search.log_factor
@@ -253,7 +255,7 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there():
         moved += search.log_factor - before
     assert turn.done
     assert turn.note.startswith(f"trial {CONFIG.max_trials}, ")
-    assert moved == pytest.approx(CONFIG.max_trials * math.log(10) - CAUTION)
+    assert moved == pytest.approx(CONFIG.max_trials * math.log(10) - BELOW - CAUTION)
 
 
 def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
@@ -263,14 +265,16 @@ def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
     _, _, moved = judged(losses)
     left, right = 4.0 - 2.5, 2.75 - 2.5
     vertex = spacing * (left - right) / (2 * (left + right))
-    assert moved == pytest.approx(spacing + vertex - CAUTION)
+    assert moved == pytest.approx(spacing + vertex - BELOW - CAUTION)
     losses[1] = math.inf
     _, _, moved = judged(losses)
-    assert moved == pytest.approx(2 * spacing - CAUTION)
+    assert moved == pytest.approx(2 * spacing - BELOW - CAUTION)
 
 
 def test_a_config_moves_what_it_names():
-    config = SearchConfig(trial_caution=1.0, max_trials=1, trial_steps=8, trial_levels=2)
+    config = SearchConfig(
+        trial_caution=1.0, trial_below=1.0, max_trials=1, trial_steps=8, trial_levels=2
+    )
     search, turn, moved = judged([2.0, 1.0, 2.0, 1.0], config)
     assert turn.done
     assert moved == pytest.approx(math.log(CONFIG.trial_spacing))
