@@ -5,6 +5,7 @@ percent; below zero is better than the sweep, whose rates are a quarter of a dec
 """
 
 import math
+import statistics
 from typing import Any
 
 import pandas as pd
@@ -103,18 +104,16 @@ def sweep_regrets(problem: dict[str, Any]) -> dict[int, float]:
 
 def regrets(problems: dict[str, Any]) -> pd.DataFrame:
     """Return each rule's mean and worst regret over the starts of each problem."""
-    columns = {}
+    columns: dict[tuple[str, str], dict[str, float]] = {}
     for name, problem in problems.items():
         means = _sweep_means(problem)
-        reference = problem["sweep"]["held out"][means.index(min(means))]
+        best = problem["sweep"]["held out"][means.index(min(means))]
         for rule, one in problem["rules"].items():
             each = [
-                100
-                * sum(loss / of - 1 for loss, of in zip(seeds, reference, strict=True))
-                / len(seeds)
+                100 * statistics.fmean(map(_ratio, seeds, best)) - 100
                 for seeds in one["held out"]
             ]
-            columns.setdefault((name, "mean"), {})[rule] = sum(each) / len(each)
+            columns.setdefault((name, "mean"), {})[rule] = statistics.fmean(each)
             columns.setdefault((name, "worst"), {})[rule] = max(each)
     return pd.DataFrame(columns)
 
@@ -133,7 +132,11 @@ def trial_ratios(found: dict[str, Any]) -> dict[str, dict[int, dict[str, float]]
 
 def _sweep_means(problem: dict[str, Any]) -> list[float]:
     every = problem["sweep"]["held out"]
-    return [math.inf if None in seeds else sum(seeds) / len(seeds) for seeds in every]
+    return [statistics.fmean(_ratio(loss, 1.0) for loss in seeds) for seeds in every]
+
+
+def _ratio(loss: float | None, of: float) -> float:
+    return math.inf if loss is None else loss / of
 
 
 def _setting(problems: dict[str, Any]) -> pd.DataFrame:
@@ -168,7 +171,7 @@ def _rules_table(every: pd.DataFrame) -> pd.DataFrame:
     for rule in SHOWN:
         pairs = {name: (means.loc[rule, name], worst.loc[rule, name]) for name in means}
         cells = {
-            n: "–" if math.isnan(m) else f"{m:+.1f} / {w:+.1f}" for n, (m, w) in pairs.items()
+            n: "–" if math.isnan(m) else f"{m:+z.1f} / {w:+z.1f}" for n, (m, w) in pairs.items()
         }
         lines.append({"rule": rule, **cells})
     return pd.DataFrame(lines)
@@ -190,7 +193,14 @@ def _crossing_table(crossings: dict[str, dict[str, list[float]]]) -> pd.DataFram
         return " to ".join(sorted(ends, key=float))
 
     return pd.DataFrame(
-        {"signal": rule, **{name: told(one.get(rule)) for name, one in crossings.items()}}
+        # Up to the first crossing they are one rule, and this one ran on all problems.
+        {
+            "signal": rule,
+            **{
+                name: told(one.get(ONE_CROSSING if rule == BASE else rule))
+                for name, one in crossings.items()
+            },
+        }
         for rule in SIGNALS
     )
 

@@ -41,12 +41,14 @@ class GPT:
     Attributes:
         name: of the random streams.
         count: weights of one model.
+        held_windows: windows of the held-out loss.
     """
 
     def __init__(self, width: int, layers: int, context: int, standard: bool) -> None:
         """Read the text."""
         self.width, self.layers, self.context, self.standard = width, layers, context, standard
         self.name, self.heads = ("biggpt", max(1, width // 64)) if standard else ("gpt", 4)
+        self.held_windows = max(16, 65536 // context) if standard else 32
         self.shapes = self._shapes()
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.count = sum(self.sizes)
@@ -94,9 +96,8 @@ class GPT:
     @torch.no_grad()
     def held_out(self, weights: Tensor) -> Tensor:
         """Return each model's loss on windows that are not trained on."""
-        windows = max(16, 65536 // self.context) if self.standard else 32
         draw = drawn("big held" if self.standard else "gpt held")
-        batch = self._windows(self._held, draw, windows)
+        batch = self._windows(self._held, draw, self.held_windows)
         parts = weights.split(8 if self.standard else 64)
         return torch.cat([self.loss(part, *repeated(batch, len(part))) for part in parts])
 

@@ -1,6 +1,6 @@
 """What finds a learning rate: sweeps, rules that climb, and short whole trials on GPTs.
 
-    python -m benchmarks rate-rules           # on a CUDA device of some 100 GB, minutes
+    python -m benchmarks rate-rules           # minutes on a CUDA device of 139 GB
     python -m benchmarks rate-rules --smoke   # everything in miniature, seconds on a CPU
 
 Each problem is a sweep of plain runs, and then every rule from several starts, given as
@@ -199,21 +199,23 @@ def command(
 ) -> None:
     """Compare rules that find a learning rate, and short trials, on GPTs of three sizes."""
     torch.backends.cuda.matmul.allow_tf32 = True
-    models, short = MODELS, {}
+    shapes, short = MODELS, {}
     if smoke:
-        models = {name: (64, 1, 8, standard) for name, (*_, standard) in MODELS.items()}
-        short = {"steps": 24, "windows": 2, "rules": FEW, "sweep": (-1, 1)}
-    problems = {}
+        shapes = {name: (64, 1, 8, standard) for name, (*_, standard) in MODELS.items()}
+        short = {"steps": 16, "windows": 2, "rules": FEW, "sweep": (-1, 1)}
+    models, problems = {name: GPT(*shape) for name, shape in shapes.items()}, {}
+    for model in models.values() if smoke else ():
+        model.held_windows = 2
     for name, problem in PROBLEMS.items():
         wanted = replace(problem, **short)
-        problems[name] = measured(wanted, GPT(*models[problem.model]))
+        problems[name] = measured(wanted, models[problem.model])
         losses = problems[name]["sweep"]["held out"]
         print(f"{name}: best rate {problems[name]['best']:.3g} of {losses}", flush=True)
     done = []
     for trial in TRIALS:
-        lengths, windows = ((4,), 2) if smoke else (trial.lengths, trial.windows)
-        wanted = replace(trial, lengths=lengths, windows=windows)
-        done.append(tried(wanted, GPT(*models[trial.model])))
+        before = trial.before and (3, trial.before[1])
+        wanted = replace(trial, lengths=(4,), windows=2, before=before) if smoke else trial
+        done.append(tried(wanted, models[trial.model]))
         print(f"{trial.model}, trials after {trial.before}: {done[-1]['losses']}", flush=True)
     if not smoke:
         device = torch.cuda.get_device_name() if DEVICE == "cuda" else "a CPU"
