@@ -43,6 +43,7 @@ def _compiled_step(tensors):
         CosineAnnealingLR(optimizer, 100),
         sync_every=T,
         probe=lambda: loss_at(model, 1000, 0),
+        search=False,
         model=model,
     )
     counter = CompileCounter()
@@ -93,6 +94,7 @@ def _explored_attribute():
         explore=[hdet.attribute(model[1], "temperature")],
         sync_every=T,
         probe=lambda: loss_of(1000, 0),
+        search=False,
         model=model,
     )
     graphs, values = [], []

@@ -118,7 +118,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             rate that the user wrote. It takes about 80 optimizer steps, in which all rates
             move as one, at rates that do not follow the schedule. Then the schedule goes on
             from where it is, times the factor found. False explores around the schedule
-            itself. Default: True if there is a probe and no warm-up.
+            itself. Default: True if there is a probe, no warm-up and a shared gradient.
         probe_mode: "eval" or "train", the model's mode while the probe runs. Whatever acts
             in train mode only, such as dropout, is seen only by a probe in train mode.
         shared_gradients: False where each replica steps on its own gradient (local SGD). All
@@ -203,7 +203,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._ensemble = Ensemble(optimizer, model, replicas, NAME, average_state, self._facts)
         self._config, self._search = config or DEFAULT, search
         self._averaged = AveragedWeights(optimizer, model, self._config)
-        by_default = probe is not None and warmup_steps == 0
+        by_default = probe is not None and warmup_steps == 0 and shared_gradients
         self._trial = Apart(optimizer, model, replicas)
         self._exploration = self._new_exploration(dimensions, by_default)
         if self._exploring:
