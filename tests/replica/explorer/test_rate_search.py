@@ -381,7 +381,6 @@ def test_a_damaged_state_is_refused_or_goes_on(phase):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("phase", "done", "must be one of climb, settle, trial"),
         ("log_factor", math.nan, "log_factor` = nan"),
         ("log_factor", 701.0, "log_factor` = 701.0"),
         ("steps", TRIAL, rf"steps` = {TRIAL}, which must lie in \[0, {TRIAL - 1}\]"),

@@ -37,7 +37,7 @@ from .config import DEFAULT, SearchConfig
 from .loss_tracker import LARGEST
 
 Phase = Literal["climb", "settle", "trial", "done"]
-PHASES = ("climb", "settle", "trial")  # in which a state can be
+PHASES = ("climb", "settle", "trial", "done")
 _FARTHEST = 700.0  # log factors that a state may hold: what a float's exponential allows
 
 
