@@ -115,7 +115,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             processes of one replica.
         seed: of the permutations and of the probe's random state; the same on every rank.
         search: whether the scale of the rates is searched first, from a thousandth of the
-            rate that the user wrote. It takes about 80 optimizer steps, in which all rates
+            rate that the user wrote. It takes about 100 optimizer steps, in which all rates
             move as one, at rates that do not follow the schedule. Then the schedule goes on
             from where it is, times the factor found. False explores around the schedule
             itself. Default: True if there is a probe, no warm-up and a shared gradient.
