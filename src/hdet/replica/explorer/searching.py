@@ -84,14 +84,14 @@ class ExplorerSearch(ExplorerStill):
     def _parsed_search(self, entries: Entries) -> Any:
         """See `ExplorerState`."""
         saved = entries.raw("search")
-        if not saved or not self._takes_part:
+        if saved is not None and not isinstance(saved, bytes):
+            entries.refuse("search", saved, "must be bytes or None: it is damaged")
+        if saved is None or not self._takes_part:
             return None
         try:
             state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
         except Exception:
-            entries.refuse(
-                "search", type(saved).__name__, "must be what was saved: it is damaged"
-            )
+            entries.refuse("search", f"{len(saved)} bytes", "cannot be read: it is damaged")
         entries = Entries(state, NAME, path="search.")
         replicas = self._ensemble.replicas
         agreement = UpdateAgreement(self.optimizer, replicas)
