@@ -149,7 +149,7 @@ def test_the_bounds_of_a_factor_hold_in_a_search_and_while_it_is_held(agreement,
 def test_a_climb_ends_at_an_upper_bound():
     exploration = explore(["one bounded lr"], search=True)
     seen = []
-    while exploration.search.phase == "climb":
+    while exploration.search and exploration.search.phase == "climb":
         step(exploration, 0.9)
         seen.append(exploration.base_values()[0])
     assert max(seen) == pytest.approx(2.0)
