@@ -47,6 +47,7 @@ from ..ensemble.setup_checks import (
     unwrapped,
     unwrapped_schedule,
 )
+from ..ensemble.update_agreement import UpdateAgreement
 from .averaged_weights import AveragedWeights
 from .checks import (
     check_arguments,
@@ -219,10 +220,13 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
         self._nonfinite_syncs = 0  # in a row
         self._last: dict[str, Any] = {}
+        self._evidence = ""
         self._last_line = ""  # what the last sync decided, in words
         self._told: set[str] = set()  # what has been warned of
         on_load(optimizer, self._apply)
         self._apply()
+        if mode == "observe" and self._takes_part:
+            self._agreement = UpdateAgreement(optimizer, replicas)
         self._ensemble.appear(self._takes_part)
         why = self._why_no_trials()
         if self._exploration.search is not None and self._exploring and why is not None:

@@ -113,7 +113,7 @@ class ExplorerReadings(ExplorerState):
             words = decision_line(
                 self._exploration.dimensions, decision, before, self._values.base_values()
             )
-            self._say(logging.INFO, words)
+            self._say(logging.INFO, words + self._evidence)
         if decision.new_level and self._exploration.guard.recovery.new_levels == 1:
             warnings.warn(new_level_message(decision.note), stacklevel=4)
         names = [d.name for d in self._exploration.dimensions]

@@ -55,13 +55,10 @@ class ExplorerSearch(ExplorerStill):
 
     def _hold(self, shares: Sequence[float]) -> None:
         """Move the rates' scale at a sync, until the schedule decays. Collective."""
+        self._evidence = ""
         if not self._watching:
             return
-        mean = self._agreement.read().mean
-        if mean.known:
-            steps = (self._step - self._interval, self._step)
-            self._exploration.hold(mean.cosine, steps, shares)
-        self._agreement.reset()
+        self._move_by_agreement(shares)
         rates = [j for j, d in enumerate(self._exploration.dimensions) if d.is_rate]
         if all(shares[j] < self._config.hold_share for j in rates):
             self._agreement.close()

@@ -76,6 +76,7 @@ class ExplorerState(Converging, OuterScheduler):
     _values: ReplicaValues
     _last: dict[str, Any]
     _last_line: str
+    _evidence: str  # of first order, for the log
 
     def state_dict(self) -> dict[str, Any]:
         """Return numbers and tensors that load with `weights_only=True`. Local.

@@ -6,6 +6,7 @@ values, since none before it was followed.
 """
 
 import logging
+from collections.abc import Sequence
 
 from ..ensemble.gathered import Gathered
 from .averaged_weights import AveragedWeights
@@ -34,11 +35,25 @@ class ExplorerStill(ExplorerReadings):
         exploration = self._exploration
         start, before = list(exploration.coordinates), exploration.base_values()
         dimensions = exploration.dimensions
-        decision = exploration.decide(gathered, shares_of(dimensions, self._schedule.groups))
+        shares = shares_of(dimensions, self._schedule.groups)
+        decision = exploration.decide(gathered, shares)
+        self._move_by_agreement(shares)
         after, exploration.coordinates = exploration.base_values(), start
         words = decision.note or decision_line(dimensions, decision, before, after)
-        self._say(logging.INFO, f"would be: {words}")
+        self._say(logging.INFO, f"would be: {words}{self._evidence}")
         self._last = {"would_be": {d.name: x for d, x in zip(dimensions, after, strict=True)}}
+
+    def _move_by_agreement(self, shares: Sequence[float]) -> None:
+        """Move the rates' scale by the updates of the interval. Collective."""
+        mean, self._evidence = self._agreement.read().mean, ""
+        if mean.known:
+            steps = (self._step - self._interval, self._step)
+            self._exploration.hold(mean.cosine, steps, shares)
+            better = "larger" if mean.cosine > 0 else "smaller"
+            self._evidence = (
+                f"; cosine of updates and gradients {mean.cosine:+.2g}: {better} is better"
+            )
+        self._agreement.reset()
 
     def _freeze(self) -> None:
         """Put all replicas on the base values for good, right after a sync."""
