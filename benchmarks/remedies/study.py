@@ -54,7 +54,7 @@ ABLATIONS: dict[str, SearchConfig] = {
     "the climb alone, no trials": replace(CONFIG, max_trials=0),
     "trials of half the length": replace(CONFIG, trial_steps=CONFIG.trial_steps // 2),
     "trials of twice the length": replace(CONFIG, trial_steps=2 * CONFIG.trial_steps),
-    "trials from twice as high": replace(CONFIG, trial_below=1.0),
+    "trials from twice as high": replace(CONFIG, crossing_factor=CONFIG.crossing_factor / 2),
     "the trial's best rate itself": replace(CONFIG, trial_caution=1.0),
     "no moves after the search": replace(CONFIG, hold_gain=0.0),
 }

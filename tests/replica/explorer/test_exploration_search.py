@@ -96,7 +96,7 @@ def test_in_a_trial_each_replica_has_a_rate_of_its_own_and_nothing_else():
     for _ in range(CONFIG.trial_steps // 2):
         step(exploration)
     first, second, other = exploration.values()
-    assert first == second == pytest.approx([base / 2 * 10 ** (k / 3) for k in range(4)])
+    assert first == second == pytest.approx([base * 10 ** (k / 3) for k in range(4)])
     assert other == pytest.approx([2.0] * 4)
     assert exploration.base_values() == pytest.approx([base, base, 2.0])
 
@@ -107,15 +107,16 @@ def test_without_trials_the_climb_alone_decides():
     go_to(exploration, "done")
     assert exploration.search is None
     assert exploration.held
-    assert exploration.coordinates == settled
+    rise = math.log(CONFIG.untried_rise)
+    assert exploration.coordinates == pytest.approx([x + rise for x in settled])
 
 
 def test_the_end_of_a_search_leaves_the_rates_where_it_stands():
     exploration = go_to(explore(["lr", "temperature"], search=True), "trial")
     before = log_factor(exploration)
     go_to(exploration, "done")
-    # The first of the trial's rates was the best, half of what the replicas had settled at.
-    expected = before - math.log(2) - math.log(CONFIG.trial_caution)
+    # The first of the trial's rates was the best.
+    expected = before - math.log(CONFIG.trial_caution)
     assert exploration.coordinates[:2] == pytest.approx([expected] * 2)
     assert exploration.base_values()[2] == pytest.approx(2.0)
 

@@ -13,7 +13,6 @@ from tests.state_mutations import mutations
 CONFIG = SearchConfig()
 START = math.log(CONFIG.climb_start)
 WARMUP, SETTLE, TRIAL = CONFIG.restart_warmup, CONFIG.settle_steps, CONFIG.trial_steps
-BELOW = math.log(2)
 CAUTION = math.log(CONFIG.trial_caution)
 # Steps of a climb that rises by the least at each, of all that may follow, and a few to begin.
 MOST_STEPS = (
@@ -83,7 +82,7 @@ def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trial
         assert turn.snapshot == (k < 7)
         assert turn.roll_back == (m <= 0) == (k == 7)
         assert ("the updates no longer agree with the gradients" in turn.note) == (k == 7)
-    assert search.log_factor == pytest.approx(before - math.log(5))
+    assert search.log_factor == pytest.approx(before - math.log(10))
     assert (search.phase, search.steps) == ("settle", 0)
 
 
@@ -103,7 +102,7 @@ def test_a_gradient_that_is_not_finite_ends_the_climb_at_once(agreement):
     turn = search.advance(agreement)
     assert turn.roll_back
     assert turn.note.startswith("the climb ends at lr factor 0.00135: a gradient is not finite")
-    assert search.log_factor == pytest.approx(START + 0.3 - math.log(5))
+    assert search.log_factor == pytest.approx(START + 0.3 - math.log(10))
 
 
 def test_the_climb_ends_at_its_limit_where_nothing_stops_it():
@@ -116,7 +115,7 @@ def test_the_climb_ends_at_its_limit_where_nothing_stops_it():
     assert turn.note.endswith("nothing stops it")
     # From 1e-3 to the first multiple of 0.3 beyond 1e3, which the last step sees.
     assert steps == math.ceil(math.log(1e6) / 0.3) + 1
-    assert search.log_factor == pytest.approx(START + 0.3 * (steps - 1) - math.log(5))
+    assert search.log_factor == pytest.approx(START + 0.3 * (steps - 1) - math.log(10))
 
 
 def test_a_step_without_a_number_moves_nothing():
@@ -160,7 +159,8 @@ def test_without_trials_the_search_ends_when_it_has_settled(replicas, trials, mo
     turns = [search.advance(None) for _ in range(SETTLE)]
     assert turns == [Turn()] * (SETTLE - 1) + [Turn(done=True)]
     assert search.phase == "done"
-    assert search.log_factor == before
+    # Nothing above it was tried, and so it rises to a fifth of the crossing.
+    assert search.log_factor == pytest.approx(before + math.log(2))
     assert search.shifts() == [0.0] * replicas
 
 
@@ -181,8 +181,7 @@ def test_the_replicas_share_out_a_trials_rates(replicas, factors):
     search = trying(replicas)
     for _ in range(TRIAL // 2):
         search.advance(None)
-    # The first trial begins at half of the rate at which the replicas have settled.
-    assert [2 * math.exp(x) for x in search.shifts()] == pytest.approx(factors)
+    assert [math.exp(x) for x in search.shifts()] == pytest.approx(factors)
 
 
 def test_a_trial_is_a_short_whole_run_with_a_warm_up_and_a_decay():
@@ -190,7 +189,7 @@ def test_a_trial_is_a_short_whole_run_with_a_warm_up_and_a_decay():
     for _ in range(TRIAL):
         low, high = search.shifts()
         assert high - low == pytest.approx(math.log(CONFIG.trial_spacing))
-        seen.append(2 * math.exp(low))
+        seen.append(math.exp(low))
         search.advance(None)
     # 24 steps: up in the first 6, down in the last 9.6.
     up = [(k + 1) / 6 for k in range(6)]
@@ -203,7 +202,7 @@ def test_the_rate_moves_to_the_minimum_of_the_parabola_around_the_lowest_loss():
     # By hand: losses 3, 1, 2 at -h, 0, h. The vertex is h (left - right) / (2 (left + right))
     # = h (2 - 1) / (2 (2 + 1)) = h / 6 above the lowest.
     search, turn, moved = judged([3.0, 1.0, 2.0, 9.0])
-    assert moved == pytest.approx(spacing + spacing / 6 - BELOW - CAUTION)
+    assert moved == pytest.approx(spacing + spacing / 6 - CAUTION)
     assert turn.done
     assert search.phase == "done"
     found = math.exp(search.log_factor)
@@ -228,7 +227,7 @@ def test_the_rate_moves_to_the_minimum_of_the_parabola_around_the_lowest_loss():
 )
 def test_the_lowest_loss_decides(losses, place):
     search, turn, moved = judged(losses)
-    assert moved == pytest.approx(place * math.log(10) / 3 - BELOW - CAUTION)
+    assert moved == pytest.approx(place * math.log(10) / 3 - CAUTION)
     assert turn.done
     assert search.phase == "done"
 
@@ -237,7 +236,7 @@ def test_where_no_loss_is_finite_it_is_the_smallest_rate_less_the_caution():
     for value in (math.nan, math.inf, 1e308, -1e308):
         _, turn, moved = judged([value] * 4)
         assert turn.done
-        assert moved == pytest.approx(-BELOW - CAUTION)
+        assert moved == pytest.approx(-CAUTION)
 
 
 def test_a_best_rate_at_the_top_is_tried_again_from_there():
@@ -247,7 +246,7 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there():
         assert not turn.done
         assert (search.phase, search.steps) == ("trial", 0)
         # The caution is for the end.
-        assert moved == pytest.approx((trial - 1) * math.log(10) - BELOW)
+        assert moved == pytest.approx((trial - 1) * math.log(10))
         turns = [search.advance(None) for _ in range(TRIAL)]
         assert turns[-1] == Turn(score=True)
         before = search.log_factor
@@ -255,7 +254,7 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there():
         moved += search.log_factor - before
     assert turn.done
     assert turn.note.startswith(f"trial {CONFIG.max_trials}, ")
-    assert moved == pytest.approx(CONFIG.max_trials * math.log(10) - BELOW - CAUTION)
+    assert moved == pytest.approx(CONFIG.max_trials * math.log(10) - CAUTION)
 
 
 def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
@@ -265,16 +264,14 @@ def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
     _, _, moved = judged(losses)
     left, right = 4.0 - 2.5, 2.75 - 2.5
     vertex = spacing * (left - right) / (2 * (left + right))
-    assert moved == pytest.approx(spacing + vertex - BELOW - CAUTION)
+    assert moved == pytest.approx(spacing + vertex - CAUTION)
     losses[1] = math.inf
     _, _, moved = judged(losses)
-    assert moved == pytest.approx(2 * spacing - BELOW - CAUTION)
+    assert moved == pytest.approx(2 * spacing - CAUTION)
 
 
 def test_a_config_moves_what_it_names():
-    config = SearchConfig(
-        trial_caution=1.0, trial_below=1.0, max_trials=1, trial_steps=8, trial_levels=2
-    )
+    config = SearchConfig(trial_caution=1.0, max_trials=1, trial_steps=8, trial_levels=2)
     search, turn, moved = judged([2.0, 1.0, 2.0, 1.0], config)
     assert turn.done
     assert moved == pytest.approx(math.log(CONFIG.trial_spacing))

@@ -36,12 +36,13 @@ class SearchConfig:
         settle_steps: steps at the bound before a trial, in which the moments become what they
             are at this rate; trials without them find rates that are too low on large models
             (measured).
+        untried_rise: where no trial can follow, the rate rises by this factor at the end of
+            the steps at the bound (measured).
         trial_steps: steps of a trial (measured).
         trial_probes: probe batches that score a trial; one is too few to tell neighbours apart.
         trial_warmup: fraction of a trial in which its rate rises from zero.
         trial_decay: fraction of a trial in which its rate falls to zero; without, short trials
             prefer rates that are too low.
-        trial_below: the smallest rate of the first trial is the bound over this (measured).
         trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
@@ -112,10 +113,11 @@ class SearchConfig:
     climb_fast_above: float = _constant(0.7, low=0, high=1)
     climb_limit: float = _constant(1e3, low=1, high=1e9)
     agreement_steps: int = _constant(5, low=1)
-    crossing_factor: float = _constant(5.0, low=1, high=1000)
+    crossing_factor: float = _constant(10.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
-    settle_steps: int = _constant(32, low=1)
+    settle_steps: int = _constant(16, low=1)
+    untried_rise: float = _constant(2.0, low=1, high=1000)
     trial_steps: int = _constant(24, low=2)
     trial_probes: int = _constant(8, low=1)
     trial_warmup: float = _constant(0.25, above=0, high=1)
@@ -125,7 +127,6 @@ class SearchConfig:
     hold_damping: float = _constant(0.3, low=0, high=1)
     hold_share: float = _constant(0.8, low=0, high=1)
     hold_limit: float = _constant(0.35, low=0, high=10)
-    trial_below: float = _constant(2.0, low=1, high=1000)
     trial_span: float = _constant(10.0, above=1, high=1e6)
     trial_spacing: float = _constant(2.2, above=1, high=1e6)
     trial_levels: int = _constant(8, low=2)

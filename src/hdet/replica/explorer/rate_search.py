@@ -119,12 +119,11 @@ class RateSearch:
     def _levels(self) -> list[float]:
         """Return what each replica's log rate in a trial is above x."""
         config = self.config
-        lowest = 0.0 if self.trial else -math.log(config.trial_below)
         count = min(self.replicas, config.trial_levels)
         spacing = min(
             math.log(config.trial_spacing), math.log(config.trial_span) / max(count - 1, 1)
         )
-        return [lowest + spacing * (r % count) for r in range(self.replicas)]
+        return [spacing * (r % count) for r in range(self.replicas)]
 
     def advance(self, agreement: float | None) -> Turn:
         """Take in a step that was trained, and say what comes.
@@ -139,6 +138,7 @@ class RateSearch:
             return self._climb(agreement)
         if self.phase == "settle" and self.steps >= self.config.settle_steps:
             if not self.trials:
+                self.log_factor += math.log(self.config.untried_rise)
                 return self.end("")
             self.phase, self.steps = "trial", 0
             return Turn(part=True)
