@@ -399,6 +399,7 @@ def test_a_state_in_a_trial_ends_where_there_can_be_none():
     alone = RateSearch(1, True).parsed(entries)
     assert alone.shifts() == [0.0]
     assert alone.advance(None) == Turn(done=True)
-    assert alone.log_factor == in_phase("trial").log_factor
+    risen = in_phase("trial").log_factor + math.log(CONFIG.untried_rise)
+    assert alone.log_factor == pytest.approx(risen)
     # With other replicas the rates are shared out anew.
     assert len(RateSearch(6, True).parsed(entries).shifts()) == 6
