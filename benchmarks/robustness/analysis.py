@@ -292,6 +292,7 @@ def page_values(
         "noise": noise_table(against),
         "most_noise": MOST_NOISE,
         "noisiest": against["noise"].max(),
+        "noisy": sorted(against[against["noise"] > MOST_NOISE]["problem"]),
         "budget": BUDGET,
         "tolerance": TOLERANCE,
         "ours": label(OURS),
