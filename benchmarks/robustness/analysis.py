@@ -285,6 +285,7 @@ def page_values(
     return {
         "config": config,
         "versions": versions,
+        "starts": ",".join(map(start_label, config["starts"])),
         "problems": [
             {**problems[one["problem"]], **one, "table": problem_table(every, one["problem"])}
             for one in against.to_dict("records")
