@@ -75,7 +75,11 @@ def _train(kind, what, bad, at, hooked):
         model = small_model()
         optimizer = torch.optim.AdamW(model.parameters(), 0.02)
         scheduler = hdet.Explorer(
-            optimizer, sync_every=T, probe=lambda: loss_at(model, 999, 0), model=model
+            optimizer,
+            sync_every=T,
+            probe=lambda: loss_at(model, 999, 0),
+            model=model,
+            search=False,
         )
     else:
         model, optimizer, scheduler = setup_run({**AUTO, "model_sync_interval": T})

@@ -290,6 +290,7 @@ def _probed(which):
         sync_every=2,
         model=model,
         probe=broken if which == "own" else probe,
+        search=False,
         process_group=group,
     )
     for t in range(6):

@@ -76,7 +76,9 @@ def _train(kind, scheduler_kind):
         return _probe(model, len(calls) - 1)
 
     if scheduler_kind == "explorer":
-        scheduler = hdet.Explorer(optimizer, sync_every=SHORT_T, probe=probe, model=model)
+        scheduler = hdet.Explorer(
+            optimizer, sync_every=SHORT_T, probe=probe, model=model, search=False
+        )
     else:
         scheduler = hdet.OneCycleAutoLR(optimizer, 0.05, SHORT_STEPS, model=model, **SHORT)
     rates = []
@@ -113,6 +115,7 @@ def test_two_replicas_of_two_tensor_parallel_processes_agree_with_the_reference(
             replicas=2,
             total_steps=SHORT_STEPS,
             T=SHORT_T,
+            search=False,
         )
     else:
         trace = reference.train(

@@ -16,6 +16,7 @@ PURE = {
     "explorer.divergence",
     "explorer.exploration",
     "explorer.loss_tracker",
+    "explorer.rate_guard",
     "explorer.rate_search",
     "explorer.recovery",
     "paper.controller",

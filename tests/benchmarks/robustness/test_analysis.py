@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.core import page
 from benchmarks.robustness import analysis
 from benchmarks.robustness.analysis import (
     cell,
@@ -141,14 +140,16 @@ def test_the_report_has_every_table_and_picture(tmp_path: Path) -> None:
     assert "--methods hdet,ddp --seeds 2" in text
 
 
-def test_the_page_can_be_made_of_a_run_folder(
+def test_the_pages_values_can_be_made_of_a_run_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = fake_run(tmp_path / "robustness", "ddp", "hdet", problems=(ONE, TWO))
     report(folder)
     monkeypatch.setattr(analysis, "RECORDS", tmp_path)
-    text = page.render("robustness")
-    assert "--tier full --problems one,two --methods hdet,ddp --seeds 2" in text
-    assert "| two | confirmation | 0.1 | 1.005 | 2 | 0.50 % |" in text
-    assert "Over the confirmation problems" in text
+    values = analysis.values()
+    assert [one["problem"] for one in values["problems"]] == ["one", "two"]
+    assert values["config"]["methods"] == ["hdet", "ddp"]
+    row = values["noise"].to_dict("records")[1]
+    assert (row["problem"], row["split"], row["noise"]) == ("two", "confirmation", "0.50 %")
+    assert values["confirmed"] is not None
     assert "**hdet**" in analysis.readme()

@@ -192,15 +192,9 @@ class ExplorerSearch(ExplorerStill):
     @contextmanager
     def converged(self, restore: bool = False) -> Iterator[None]:
         """See `Converging.converged`. A trial that has begun is undone, and begins anew."""
-        search = self._exploration.search
-        if search is not None and search.phase == "trial" and self._exploring:
-            self._trial.end(None)
-            search.postpone_trial()
-            self._ensemble.weights_changed()
-            self._apply()
-        apart = self._watching and search is None and self._exploration.differ
+        self._set_trial_aside()
         with super().converged(restore):
-            own = self._agreement.merge() if apart else None
+            own = self._agreement.merge() if self._averages_updates else None
             try:
                 yield
             finally:
@@ -209,5 +203,22 @@ class ExplorerSearch(ExplorerStill):
 
     def converge(self) -> None:
         """See `Converging.converge`. A trial that has begun is undone, and begins anew."""
-        with self.converged():
-            pass
+        self._set_trial_aside()
+        super().converge()
+        if self._averages_updates:
+            self._agreement.merge()
+
+    def _set_trial_aside(self) -> None:
+        """Undo a trial that has begun, and begin it anew after the next step. Local."""
+        search = self._exploration.search
+        if search is not None and search.phase == "trial" and self._exploring:
+            self._trial.end(None)
+            search.postpone_trial()
+            self._ensemble.weights_changed()
+            self._apply()
+
+    @property
+    def _averages_updates(self) -> bool:
+        """Whether the replicas' own last updates are of no use once they are averaged."""
+        searching = self._exploration.search is not None
+        return self._watching and not searching and self._exploration.differ
