@@ -19,7 +19,6 @@ import typer
 
 from ..core.records import record, write_record
 from .models import DEVICE, GPT
-from .plots import draw
 from .rules import Rule
 from .runs import Found, run, trials
 
@@ -189,6 +188,9 @@ def write(problems: dict[str, Any], short: Sequence[dict[str, Any]], **about: An
     """Write the record, and draw the picture."""
     content = {"runs": 1, "problems": problems, "trials": list(short)}
     write_record("rate_rules", "python -m benchmarks rate-rules", {**about, **content})
+    # Matplotlib takes a while to import, and is needed only here.
+    from .plots import draw
+
     draw(record("rate_rules"))
 
 
