@@ -281,6 +281,7 @@ def page_values(
     every = recorded(found)
     problems = {problem["name"]: problem for problem in config["problems"]}
     against = pd.DataFrame(found["references"]).astype({"noise": float})
+    own = every[every["method"] == OURS]
     confirmed = every[every["split"] == "confirmation"]
     return {
         "config": config,
@@ -299,6 +300,7 @@ def page_values(
         "ours": label(OURS),
         "confirmed": standings_table(confirmed) if len(confirmed) else None,
         "standings": standings_table(every),
+        "own": own[own["start"] == 1]["regret"].max(),
         "standing": {one["method"]: one for one in standings(every).to_dict("records")},
         "percent": percent,
     }

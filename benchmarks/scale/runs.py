@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import hdet
 from hdet import SearchConfig
 from hdet.replica.explorer.attribution import slopes, without_outliers
-from hdet.replica.explorer.exploration import Decision
+from hdet.replica.explorer.decision import Decision
 from hdet.replica.explorer.reference import train
 from hdet.seeding import generator
 

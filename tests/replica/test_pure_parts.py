@@ -12,6 +12,7 @@ PURE = {
     "ensemble.gathered",
     "explorer.attribution",
     "explorer.config",
+    "explorer.decision",
     "explorer.dimensions",
     "explorer.divergence",
     "explorer.exploration",

@@ -1,8 +1,8 @@
 import pytest
 
 from hdet.replica.explorer.attribution import Slopes
+from hdet.replica.explorer.decision import Decision
 from hdet.replica.explorer.decision_line import decision_line, in_short
-from hdet.replica.explorer.exploration import Decision
 from tests.replica.explorer.test_exploration import explore
 
 

@@ -8,8 +8,8 @@ standard error; t is their quotient.
 
 from collections.abc import Sequence
 
+from .decision import Decision
 from .dimensions import Dimension
-from .exploration import Decision
 
 _MOST = 6  # hyperparameters in one line
 _CLEAR = 1.0  # |t| from which a slope is more than its error

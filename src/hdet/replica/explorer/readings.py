@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..ensemble.gathered import Gathered
 from .checks import confounded_message, new_level_message
+from .decision import Decision
 from .decision_line import decision_line, in_short
-from .exploration import Decision
 from .state import NAME, ExplorerState
 
 _log = logging.getLogger("hdet")

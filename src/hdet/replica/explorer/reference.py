@@ -24,8 +24,9 @@ from ..ensemble.reference import average as average_replicas
 from ..ensemble.reference import mean_losses, own_gradients, share_gradients
 from .checks import collect
 from .config import DEFAULT, SearchConfig
+from .decision import Decision
 from .dimensions import Dimension, Request
-from .exploration import Decision, Exploration
+from .exploration import Exploration
 from .held_schedule import HeldSchedule, shares_of
 from .probe import Mode, evaluate
 from .reference_search import ReferenceSearch, Updates
