@@ -55,7 +55,7 @@ ABLATIONS: dict[str, SearchConfig] = {
     "trials of half the length": replace(CONFIG, trial_steps=CONFIG.trial_steps // 2),
     "trials of twice the length": replace(CONFIG, trial_steps=2 * CONFIG.trial_steps),
     "trials from twice as high": replace(CONFIG, crossing_factor=CONFIG.crossing_factor / 2),
-    "the trial's best rate itself": replace(CONFIG, trial_caution=1.0),
+    "the lowest loss of a trial alone": replace(CONFIG, trial_tolerance=0.01),
     "no moves after the search": replace(CONFIG, hold_gain=0.0),
 }
 

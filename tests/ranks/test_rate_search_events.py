@@ -81,7 +81,7 @@ def test_in_a_trial_all_are_one_again_and_the_trial_begins_anew(how):
         assert found["inside"]
         assert found["rates"] == ranks[0]["rates"]
         # 7 steps of the trial are lost, and one more settles.
-        assert found["phases"][:25] == ["settle"] + ["trial"] * 24
+        assert found["phases"][:17] == ["settle"] + ["trial"] * 16
 
 
 # --- where there are no trials
@@ -164,13 +164,13 @@ def _plateau():
             o, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
         ),
     )
-    run.train(range(END))
+    run.train(range(END + T))
     return run.phases, [group.now for group in run.explorer._schedule.groups]
 
 
 def test_a_plateau_is_looked_for_after_the_search():
     for phases, held in run_ranks(_plateau, 2):
-        syncs = (END - phases.index("track")) // T
+        syncs = (END + T - phases.index("track")) // T
         assert syncs >= 2
         # The first sync sets the best, each later one is no better by the threshold.
         assert held == pytest.approx([0.05 * 0.5 ** (syncs - 1)] * 2)
@@ -207,7 +207,7 @@ def test_a_skip_before_the_trials_leaves_them_out():
 
 def test_a_skip_in_a_trial_is_an_error_on_all_ranks():
     for phases, _, error in run_ranks(_with_scaler, 2, "trial", 1):
-        assert phases.count("trial") == 24
+        assert phases.count("trial") == 16
         assert "a GradScaler has skipped steps while each replica trained alone" in error
         assert "Train in bfloat16 without a scaler, or with `search=False`" in error
 
@@ -240,7 +240,8 @@ def test_a_freeze_waits_for_the_search_and_all_of_it_is_told():
     assert second["lines"] == []
     climbed, trial, over, *rest = first["lines"]
     assert "the climb ends at lr factor " in climbed
-    assert "trial 1, loss by lr factor " in trial
+    assert "trial 1, loss " in trial
+    assert " before, by lr factor " in trial
     assert over.startswith(f"step {found}: the search is over: learning rate ")
     assert rest[-1].startswith(f"step {frozen}: frozen at lr/0 ")
     assert first["shown"][found - 1].startswith("Explorer: trial; step ")

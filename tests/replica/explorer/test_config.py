@@ -30,7 +30,6 @@ def test_the_ends_that_switch_a_part_off_are_allowed():
     off = hdet.SearchConfig(
         climb_start=1.0,
         max_trials=0,
-        trial_caution=1.0,
         hold_gain=0,
         track_step=0,
         probe_mix=1.0,

@@ -30,7 +30,10 @@ START = math.log(CONFIG.climb_start)
 def step(exploration, agreement=None, losses=None):
     """Do one step of the search; at the end of a trial the replicas have these losses."""
     search = exploration.search
-    if search.advance(agreement).score:
+    turn = search.advance(agreement)
+    if turn.part:
+        search.before_trials(9.0)
+    if turn.score:
         search.judge(losses or [1.0 + r for r in range(exploration.replicas)])
     exploration.follow_search()
 
@@ -115,8 +118,10 @@ def test_the_end_of_a_search_leaves_the_rates_where_it_stands():
     exploration = go_to(explore(["lr", "temperature"], search=True), "trial")
     before = log_factor(exploration)
     go_to(exploration, "done")
-    # The first of the trial's rates was the best.
-    expected = before - math.log(CONFIG.trial_caution)
+    # Losses 1 to 4, and 9 before: a difference of 0.4 * (9 - 1) is a factor e of the weight.
+    weights = [math.exp(-loss / 3.2) for loss in range(4)]
+    mean = (weights[1] + 2 * weights[2] + 3 * weights[3]) / sum(weights)
+    expected = before + mean * math.log(10) / 3
     assert exploration.coordinates[:2] == pytest.approx([expected] * 2)
     assert exploration.base_values()[2] == pytest.approx(2.0)
 
@@ -236,12 +241,15 @@ def test_diverged_replicas_are_left_out_as_without_a_search():
 def test_a_found_scale_rises_where_the_gradients_still_ask_for_what_updates_did():
     exploration = found(["lr", "temperature"])
     x, y, other = exploration.coordinates
-    # By hand: 20 log(1100 / 1000) 0.1 = 0.1906.
+    # By hand: over 100 steps the mean takes in 1 - exp(-100 / 25) = 0.98168 of the cosine, and
+    # 20 log(1100 / 1000) 0.098168 = 0.18713.
     exploration.hold(0.1, (1000, 1100), [1.0] * 3)
-    assert exploration.coordinates == pytest.approx([x + 0.19062036, y + 0.19062036, other])
-    # And downwards 0.3 of that.
+    up = 0.18712902
+    assert exploration.coordinates == pytest.approx([x + up, y + up, other])
+    # The mean is then 0.098168 + 0.98168 (-0.1 - 0.098168) = -0.096370; downwards it is 0.15:
+    # 20 log(1100 / 1000) 0.15 (-0.096370) = -0.027555.
     exploration.hold(-0.1, (1000, 1100), [1.0] * 3)
-    up = 0.7 * 0.19062036
+    up -= 0.02755543
     assert exploration.coordinates == pytest.approx([x + up, y + up, other])
 
 
@@ -251,7 +259,7 @@ def test_a_move_of_the_scale_is_limited(cosine, move):
     (x,) = exploration.coordinates
     # From step 0 it is counted from 1.
     for began in (0, 1, 10):
-        exploration.coordinates[0] = x
+        exploration.coordinates[0], exploration.cosine = x, 0.0
         exploration.hold(cosine, (began, 100), [1.0])
         assert exploration.coordinates == pytest.approx([x + move])
 
@@ -260,7 +268,19 @@ def test_the_scale_is_frozen_once_its_schedule_decays():
     exploration = found(["lr"])
     x, y = exploration.coordinates
     exploration.hold(0.1, (1000, 1100), [0.79, 0.8])
-    assert exploration.coordinates == pytest.approx([x, y + 0.19062036])
+    assert exploration.coordinates == pytest.approx([x, y + 0.18712902])
+
+
+def test_a_single_interval_moves_the_scale_little():
+    exploration = found(["one lr"])
+    (x,) = exploration.coordinates
+    # 5 steps of 25: 1 - exp(-0.2) = 0.18127 of the cosine; and it lasts for some intervals.
+    exploration.hold(0.1, (1000, 1005), [1.0])
+    moved = 20 * math.log(1.005) * 0.018126925
+    assert exploration.coordinates == pytest.approx([x + moved])
+    exploration.hold(0.0, (1005, 1010), [1.0])
+    moved += 20 * math.log(1010 / 1005) * 0.018126925 * math.exp(-0.2)
+    assert exploration.coordinates == pytest.approx([x + moved])
 
 
 def test_a_config_may_switch_the_moves_of_the_scale_off():

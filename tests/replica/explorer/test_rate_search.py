@@ -13,7 +13,6 @@ from tests.state_mutations import mutations
 CONFIG = SearchConfig()
 START = math.log(CONFIG.climb_start)
 WARMUP, SETTLE, TRIAL = CONFIG.restart_warmup, CONFIG.settle_steps, CONFIG.trial_steps
-CAUTION = math.log(CONFIG.trial_caution)
 # Steps of a climb that rises by the least at each, of all that may follow, and a few to begin.
 MOST_STEPS = (
     math.ceil((math.log(CONFIG.climb_limit) - START) / CONFIG.climb_slow)
@@ -38,9 +37,11 @@ def trying(replicas=4, config=CONFIG):
     return search
 
 
-def judged(losses, config=CONFIG):
+def judged(losses, config=CONFIG, initial=6.0):
     """Return a search after a trial with these losses, the turn, and how far x has moved."""
     search = trying(len(losses), config)
+    assert search.first_trial
+    search.before_trials(initial)
     before = search.log_factor
     turns = [search.advance(None) for _ in range(config.trial_steps)]
     assert turns == [Turn()] * (config.trial_steps - 1) + [Turn(score=True)]
@@ -191,61 +192,64 @@ def test_a_trial_is_a_short_whole_run_with_a_warm_up_and_a_decay():
         assert high - low == pytest.approx(math.log(CONFIG.trial_spacing))
         seen.append(math.exp(low))
         search.advance(None)
-    # 24 steps: up in the first 6, down in the last 9.6.
-    up = [(k + 1) / 6 for k in range(6)]
-    down = [k / 9.6 for k in range(9, 0, -1)]
-    assert seen == pytest.approx([*up, *[1.0] * 9, *down])
+    # 16 steps: up in the first 4, down in the last 6.4.
+    up = [(k + 1) / 4 for k in range(4)]
+    down = [k / 6.4 for k in range(6, 0, -1)]
+    assert seen == pytest.approx([*up, *[1.0] * 6, *down])
 
 
-def test_the_rate_moves_to_the_minimum_of_the_parabola_around_the_lowest_loss():
-    spacing = math.log(10) / 3
-    # By hand: losses 3, 1, 2 at -h, 0, h. The vertex is h (left - right) / (2 (left + right))
-    # = h (2 - 1) / (2 (2 + 1)) = h / 6 above the lowest.
+def test_the_rate_moves_to_the_mean_of_the_rates_weighted_by_their_losses():
+    # By hand: losses 3, 1, 2, 9 at 0, h, 2h, 3h, and 6 before. A loss 0.4 (6 - 1) = 2 above the
+    # least has a weight of 1/e. The weights are 0.36788, 1, 0.60653, 0.01832, their sum is
+    # 1.99273, and the mean (1 + 2 * 0.60653 + 3 * 0.01832) h / 1.99273 = 1.13815 h.
     search, turn, moved = judged([3.0, 1.0, 2.0, 9.0])
-    assert moved == pytest.approx(spacing + spacing / 6 - CAUTION)
+    assert moved == pytest.approx(1.13815 * math.log(10) / 3, rel=1e-5)
     assert turn.done
     assert search.phase == "done"
-    found = math.exp(search.log_factor)
     assert turn.note == (
-        f"trial 1, loss by lr factor 0.0001: 3, 0.000215: 1, 0.000464: 2, 0.001: 9; "
-        f"lr factor {found:.3g}"
+        "trial 1, loss 6 before, by lr factor 0.0001: 3, 0.000215: 1, 0.000464: 2, 0.001: 9; "
+        "lr factor 0.00024"
     )
 
 
 @pytest.mark.parametrize(
-    ("losses", "place"),
+    ("initial", "losses", "place"),
     [
-        ([1.0, 2.0, 3.0, 4.0], 0.0),  # at the end there is no neighbour
-        ([2.0, 1.0, math.inf, math.inf], 1.0),  # nor where one has diverged
-        ([math.nan, 1.0, 2.0, 3.0], 1.0),
-        ([1e30, 1.0, 1.0, 2.0], 1.5),  # never further than half way
-        ([2.0, 1.0, 1e30, 2.0], 0.5),
-        ([1.0, 1.0, 1.0, 1.0], 0.0),  # of equal ones the smallest rate
-        ([-3.0, -5.0, -3.0, 0.0], 1.0),
-        ([1e200, 1.0, 3e200, math.inf], 1.0),  # as good as infinite
+        (6.0, [1.0, 1.0, 1.0, 1.0], 1.5),  # nothing tells them apart
+        (3.0, [2.0, 1.0, math.inf, math.inf], 0.77730),  # 1 / (exp(-1.25) + 1)
+        (11.0, [math.nan, 1.0, 2.0, 3.0], 1.83505),
+        (0.0, [-3.0, -5.0, -3.0, 0.0], 1.09031),
+        (2.0, [1e200, 1.0, 3e200, math.inf], 1.0),  # as good as infinite
+        (1.5, [1.0, 2.0, 3.0, 4.0], 0.00678),
+        # Where nothing is gained the least loss decides, of equal ones the lowest rate.
+        (1.0, [2.0, 1.0, 1.5, 1.5], 1.0),
+        (0.5, [2.0, 1.0, 1.0, 1.5], 1.0),
+        # Where there was no loss before, all that have one count the same.
+        (math.nan, [1.0, 2.0, 3.0, math.inf], 1.0),
+        (math.inf, [1.0, 2.0, 3.0, math.inf], 1.0),
     ],
 )
-def test_the_lowest_loss_decides(losses, place):
-    search, turn, moved = judged(losses)
-    assert moved == pytest.approx(place * math.log(10) / 3 - CAUTION)
+def test_losses_count_by_what_the_best_has_gained(initial, losses, place):
+    search, turn, moved = judged(losses, initial=initial)
+    assert moved == pytest.approx(place * math.log(10) / 3, abs=1e-5)
     assert turn.done
     assert search.phase == "done"
 
 
-def test_where_no_loss_is_finite_it_is_the_smallest_rate_less_the_caution():
+def test_where_no_loss_is_finite_it_is_the_smallest_rate():
     for value in (math.nan, math.inf, 1e308, -1e308):
         _, turn, moved = judged([value] * 4)
         assert turn.done
-        assert moved == pytest.approx(-CAUTION)
+        assert moved == pytest.approx(0.0)
 
 
-def test_a_best_rate_at_the_top_is_tried_again_from_there():
-    search, turn, moved = judged([4.0, 3.0, 2.0, 1.0])
+def test_a_best_rate_at_the_top_is_tried_again_from_there_and_all_trials_count():
+    search, turn, moved = judged([4.0, 3.0, 2.0, 1.0], initial=6.0)
     for trial in range(2, CONFIG.max_trials + 1):
         assert turn.part
         assert not turn.done
         assert (search.phase, search.steps) == ("trial", 0)
-        # The caution is for the end.
+        assert not search.first_trial
         assert moved == pytest.approx((trial - 1) * math.log(10))
         turns = [search.advance(None) for _ in range(TRIAL)]
         assert turns[-1] == Turn(score=True)
@@ -254,24 +258,31 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there():
         moved += search.log_factor - before
     assert turn.done
     assert turn.note.startswith(f"trial {CONFIG.max_trials}, ")
-    assert moved == pytest.approx(CONFIG.max_trials * math.log(10) - CAUTION)
+    # Of each trial the weights are exp(-1.5), exp(-1), exp(-0.5), 1, so its mean is at
+    # (0.36788 + 2 * 0.60653 + 3) h / 2.19754 = 2.08457 h; the three begin at 0, 3h and 6h.
+    assert moved == pytest.approx((2.08457 + 3) * math.log(10) / 3, rel=1e-5)
 
 
 def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
     # Sixteen replicas at eight rates: the second rate is best on the mean, not by one of them.
     losses = [4.0, 2.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 4.0, 3.0, 1.5, 5.0, 6.0, 7.0, 8.0, 9.0]
     spacing = math.log(10) / 7
-    _, _, moved = judged(losses)
-    left, right = 4.0 - 2.5, 2.75 - 2.5
-    vertex = spacing * (left - right) / (2 * (left + right))
-    assert moved == pytest.approx(spacing + vertex - CAUTION)
+
+    def mean(means, scale):
+        weights = {k: math.exp((min(means.values()) - x) / scale) for k, x in means.items()}
+        return sum(k * w for k, w in weights.items()) / sum(weights.values())
+
+    means = {0: 4.0, 1: 2.5, 2: 2.75, 3: 5.0, 4: 6.0, 5: 7.0, 6: 8.0, 7: 9.0}
+    _, _, moved = judged(losses, initial=5.0)
+    assert moved == pytest.approx(mean(means, 0.4 * 2.5) * spacing)
     losses[1] = math.inf
-    _, _, moved = judged(losses)
-    assert moved == pytest.approx(2 * spacing - CAUTION)
+    del means[1]
+    _, _, moved = judged(losses, initial=5.0)
+    assert moved == pytest.approx(mean(means, 0.4 * 2.25) * spacing)
 
 
 def test_a_config_moves_what_it_names():
-    config = SearchConfig(trial_caution=1.0, max_trials=1, trial_steps=8, trial_levels=2)
+    config = SearchConfig(trial_tolerance=0.01, max_trials=1, trial_steps=8, trial_levels=2)
     search, turn, moved = judged([2.0, 1.0, 2.0, 1.0], config)
     assert turn.done
     assert moved == pytest.approx(math.log(CONFIG.trial_spacing))
@@ -318,6 +329,8 @@ def test_any_search_is_short_and_its_rate_finite(data, replicas, trials):
         assert all(math.isfinite(x) for x in shifts)
         turn = search.advance(seen[steps % len(seen)])
         steps += 1
+        if turn.part and search.first_trial:
+            search.before_trials(scores[0])
         if turn.score:
             turn = search.judge(scores[-replicas:])
         assert turn.done == (search.phase == "done")
@@ -343,7 +356,10 @@ def test_a_search_that_was_saved_goes_on_identically(seen, scores, stop):
             assert again.state_dict() == search.state_dict()
             assert again.shifts() == search.shifts()
         for one in (search, again) if step >= stop else (search,):
-            if one.advance(seen[step % len(seen)]).score:
+            turn = one.advance(seen[step % len(seen)])
+            if turn.part and one.first_trial:
+                one.before_trials(2.0)
+            if turn.score:
                 one.judge(scores)
         step += 1
     if step > stop:
@@ -382,6 +398,9 @@ def test_a_damaged_state_is_refused_or_goes_on(phase):
         ("log_factor", 701.0, "log_factor` = 701.0"),
         ("steps", TRIAL, rf"steps` = {TRIAL}, which must lie in \[0, {TRIAL - 1}\]"),
         ("trial", CONFIG.max_trials + 1, "trial` = 4"),
+        ("initial", math.nan, "initial` = nan"),
+        ("tried", [math.nan], "tried.0` = nan"),
+        ("tried_losses", [1.0], "must have 0 items, and has 1"),
         ("smoothed", -1.5, "smoothed` = -1.5"),
         ("largest", -0.5, "largest` = -0.5"),
         ("seen", -1, "seen` = -1"),

@@ -48,10 +48,11 @@ class SearchConfig:
         trial_levels: most rates in a trial; more replicas share them.
         max_trials: trials in a row at most, where the largest rate is the best; 0 for the climb
             alone (measured).
-        trial_caution: the rate found is the best of the trial over this: a trial is shorter
-            than the run, and prefers larger rates (measured).
+        trial_tolerance: fraction of what the best replica of a trial has gained by which two
+            losses have to differ to be told apart; smaller takes noise for evidence (measured).
         hold_gain: after the search, the log rate moves by it, times the cosine of updates and
             gradients, times the log of the steps so far; 0 holds it (measured).
+        hold_steps: steps over which that cosine is smoothed: a single interval's is noise.
         hold_damping: factor on downward moves: the cosine says "too low" better than
             "too high".
         hold_share: share of the schedule's peak below which the rate moves no more, as it
@@ -116,15 +117,16 @@ class SearchConfig:
     crossing_factor: float = _constant(10.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
-    settle_steps: int = _constant(16, low=1)
+    settle_steps: int = _constant(12, low=1)
     untried_rise: float = _constant(2.0, low=1, high=1000)
-    trial_steps: int = _constant(24, low=2)
+    trial_steps: int = _constant(16, low=2)
     trial_probes: int = _constant(8, low=1)
     trial_warmup: float = _constant(0.25, above=0, high=1)
     trial_decay: float = _constant(0.4, above=0, high=1)
-    trial_caution: float = _constant(1.5, low=1, high=1000)
+    trial_tolerance: float = _constant(0.4, above=0, high=10)
     hold_gain: float = _constant(20.0, low=0, high=1e6)
-    hold_damping: float = _constant(0.3, low=0, high=1)
+    hold_steps: int = _constant(25, low=1)
+    hold_damping: float = _constant(0.15, low=0, high=1)
     hold_share: float = _constant(0.8, low=0, high=1)
     hold_limit: float = _constant(0.35, low=0, high=10)
     trial_span: float = _constant(10.0, above=1, high=1e6)

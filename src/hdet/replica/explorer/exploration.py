@@ -82,6 +82,7 @@ class Exploration:
         self.guard = RateGuard(config)
         self.search: RateSearch | None = None
         self.held = False
+        self.cosine = 0.0  # of updates and gradients since the search, smoothed
         self._seed = seed
         self._permutation = permutation
         self._paired = paired
@@ -217,15 +218,18 @@ class Exploration:
     def hold(self, cosine: float, steps: Sequence[int], shares: Sequence[float]) -> None:
         """Move the scale of the rates that a search has found by first-order evidence.
 
+            c <- c + (1 - exp((t' - t) / hold_steps)) (cosine - c)
             x <- x + hold_gain * log(t / t') * (c if c > 0 else hold_damping * c)
 
         Args:
-            cosine: c, of the updates with the gradients after them, over the interval.
+            cosine: of the updates with the gradients after them, over the interval.
             steps: t' and t, optimizer steps at its beginning and its end.
             shares: as for `decide`. Once a schedule decays its rate moves no more.
         """
         began, now = steps
-        damped = cosine if cosine > 0 else self.config.hold_damping * cosine
+        weight = 1 - math.exp((began - now) / self.config.hold_steps)
+        self.cosine += weight * (cosine - self.cosine)
+        damped = self.cosine if self.cosine > 0 else self.config.hold_damping * self.cosine
         move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
         limit = self.config.hold_limit
         for j in self._rates():
@@ -326,6 +330,7 @@ class Exploration:
             "coordinates": dict(zip(names, self.coordinates, strict=True)),
             "rates": self.guard.state_dict(),
             "held": self.held,
+            "cosine": self.cosine,
             # The same entries at any time, as `torch.distributed.checkpoint` asks for.
             "search": (self.search or self._ended_search()).state_dict(),
         }
@@ -352,6 +357,7 @@ class Exploration:
         fresh.guard = RateGuard.parsed(entries.entries("rates"), self.config)
         fresh.search = None
         fresh.held = entries.has("held") and entries.boolean("held")
+        fresh.cosine = entries.number("cosine", -1.0, 1.0) if entries.has("cosine") else 0.0
         if entries.has("search"):
             begun = self.search or (self._new_search() if self._rates() else None)
             found = (begun or self._ended_search()).parsed(entries.entries("search"))

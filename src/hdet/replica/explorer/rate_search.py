@@ -15,9 +15,13 @@ rate that the user wrote.
 - **trial**: the bound is safe, but it can be ten times too low: the larger the model and the
   less noise, the lower. So each replica trains alone, on its own gradient, for one short whole
   run with a warm-up and a decay to zero, at a rate of its own from the bound upwards. All
-  score one common batch and go back to where the trial began. x moves to the minimum of the
-  parabola through the lowest loss and its neighbours. If the largest rate was the best, there
-  is another trial from there.
+  score one common batch and go back to where the trial began. If the largest rate was the
+  best, there is another trial from there. Then x moves to the mean of all x_i that were
+  tried, weighted by their losses L_i, with L_0 before the trial and L* the least of all:
+
+      w_i = exp(-(L_i - L*) / (tolerance * (L_0 - L*)));     x <- sum(w_i x_i) / sum(w_i)
+
+  For trials so short are noisy: the lowest loss alone is no evidence.
 
 Why trials: what a rate does to one step, or to one interval, says little of what it does to a
 run (short-horizon bias, Wu et al., arXiv 1803.02021). A decay at the end takes most of that
@@ -94,6 +98,8 @@ class RateSearch:
         self.log_factor = math.log(config.climb_start)
         self.steps = 0
         self.trial = 0  # trials behind it
+        self._initial = math.inf  # L_0
+        self._tried: list[tuple[float, float]] = []  # x_i, L_i
         self._smoothed = self._largest = 0.0
         self._seen = 0  # agreements so far
 
@@ -171,33 +177,51 @@ class RateSearch:
         self.log_factor += config.climb_fast if quick else config.climb_slow
         return Turn(snapshot=True)
 
+    @property
+    def first_trial(self) -> bool:
+        """Whether no trial has been judged: `before_trials` is due where one begins."""
+        return self.trial == 0
+
+    def before_trials(self, loss: float) -> None:
+        """Take in the loss, on the batches of the first trial, where it begins."""
+        self._initial = loss if abs(loss) < LARGEST else math.inf
+
     def judge(self, losses: Sequence[float]) -> Turn:
         """Take in the replicas' losses at the end of a trial, and say what comes."""
         rows: dict[float, list[float]] = {}
         for level, loss in zip(self._levels(), losses, strict=True):
             rows.setdefault(level, []).append(loss if abs(loss) < LARGEST else math.inf)
-        levels = sorted(rows)
-        means = [math.fsum(rows[x]) / len(rows[x]) for x in levels]
-        best = min(range(len(levels)), key=means.__getitem__)
-        base = self.log_factor
-        finite = math.isfinite(means[best])
-        self.log_factor += _lowest(levels, means, best) if finite else levels[0]
+        means = {level: math.fsum(row) / len(row) for level, row in rows.items()}
+        best, largest = min(means, key=means.__getitem__), max(means)
+        self._tried += [(self.log_factor + level, means[level]) for level in sorted(means)]
         self.trial += 1
-        again = best == len(levels) - 1 and self.trial < self.config.max_trials
-        if not again:
-            self.log_factor -= math.log(self.config.trial_caution)
-        tried = ", ".join(
-            f"{math.exp(base + x):.3g}: {loss:.4g}"
-            for x, loss in zip(levels, means, strict=True)
-        )
+        again = best == largest and self.trial < self.config.max_trials
+        if again:
+            self.log_factor += largest
+        else:
+            self.log_factor = self._weighted()
+        tried = ", ".join(f"{math.exp(x):.3g}: {loss:.4g}" for x, loss in self._tried)
         note = (
-            f"trial {self.trial}, loss by lr factor {tried}; "
+            f"trial {self.trial}, loss {self._initial:.4g} before, by lr factor {tried}; "
             f"lr factor {math.exp(self.log_factor):.3g}"
         )
         if not again:
             return self.end(note)
         self.steps = 0
         return Turn(part=True, note=note)
+
+    def _weighted(self) -> float:
+        """Return the weighted mean of what was tried; the least of all if nothing is finite."""
+        finite = [(x, loss) for x, loss in self._tried if math.isfinite(loss)]
+        if not finite:
+            return min(x for x, _ in self._tried)
+        x_best, least = min(finite, key=lambda pair: pair[1])
+        scale = self.config.trial_tolerance * (self._initial - least)
+        if not scale > 0:  # no rate has gained anything
+            return x_best
+        weights = [math.exp((least - loss) / scale) for _, loss in finite]
+        mean = math.fsum(w * x for w, (x, _) in zip(weights, finite, strict=True))
+        return mean / math.fsum(weights)
 
     def postpone_trial(self) -> None:
         """Begin the trial again after the next step: its weights were given up."""
@@ -216,6 +240,9 @@ class RateSearch:
             "log_factor": self.log_factor,
             "steps": self.steps,
             "trial": self.trial,
+            "initial": self._initial,
+            "tried": [x for x, _ in self._tried],
+            "tried_losses": [loss for _, loss in self._tried],
             "smoothed": self._smoothed,
             "largest": self._largest,
             "seen": self._seen,
@@ -230,26 +257,14 @@ class RateSearch:
         length = {"settle": self.config.settle_steps, "trial": self.config.trial_steps}
         fresh.steps = entries.integer("steps", 0, length.get(phase, MOST + 1) - 1)
         fresh.trial = entries.integer("trial", 0, self.config.max_trials)
+        if entries.has("tried"):  # states of v0.1 have none
+            fresh._initial = entries.number("initial", -LARGEST, finite=False)
+            tried = entries.numbers("tried", None, -_FARTHEST, _FARTHEST)
+            losses = entries.numbers("tried_losses", len(tried), -LARGEST, finite=False)
+            fresh._tried = list(zip(tried, losses, strict=True))
         fresh._smoothed = entries.number("smoothed", -1.0, 1.0)
         fresh._largest = entries.number("largest", 0.0, 1.0)
         fresh._seen = entries.integer("seen")
         if phase == "trial" and not fresh.trials:
             fresh.postpone_trial()  # and so the search ends with the next step
         return fresh
-
-
-def _lowest(xs: Sequence[float], losses: Sequence[float], best: int) -> float:
-    """Return where the parabola through the lowest loss and its neighbours is lowest.
-
-    At an end, or where a neighbour is not finite, it is the lowest point itself; it never
-    goes more than half way to a neighbour.
-    """
-    if best in (0, len(xs) - 1) or not math.isfinite(losses[best - 1] + losses[best + 1]):
-        return xs[best]
-    before, after = xs[best] - xs[best - 1], xs[best + 1] - xs[best]
-    left, right = losses[best - 1] - losses[best], losses[best + 1] - losses[best]
-    curved = left * after + right * before
-    if curved <= 0:
-        return xs[best]
-    vertex = (left * after**2 - right * before**2) / (2 * curved)
-    return xs[best] + min(max(vertex, -before / 2), after / 2)

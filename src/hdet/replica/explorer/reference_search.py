@@ -131,6 +131,9 @@ class ReferenceSearch:
             assert self._start is not None
             self._write(self._start, optimizers=True)
             turn = self._search.judge(losses)
+        if turn.part and self._search.first_trial:
+            losses = self._score(0)
+            self._search.before_trials(math.fsum(losses) / len(losses))
         if turn.part:
             self._start = self._copied(rate)
         return turn

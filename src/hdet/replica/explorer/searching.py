@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...errors import where
 from ...state import Entries
@@ -132,6 +133,9 @@ class ExplorerSearch(ExplorerStill):
         if why is not None:
             turn = search.end(f"no trials: {why}")
         if turn.part:
+            if search.first_trial:
+                losses = self._ensemble.gather_numbers([float(self._trial_score(search))])
+                search.before_trials(math.fsum(row[0] for row in losses) / len(losses))
             self._trial.begin()
         if turn.note:
             self._say(logging.INFO, turn.note)
@@ -165,12 +169,7 @@ class ExplorerSearch(ExplorerStill):
 
     def _score_trial(self, search: RateSearch) -> Turn:
         """Compare the replicas at the end of a trial, and undo it. Collective."""
-        self._ensemble.assemble("the probe", self._step)
-        assert self._probe is not None
-        args = (self._probe, self._model, self._probe_mode, self._seed)
-        count = self._config.trial_probes
-        scores = [evaluate(*args, search.trial * count + k)[0] for k in range(count)]
-        score = sum(scores[1:], scores[0]) / count
+        score = self._trial_score(search)
         gathered = self._ensemble.gather(self._step, probe=score, recoverable=True)
         self._ensemble.leave_apart()
         self._trial.end(None)
@@ -184,6 +183,15 @@ class ExplorerSearch(ExplorerStill):
         turn = search.judge(gathered.probes)
         self._agree()
         return turn
+
+    def _trial_score(self, search: RateSearch) -> float | Tensor:
+        """Return this replica's mean loss on the probe batches of a trial. Collective."""
+        self._ensemble.assemble("the probe", self._step)
+        assert self._probe is not None
+        args = (self._probe, self._model, self._probe_mode, self._seed)
+        count = self._config.trial_probes
+        scores = [evaluate(*args, search.trial * count + k)[0] for k in range(count)]
+        return sum(scores[1:], scores[0]) / count
 
     def _found_message(self) -> str:
         rates = ", ".join(f"{rate:.3g}" for rate in self.found())
