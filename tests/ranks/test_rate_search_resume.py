@@ -41,7 +41,7 @@ def test_each_rank_goes_on_from_its_own_copy_to_the_last_bit(name, explore):
 def _from_one_copy(name):
     found = {}
     for phase, offset in (("settle", 3), ("trial", 0), ("trial", 7), ("track", 4)):
-        first = {"settle": 0, "trial": 16, "track": 40}[phase]
+        first = {"settle": 0, "trial": 12, "track": 44}[phase]
         run = Run(name, norm=True)
         t = 0
         while run.explorer.metrics()["phase"] == "climb":
@@ -74,11 +74,13 @@ def test_one_copy_from_inside_converged_serves_all(name):
 def _checkpointed(folder):
     """Save by torch.distributed.checkpoint while all is one, and load into a fresh run."""
     found = {}
-    for stop in (20, 45, 60, 95):
-        run = Run(norm=True)
-        run.train(range(stop))
-        phase = run.explorer.metrics()["phase"]
-        place = f"{folder}/{stop}"
+    for phase in PHASES:
+        run, stop = Run(norm=True), 0
+        while run.explorer.metrics()["phase"] != phase:
+            run.train([stop])
+            stop += 1
+        run.train(range(stop, stop + 5))
+        place = f"{folder}/{phase}"
         with run.explorer.converged():
             state_dict_saver.save({"explorer": run.explorer}, checkpoint_id=place)
             expected = run.explorer.metrics()["values"], run.explorer.get_last_lr()
