@@ -37,7 +37,7 @@ def _bias(rows: dict[str, list[float]], starts: list[float]) -> pd.DataFrame:
 def _regrets(record: dict[str, Any]) -> pd.DataFrame:
     names = [_start(start) for start in record["regret starts"]]
     lines = []
-    for problem in record["bias"]:
+    for problem in next(iter(record["regret"].values())):
         for change, found in record["regret"].items():
             regrets = found[problem]
             texts = map(_percent, [*regrets, sum(regrets) / len(regrets)])

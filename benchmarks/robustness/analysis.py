@@ -283,6 +283,10 @@ def page_values(
     against = pd.DataFrame(found["references"]).astype({"noise": float})
     own = every[every["method"] == OURS]
     confirmed = every[every["split"] == "confirmation"]
+    regrets = {
+        method: rows.groupby("problem")["regret"].apply(list).to_dict()
+        for method, rows in every.groupby("method")
+    }
     return {
         "config": config,
         "versions": versions,
@@ -300,7 +304,10 @@ def page_values(
         "ours": label(OURS),
         "confirmed": standings_table(confirmed) if len(confirmed) else None,
         "standings": standings_table(every),
-        "own": own[own["start"] == 1]["regret"].max(),
+        "own": own[own["start"] == 1]["regret"],
+        "regrets": regrets,
+        "others": own[own["problem"] != "ngram-adamw-cosine"]["regret"].max(),
+        "each": lambda of: ", ".join(map(percent, of)),
         "standing": {one["method"]: one for one in standings(every).to_dict("records")},
         "percent": percent,
     }
