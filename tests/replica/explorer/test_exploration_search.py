@@ -259,7 +259,7 @@ def test_a_move_of_the_scale_is_limited(cosine, move):
     (x,) = exploration.coordinates
     # From step 0 it is counted from 1.
     for began in (0, 1, 10):
-        exploration.coordinates[0], exploration.cosine = x, 0.0
+        exploration.coordinates[0], exploration.cosine, exploration.lifted = x, 0.0, 0.0
         exploration.hold(cosine, (began, 100), [1.0])
         assert exploration.coordinates == pytest.approx([x + move])
 
@@ -281,6 +281,18 @@ def test_a_single_interval_moves_the_scale_little():
     exploration.hold(0.0, (1005, 1010), [1.0])
     moved += 20 * math.log(1010 / 1005) * 0.018126925 * math.exp(-0.2)
     assert exploration.coordinates == pytest.approx([x + moved])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_all_moves_of_the_scale_together_stay_within_a_factor_of_five(sign):
+    exploration = found(["one lr"], config=SearchConfig(hold_damping=1.0))
+    (x,) = exploration.coordinates
+    for k in range(1, 30):
+        exploration.hold(sign * 1.0, (100 * k, 100 * k + 100), [1.0])
+    assert exploration.coordinates == pytest.approx([x + sign * math.log(5)])
+    # The way back is open, at most 0.35 at a time.
+    exploration.hold(-sign * 1.0, (3000, 3100), [1.0])
+    assert abs(exploration.coordinates[0] - x) < math.log(5) - 0.3
 
 
 def test_a_config_may_switch_the_moves_of_the_scale_off():

@@ -58,6 +58,8 @@ class SearchConfig:
         hold_share: share of the schedule's peak below which the rate moves no more, as it
             decays: a decay is there to remove noise, and the cosine would undo it.
         hold_limit: largest move at a sync.
+        hold_span: largest factor by which all these moves together raise or lower the rate that
+            the search has found: in long runs they could go on for ever.
         track_step: largest move of a value at a sync after the search, on its own scale; 0
             holds it (measured).
         unprobed_damping: factor on downward moves of a rate without a probe, since training
@@ -129,6 +131,7 @@ class SearchConfig:
     hold_damping: float = _constant(0.15, low=0, high=1)
     hold_share: float = _constant(0.8, low=0, high=1)
     hold_limit: float = _constant(0.35, low=0, high=10)
+    hold_span: float = _constant(5.0, low=1, high=1e6)
     trial_span: float = _constant(10.0, above=1, high=1e6)
     trial_spacing: float = _constant(2.2, above=1, high=1e6)
     trial_levels: int = _constant(8, low=2)

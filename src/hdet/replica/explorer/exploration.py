@@ -83,6 +83,7 @@ class Exploration:
         self.search: RateSearch | None = None
         self.held = False
         self.cosine = 0.0  # of updates and gradients since the search, smoothed
+        self.lifted = 0.0  # sum of the moves that followed it
         self._seed = seed
         self._permutation = permutation
         self._paired = paired
@@ -231,11 +232,12 @@ class Exploration:
         self.cosine += weight * (cosine - self.cosine)
         damped = self.cosine if self.cosine > 0 else self.config.hold_damping * self.cosine
         move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
-        limit = self.config.hold_limit
-        for j in self._rates():
-            if shares[j] >= self.config.hold_share:
-                moved = self.coordinates[j] + min(max(move, -limit), limit)
-                self.coordinates[j] = self.dimensions[j].clamp(moved)
+        limit, span = self.config.hold_limit, math.log(self.config.hold_span)
+        move = min(max(move, -limit, -span - self.lifted), limit, span - self.lifted)
+        moved = [j for j in self._rates() if shares[j] >= self.config.hold_share]
+        self.lifted += move if moved else 0.0
+        for j in moved:
+            self.coordinates[j] = self.dimensions[j].clamp(self.coordinates[j] + move)
 
     def plausible(self, losses: Sequence[float]) -> list[float]:
         """Return the training losses of the replicas that are finite and plausible."""
@@ -331,6 +333,7 @@ class Exploration:
             "rates": self.guard.state_dict(),
             "held": self.held,
             "cosine": self.cosine,
+            "lifted": self.lifted,
             # The same entries at any time, as `torch.distributed.checkpoint` asks for.
             "search": (self.search or self._ended_search()).state_dict(),
         }
@@ -357,7 +360,10 @@ class Exploration:
         fresh.guard = RateGuard.parsed(entries.entries("rates"), self.config)
         fresh.search = None
         fresh.held = entries.has("held") and entries.boolean("held")
-        fresh.cosine = entries.number("cosine", -1.0, 1.0) if entries.has("cosine") else 0.0
+        if entries.has("cosine"):  # states of v0.1 have neither
+            span = math.log(self.config.hold_span)
+            fresh.cosine = entries.number("cosine", -1.0, 1.0)
+            fresh.lifted = entries.number("lifted", -span, span)
         if entries.has("search"):
             begun = self.search or (self._new_search() if self._rates() else None)
             found = (begun or self._ended_search()).parsed(entries.entries("search"))
