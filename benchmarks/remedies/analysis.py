@@ -1,5 +1,6 @@
 """What docs/remedies.md says, from the records of the remedies and of the other scalars."""
 
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,9 @@ def values() -> dict[str, Any]:
             for problem, rows in remedies["bias"].items()
         },
         "regrets": _regrets(remedies),
+        "plain": "as it is",
+        "mean": lambda change, problem: fmean(remedies["regret"][change][problem]),
+        "means_of": lambda change: fmean(map(fmean, remedies["regret"][change].values())),
         "cases": _cases(scalars["cases"]),
         "factors": dict(sorted(factors.items(), key=lambda item: item[1].mean)),
     }
