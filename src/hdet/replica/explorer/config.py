@@ -1,8 +1,9 @@
 """Every constant that steers `Explorer`, in one place.
 
 The defaults were tuned once, on small problems, and are meant for every run; the documentation
-has what they achieve. Those marked "measured" are varied on its page "Why it is built so"
-(docs/remedies.md); the others were chosen with the method and have not been varied since.
+has what they achieve. Those marked "measured" are varied on its pages "Why it is built so"
+(docs/remedies.md) and "What finds a learning rate, and what does not"
+(docs/learning-rate-rules.md); the others were chosen with the method and not varied since.
 """
 
 import math
@@ -22,7 +23,7 @@ class SearchConfig:
 
     Attributes:
         climb_start: factor on the user's rate at which the climb begins; far below what trains,
-            for users who are wrong by a factor of 30 (measured).
+            for users who are wrong by a factor of 30.
         climb_fast: the climb's step in log rate while the agreement is close to its largest.
         climb_slow: the same once it falls; faster overshoots, slower takes too many steps.
         climb_fast_above: fraction of the largest agreement down to which the climb is fast.
@@ -34,10 +35,10 @@ class SearchConfig:
         snapshots: of the climb, on all replicas together; the fewer, the further apart.
         restart_warmup: steps of a linear warm-up after the moments were begun anew.
         settle_steps: steps at the bound before a trial, in which the moments become what they
-            are at this rate; trials without them find rates that are too low on large models
+            are at this rate: trials from the initial weights mislead on large models
             (measured).
         untried_rise: where no trial can follow, the rate rises by this factor at the end of
-            the steps at the bound (measured).
+            the steps at the bound.
         trial_steps: steps of a trial (measured).
         trial_probes: probe batches that score a trial; one is too few to tell neighbours apart.
         trial_warmup: fraction of a trial in which its rate rises from zero.
@@ -52,16 +53,17 @@ class SearchConfig:
             losses have to differ to be told apart; smaller takes noise for evidence (measured).
         hold_gain: after the search, the log rate moves by it, times the cosine of updates and
             gradients, times the log of the steps so far; 0 holds it (measured).
-        hold_steps: steps over which that cosine is smoothed: a single interval's is noise.
+        hold_steps: steps over which that cosine is smoothed: a single interval's is noise
+            (measured).
         hold_damping: factor on downward moves: the cosine says "too low" better than
-            "too high".
+            "too high" (measured).
         hold_share: share of the schedule's peak below which the rate moves no more, as it
             decays: a decay is there to remove noise, and the cosine would undo it.
         hold_limit: largest move at a sync.
         hold_span: largest factor by which all these moves together raise or lower the rate that
             the search has found: in long runs they could go on for ever.
         track_step: largest move of a value at a sync after the search, on its own scale; 0
-            holds it (measured).
+            holds it.
         unprobed_damping: factor on downward moves of a rate without a probe, since training
             losses of single intervals always ask for smaller rates.
         decay_power: moves of a rate are multiplied by (rate / its maximum in the schedule)
@@ -90,7 +92,7 @@ class SearchConfig:
         early_implausible_factor: the same in units of the loss, while the noise is unknown.
         divergence_threshold: a replica has diverged where its loss is above the lowest by
             more than so many times the improvement of the run, and larger rates are worse;
-            infinity excludes none (measured).
+            infinity excludes none.
         spike_threshold: fraction of the improvement that, if lost, counts as a loss spike: all
             replicas go back to the averaged weights; infinity never does.
         rollback_factor: a rollback divides the rate by it.
