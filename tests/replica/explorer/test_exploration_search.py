@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hdet.replica.explorer.config import SearchConfig
@@ -293,6 +293,18 @@ def test_all_moves_of_the_scale_together_stay_within_a_factor_of_five(sign):
     # The way back is open, at most 0.35 at a time.
     exploration.hold(-sign * 1.0, (3000, 3100), [1.0])
     assert abs(exploration.coordinates[0] - x) < math.log(5) - 0.3
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1 - 1e-9, 1 + 1e-9), min_size=1, max_size=30))
+@example([1 + 1e-9])  # of a single parameter the cosine may be above 1 by a last bit
+def test_a_state_amid_any_moves_of_the_scale_is_loaded(cosines):
+    exploration = found(["one lr"])
+    for k, cosine in enumerate(cosines, 1):
+        exploration.hold(cosine, (1000 * k, 1000 * k + 1000), [1.0])
+        again = explore(["one lr"])
+        load(again, exploration.state_dict())
+        assert again.state_dict() == exploration.state_dict()
 
 
 def test_a_config_may_switch_the_moves_of_the_scale_off():

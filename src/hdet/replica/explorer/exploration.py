@@ -229,15 +229,18 @@ class Exploration:
         """
         began, now = steps
         weight = 1 - math.exp((began - now) / self.config.hold_steps)
-        self.cosine += weight * (cosine - self.cosine)
+        # Of one parameter the cosine may be above 1 by its last bit.
+        self.cosine += weight * (min(max(cosine, -1.0), 1.0) - self.cosine)
         damped = self.cosine if self.cosine > 0 else self.config.hold_damping * self.cosine
         move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
         limit, span = self.config.hold_limit, math.log(self.config.hold_span)
-        move = min(max(move, -limit, -span - self.lifted), limit, span - self.lifted)
         moved = [j for j in self._rates() if shares[j] >= self.config.hold_share]
-        self.lifted += move if moved else 0.0
+        before = self.lifted
+        if moved:
+            self.lifted = min(max(before + min(max(move, -limit), limit), -span), span)
         for j in moved:
-            self.coordinates[j] = self.dimensions[j].clamp(self.coordinates[j] + move)
+            at = self.coordinates[j] + (self.lifted - before)
+            self.coordinates[j] = self.dimensions[j].clamp(at)
 
     def plausible(self, losses: Sequence[float]) -> list[float]:
         """Return the training losses of the replicas that are finite and plausible."""
