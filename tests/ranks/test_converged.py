@@ -80,6 +80,21 @@ def _state(model):
 # --- inside and after
 
 
+def _losses(kind):
+    run = Run(kind)
+    run.train(range(2 * T))
+    before = run.scheduler.metrics()["losses"]
+    run.scheduler.converge()  # right after a sync, when no loss has been seen yet
+    return before, run.scheduler.metrics()["losses"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_losses_told_stay_those_of_the_last_sync(kind):
+    for before, after in run_ranks(_losses, 2, kind):
+        assert all(map(math.isfinite, before))
+        assert after == before
+
+
 def _blocked(kind, restore):
     run = Run(kind)
     model, optimizer, scheduler = run.parts()

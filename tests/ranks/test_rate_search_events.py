@@ -1,5 +1,6 @@
 """What may happen in a search for the rate: evaluations, other loops, what others change."""
 
+import copy
 import re
 
 import pytest
@@ -73,7 +74,7 @@ def test_in_the_climb_an_evaluation_leaves_the_search_as_it_is(how):
         assert found["unchanged"] or how != "restore"
 
 
-@pytest.mark.parametrize("how", ["restore", "go on", "converge"])
+@pytest.mark.parametrize("how", ["go on", "converge"])
 def test_in_a_trial_all_are_one_again_and_the_trial_begins_anew(how):
     ranks = run_ranks(_evaluated, 2, "trial", how)
     for found in ranks:
@@ -82,6 +83,54 @@ def test_in_a_trial_all_are_one_again_and_the_trial_begins_anew(how):
         assert found["rates"] == ranks[0]["rates"]
         # 7 steps of the trial are lost, and one more settles.
         assert found["phases"][:17] == ["settle"] + ["trial"] * 16
+
+
+def test_a_trial_does_not_notice_an_evaluation():
+    ranks = run_ranks(_evaluated, 2, "trial", "restore")
+    for found in ranks:
+        assert found["before"] == ("trial", False)
+        assert found["inside"]
+        assert found["rates"] == ranks[0]["rates"]
+        assert found["phases"] == found["plain"]
+        assert found["unchanged"]
+
+
+def _evaluated_at_every_step():
+    run = Run()
+    for step in range(END):
+        run.train(range(step, step + 1))
+        with run.explorer.converged(restore=True):
+            pass
+    return run.phases
+
+
+def test_a_search_ends_though_every_step_is_evaluated():
+    for phases in run_ranks(_evaluated_at_every_step, 2):
+        assert _order(phases) == WHOLE
+
+
+def _saved_in_an_evaluation():
+    run, again = Run(norm=True), Run(norm=True)
+    run.train(range(END))
+    stop = run.phases.index("trial") + 7
+    run = Run(norm=True)
+    run.train(range(stop))
+    with run.explorer.converged(restore=True):
+        states = run.model.state_dict(), run.optimizer.state_dict(), run.explorer.state_dict()
+        states = copy.deepcopy(states)
+    again.model.load_state_dict(states[0])
+    again.optimizer.load_state_dict(states[1])
+    again.explorer.load_state_dict(states[2])
+    alike = _alike(again.model)
+    again.train(range(stop, END))
+    return again.phases, alike
+
+
+def test_what_is_saved_while_a_trial_is_set_aside_begins_it_anew():
+    for phases, alike in run_ranks(_saved_in_an_evaluation, 2):
+        assert alike
+        assert phases[:17] == ["settle"] + ["trial"] * 16
+        assert phases[-1] == "track"
 
 
 # --- where there are no trials

@@ -422,3 +422,14 @@ def test_a_state_in_a_trial_ends_where_there_can_be_none():
     assert alone.log_factor == pytest.approx(risen)
     # With other replicas the rates are shared out anew.
     assert len(RateSearch(6, True).parsed(entries).shifts()) == 6
+
+
+def test_a_trial_that_was_set_aside_goes_on_where_it_was():
+    search = trying()
+    for _ in range(5):
+        search.advance(None)
+    shifts = search.shifts()
+    search.postpone_trial()
+    search.resume_trial(5)
+    assert (search.phase, search.steps) == ("trial", 5)
+    assert search.shifts() == shifts

@@ -13,6 +13,7 @@ which parameters were used meanwhile: it fails where one of them has no gradient
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
@@ -123,6 +124,23 @@ class Apart:
             self._state.put_back(began)
         else:
             self._state.take_from(winner, self._replicas)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Go back to where they parted for a block, and then on, both bit for bit.
+
+        Local. Takes one more copy meanwhile.
+        """
+        began, own = self._began, self._state.copied()
+        assert began is not None, "begin first"
+        self._meet()
+        self._state.put_back(began)
+        try:
+            yield
+        finally:
+            began = self._state.copied()
+            self._state.put_back(own)
+            self._part(began)
 
     def _unfit(self, ddp: DistributedDataParallel) -> str | None:
         """Return why the gradients of a wrapper cannot be kept apart."""

@@ -37,6 +37,8 @@ from .roll_call import RollCall
 from .signals import LossMeter
 from .stepping import Stepping
 
+SYNC = "the sync"
+
 
 class Ensemble:
     """N replicas that part and meet again.
@@ -156,7 +158,7 @@ class Ensemble:
     def gather(
         self,
         step: int,
-        call: str = "the sync",
+        call: str = SYNC,
         *,
         probe: float | Tensor = math.nan,
         differing: Sequence[int] = (),
@@ -243,7 +245,8 @@ class Ensemble:
         self.weights_changed()
         reshard(self._model)
         if kept is None:
-            self.history.add(gathered, divergence, 1000 * (time.perf_counter() - began))
+            milliseconds = 1000 * (time.perf_counter() - began)
+            self.history.add(gathered, divergence, milliseconds, moment[0] == SYNC)
 
     def leave_apart(self) -> None:
         """End a sync without an average: all stays as it is. Local, after `gather`."""

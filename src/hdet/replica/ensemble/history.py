@@ -30,14 +30,23 @@ class History:
         self.masked_total = [0] * replicas.size
         self._last: dict[str, Any] = {}
 
-    def add(self, gathered: Gathered, divergence: list[float], milliseconds: float) -> None:
-        """Count a sync."""
+    def add(
+        self,
+        gathered: Gathered,
+        divergence: list[float],
+        milliseconds: float,
+        ends_interval: bool = True,
+    ) -> None:
+        """Count a sync; the losses stay those of the last whole interval."""
+        losses = gathered.losses
+        if not ends_interval:
+            losses = self._last.get("losses", losses)
         self.syncs += 1
         self.ever_given |= gathered.given
         for r in gathered.masked:
             self.masked_total[r] += 1
         self._last = {
-            "losses": gathered.losses,
+            "losses": losses,
             "masked": gathered.masked,
             "divergence": divergence,
             "sync_ms": milliseconds,

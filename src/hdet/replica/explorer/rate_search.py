@@ -227,6 +227,10 @@ class RateSearch:
         """Begin the trial again after the next step: its weights were given up."""
         self.phase, self.steps = "settle", self.config.settle_steps - 1
 
+    def resume_trial(self, steps: int) -> None:
+        """Go on after `steps` of the trial, which was only set aside."""
+        self.phase, self.steps = "trial", steps
+
     def end(self, note: str) -> Turn:
         """Stay where the search stands; `note` says why."""
         self.phase, self.steps = "done", 0

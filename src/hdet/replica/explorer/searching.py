@@ -9,7 +9,7 @@ import io
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -199,9 +199,12 @@ class ExplorerSearch(ExplorerStill):
 
     @contextmanager
     def converged(self, restore: bool = False) -> Iterator[None]:
-        """See `Converging.converged`. A trial that has begun is undone, and begins anew."""
-        self._set_trial_aside()
-        with super().converged(restore):
+        """See `Converging.converged`.
+
+        A trial that has begun is set aside for the block, which has the weights from before
+        it. Without `restore` it begins anew.
+        """
+        with self._trial_aside(restore), super().converged(restore):
             own = self._agreement.merge() if self._averages_updates else None
             try:
                 yield
@@ -211,17 +214,28 @@ class ExplorerSearch(ExplorerStill):
 
     def converge(self) -> None:
         """See `Converging.converge`. A trial that has begun is undone, and begins anew."""
-        self._set_trial_aside()
-        super().converge()
-        if self._averages_updates:
-            self._agreement.merge()
+        with self._trial_aside(restore=False):
+            super().converge()
+            if self._averages_updates:
+                self._agreement.merge()
 
-    def _set_trial_aside(self) -> None:
-        """Undo a trial that has begun, and begin it anew after the next step. Local."""
+    @contextmanager
+    def _trial_aside(self, restore: bool) -> Iterator[None]:
+        """Undo a trial that has begun; with `restore` for the block alone. Local."""
         search = self._exploration.search
-        if search is not None and search.phase == "trial" and self._exploring:
-            self._trial.end(None)
-            search.postpone_trial()
+        if search is None or search.phase != "trial" or not self._exploring:
+            yield
+            return
+        steps = search.steps
+        search.postpone_trial()
+        try:
+            with self._trial.aside() if restore else nullcontext(self._trial.end(None)):
+                self._ensemble.weights_changed()
+                self._apply()
+                yield
+        finally:
+            if restore:
+                search.resume_trial(steps)
             self._ensemble.weights_changed()
             self._apply()
 
