@@ -154,3 +154,32 @@ def test_the_average_of_asgd_follows_the_weights():
     model, optimizer = stepped(lambda p: torch.optim.ASGD(p, 0.1))
     pairs = zip(weight_dependent_state(optimizer), model.parameters(), strict=True)
     assert all(t is optimizer.state[p]["ax"] for t, p in pairs)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.AdamW(p, 0.1),
+        lambda p: torch.optim.NAdam(p, 0.1),
+        lambda p: torch.optim.RAdam(p, 0.1),
+        lambda p: torch.optim.Adamax(p, 0.1),
+        lambda p: torch.optim.Adagrad(p, 0.1, initial_accumulator_value=0.5),
+        lambda p: torch.optim.RMSprop(p, 0.1, momentum=0.9, centered=True),
+        lambda p: torch.optim.Adadelta(p, 0.1),
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    ],
+    ids=["adamw", "nadam", "radam", "adamax", "adagrad", "rmsprop", "adadelta", "sgd"],
+)
+def test_after_a_reset_the_next_steps_are_those_of_a_new_optimizer(make):
+    model, optimizer = stepped(make)
+    reset_state(optimizer)
+    other = small_model()
+    other.load_state_dict(model.state_dict())
+    new = make(list(other.parameters()))
+    for t in range(2, 5):
+        for net, steps in ((model, optimizer), (other, new)):
+            steps.zero_grad()
+            loss_at(net, t, 0).backward()
+            steps.step()
+    for mine, its in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, its)

@@ -78,16 +78,23 @@ def overflows(optimizer: Optimizer) -> bool:
 
 @torch.no_grad()
 def reset_state(optimizer: Optimizer) -> None:
-    """Set the state to what it began with: zeros, and copies of weights to the weights."""
-    for _, parameter, key, tensor in _state_tensors(optimizer, with_step=True):
+    """Set the state to what it began with; copies of the weights become the weights."""
+    for group, parameter, key, tensor in _state_tensors(optimizer, with_step=True):
         if key in COPIES_OF_WEIGHTS and parameter is not None:
             tensor.copy_(parameter)
         else:
-            tensor.zero_()
+            tensor.fill_(first_value(key, group))
     for owner in optimizer.state.values():
         reset_counters(owner)
     for group in optimizer.param_groups:
         group |= {key: value for key, value in GROUP_COUNTERS.items() if key in group}
+
+
+def first_value(key: str, group: dict) -> float:
+    """Return what state begins with: 0 but for NAdam's product of momenta and Adagrad's sum."""
+    if key == "mu_product":
+        return 1.0
+    return group.get("initial_accumulator_value", 0.0) if key == "sum" else 0.0
 
 
 def reset_counters(state: Any) -> None:

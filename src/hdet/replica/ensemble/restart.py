@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .optimizer_state import COPIES_OF_WEIGHTS, GROUP_COUNTERS, reset_counters
+from .optimizer_state import COPIES_OF_WEIGHTS, GROUP_COUNTERS, first_value, reset_counters
 
 # Names that torch and the packages of Schedule-Free, Prodigy, D-Adaptation, timm and
 # transformers give to what an update is divided by, and to what goes with it.
@@ -65,9 +65,7 @@ def _restart(parameter: Tensor, state: dict, group: dict) -> bool:
         copy.copy_(parameter)
     second = any(key in tensors for key in _SECOND)
     if second:
-        # NAdam keeps a product of its momenta; Adagrad begins with what its group says.
-        first_values = {"mu_product": 1.0, "sum": group.get("initial_accumulator_value", 0.0)}
         for key in {*_SECOND, *_FIRST, "step"} & tensors.keys():
-            tensors[key].fill_(first_values.get(key, 0.0))
+            tensors[key].fill_(first_value(key, group))
         reset_counters(state)
     return second or bool(copies)
