@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -292,6 +293,39 @@ def test_a_compiled_step_is_watched_too():
 
     # Compiled, Adam corrects its moments in float32.
     assert run(True) == pytest.approx(run(False), abs=1e-5)
+
+
+def _readings(step):
+    """Return what was read in a run whose steps `step(optimizer, backward)` takes."""
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.02)
+    watch, read = UpdateAgreement(optimizer, Replicas()), []
+
+    def backward(t):
+        optimizer.zero_grad()
+        loss = loss_at(model, t, 0)
+        loss.backward()
+        return loss
+
+    for t in range(5):
+        step(optimizer, partial(backward, t))
+        read.append(watch.read())
+    return read
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_gradients_that_come_from_a_closure_are_those_of_the_step(by_name):
+    def before(optimizer, backward):
+        backward()
+        optimizer.step()
+
+    def inside(optimizer, backward):
+        loss = optimizer.step(closure=backward) if by_name else optimizer.step(backward)
+        assert loss.requires_grad
+
+    expected = _readings(before)
+    assert expected[-1].newest.known
+    assert _readings(inside) == expected
 
 
 def test_it_goes_with_whoever_holds_it():

@@ -12,7 +12,9 @@ close to 1 whatever the number of parameters. This is the hypergradient of the l
 gradient have it for one pass over the parameters, without a probe.
 
 A hook before the optimizer's step adds up the four sums on the device (`update_sums`); the host
-does not wait before `read`, the one collective. It costs a copy of the weights.
+does not wait before `read`, the one collective. It costs a copy of the weights. Where the step
+is given a closure, as Lightning does, the gradients come from inside it, and the hook looks
+right after it.
 """
 
 import logging
@@ -86,10 +88,23 @@ class UpdateAgreement:
         self._previous: dict[Tensor, Tensor] = {}
         me = weakref.ref(self)
 
-        def look(*_: object) -> None:
+        def look(_: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
             watch = me()
-            if watch is not None:
+            if watch is None:
+                return None
+            # The step's own arguments follow the optimizer.
+            own = dict(zip(("optimizer", "closure"), args, strict=False)) | kwargs
+            closure = own.get("closure")
+            if closure is None:
                 watch._look()
+                return None
+
+            def then_look() -> Any:
+                loss = closure()
+                watch._look()
+                return loss
+
+            return args[:1], {**kwargs, "closure": then_look}
 
         # Compiled steps call it as it is: what it holds changes with the gradients there are.
         hook: Any = torch.compiler.disable(look)
