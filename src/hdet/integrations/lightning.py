@@ -4,7 +4,7 @@ Lightning steps the scheduler that `configure_optimizers` returns, and that is a
 it. The callback does the rest:
 
     loss           each micro-batch's own, at its true scale, goes to `scheduler.observe`
-    evaluation     validation and test see the replicas' mean, `converged(restore=True)`
+    validation     sees the replicas' mean, by `converged(restore=True)`
     checkpoints    are written inside `converged()`: one file serves all ranks
     learning rate  LearningRateMonitor sees the base rate, not rank 0's own
     end of fit     the replicas are one, at the base values
@@ -96,8 +96,14 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
 
         Raises:
             ValueError: if there is none, if Lightning would not step it after every optimizer
-                step, or if it could not do what it is set to.
+                step, if it could not do what it is set to, or under another strategy than ddp.
         """
+        if trainer.world_size > 1 and not isinstance(trainer.model, DistributedDataParallel):
+            strategy = type(trainer.strategy).__name__
+            raise ValueError(
+                f"{where()}`HDETCallback` does not work with {strategy}: a process may be no "
+                f'replica with weights of its own there. Use `Trainer(strategy="ddp")`.'
+            )
         self._schedulers = []
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
@@ -166,13 +172,13 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
     # --- evaluation
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the replicas one while they are evaluated. Collective.
+        """Make the replicas one while they are evaluated inside `fit`. Collective.
 
         Args:
             trainer: says whether it only checks that validation works; replicas are equal then.
             pl_module: not used.
         """
-        if self._inside is None and not trainer.sanity_checking:
+        if self._inside is None and not (self._failed or trainer.sanity_checking):
             self._enter(restore=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,9 +190,6 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
         """
         if not self._ended:
             self._leave()
-
-    on_test_start = on_predict_start = on_validation_start
-    on_test_end = on_predict_end = on_validation_end
 
     # --- internals
 
