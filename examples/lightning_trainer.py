@@ -1,8 +1,9 @@
 """Train in Lightning with a learning rate that is 30 times too high.
 
-    OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 examples/lightning_trainer.py
+    OMP_NUM_THREADS=1 python examples/lightning_trainer.py
 
-What is hdet's are the lines marked so. The rate that was found is printed at the end.
+Lightning starts the second process itself. What is hdet's are the lines marked so. The rate
+that was found is printed at the end.
 """
 
 import argparse
@@ -59,19 +60,20 @@ class Regression(pl.LightningModule):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=400)
-    steps = parser.parse_args().steps
+    parser.add_argument("--devices", type=int, default=2)
+    given = parser.parse_args()
     trainer = pl.Trainer(
         accelerator="cpu",
-        devices="auto",
+        devices=given.devices,
         strategy="ddp",
-        max_steps=steps,
+        max_steps=given.steps,
         max_epochs=-1,
         callbacks=[HDETCallback()],  # hdet
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
     )
-    model = Regression(steps)
+    model = Regression(given.steps)
     trainer.fit(model, DataLoader(data(3200, 2), 16), DataLoader(data(1024, 3), 64))
     if trainer.is_global_zero:
         rate = model.explorer.found()[0]

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -52,7 +53,8 @@ def loss_of(model: Any, batch: Any) -> Tensor:
 
 
 def probe_of(model: nn.Module) -> Any:
-    return hdet.probe(model, DataLoader(data(40, "probe"), batch_size=32), loss_of)
+    # One batch: a resumed run draws from the beginning of the loader again.
+    return hdet.probe(model, DataLoader(data(2, "probe"), batch_size=32), loss_of)
 
 
 def flat(module: nn.Module) -> list[float]:
@@ -69,12 +71,13 @@ def parts(package: Any = lightning) -> type:
             super().__init__()
             self.net, self.settings, self.wrapper = net(), settings, wrapper
             self.entry: dict[str, Any] = {"interval": "step"}
-            names = ("losses", "told", "evaluated", "own", "saved")
+            names = ("losses", "phases", "told", "evaluated", "own", "saved")
             self.seen: dict[str, list] = {name: [] for name in names}
 
         def training_step(self, batch, batch_idx):
             loss = loss_of(self, batch)
             self.seen["losses"].append(float(loss.detach()))
+            self.seen["phases"].append(self.explorer.metrics().get("phase"))
             return loss
 
         def on_train_batch_end(self, *_):
@@ -88,7 +91,7 @@ def parts(package: Any = lightning) -> type:
         test_step = validation_step
 
         def on_save_checkpoint(self, checkpoint):
-            self.seen["saved"].append((self.explorer.metrics()["phase"], repr(checkpoint)))
+            self.seen["saved"].append(repr(checkpoint))
 
         def configure_optimizers(self):
             optimizer = torch.optim.AdamW(self.parameters(), LR)
@@ -111,8 +114,8 @@ def trainer(*callbacks: Any, package: Any = lightning, **settings: Any) -> Any:
     quiet |= {"use_distributed_sampler": False}
     quiet |= {"enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks)}
     return package.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp", callbacks=[*callbacks],
-        **({"max_epochs": 2, "num_sanity_val_steps": 0} | quiet | settings),
+        accelerator="cpu", devices=2, callbacks=[*callbacks],
+        **({"strategy": "ddp", "max_epochs": 2, "num_sanity_val_steps": 0} | quiet | settings),
     )  # fmt: skip
 
 
@@ -322,9 +325,16 @@ def failing(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _error(module: Any, *callbacks: Any) -> str:
+class Unwrapped(DDPStrategy):
+    """Stands for the strategies without DistributedDataParallel."""
+
+    def configure_ddp(self):
+        pass
+
+
+def _error(module: Any, *callbacks: Any, **settings: Any) -> str:
     try:
-        trainer(*callbacks, max_epochs=1).fit(module, train_loader(1))
+        trainer(*callbacks, max_epochs=1, **settings).fit(module, train_loader(1))
     except ValueError as error:
         return str(error)
     return ""
@@ -346,6 +356,7 @@ def refused(_: Path) -> dict[str, Any]:
         "epochs": _error(epochs, HDETCallback()),
         "seldom": _error(seldom, HDETCallback()),
         "manual": _error(Manual({}), HDETCallback()),
+        "strategy": _error(Module(DIFFERING), HDETCallback(), strategy=Unwrapped()),
     }
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
