@@ -261,7 +261,7 @@ def monitored(folder: Path) -> dict[str, Any]:
     module, bases, own = Module(DIFFERING), [], []
 
     class Watch(lightning.Callback):
-        def on_train_batch_start(self, *_):
+        def on_train_batch_start(self, *_: Any, **__: Any):
             bases.append(module.explorer.metrics()["base_lr"][0])
             own.append(module.explorer.optimizer.param_groups[0]["lr"])
 
@@ -302,12 +302,12 @@ def manual(_: Path) -> dict[str, Any]:
 
 def failing(folder: Path) -> dict[str, Any]:
     """All ranks fail amid an interval; what is saved then."""
-    module, then = Module(DIFFERING), []
+    module, then, raised = Module(DIFFERING), [], ""
 
     class Fail(lightning.Callback):
-        def on_train_batch_end(self, run, module, outputs, batch, batch_idx):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             if batch_idx == 9:
-                run.save_checkpoint(folder / "hpc_ckpt_1.ckpt")
+                trainer.save_checkpoint(folder / "hpc_ckpt_1.ckpt")
                 then.append(flat(module))
                 raise ConnectionError("lost")
 

@@ -92,10 +92,9 @@ class UpdateAgreement:
             watch = me()
             if watch is None:
                 return None
-            # The step's own arguments follow the optimizer.
-            own = dict(zip(("optimizer", "closure"), args, strict=False)) | kwargs
-            closure = own.get("closure")
-            if closure is None:
+            # The optimizer itself is the first of its step's arguments.
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            if not callable(closure):
                 watch._look()
                 return None
 
@@ -104,7 +103,9 @@ class UpdateAgreement:
                 watch._look()
                 return loss
 
-            return args[:1], {**kwargs, "closure": then_look}
+            if len(args) > 1:
+                return (args[0], then_look, *args[2:]), kwargs
+            return args, {**kwargs, "closure": then_look}
 
         # Compiled steps call it as it is: what it holds changes with the gradients there are.
         hook: Any = torch.compiler.disable(look)
