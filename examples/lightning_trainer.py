@@ -74,8 +74,9 @@ if __name__ == "__main__":
         enable_progress_bar=False,
     )
     model = Regression(given.steps)
-    trainer.fit(model, DataLoader(data(3200, 2), 16), DataLoader(data(1024, 3), 64))
+    held_out = DataLoader(data(1024, seed=3), batch_size=64)
+    trainer.fit(model, DataLoader(data(3200, seed=2), batch_size=16), held_out)
+    (scores,) = trainer.validate(model, held_out, verbose=False)
     if trainer.is_global_zero:
         rate = model.explorer.found()[0]
-        loss = float(trainer.callback_metrics["val_loss"])
-        print(f"learning rate found {rate:.1e}, held-out loss {loss:.3f}")
+        print(f"learning rate found {rate:.1e}, held-out loss {scores['val_loss']:.3f}")
