@@ -13,12 +13,15 @@ from torch import Tensor
 
 from ...errors import where
 from .ensemble import Ensemble
+from .hosts import warn_of_missing_callback
 
 
 class Converging(ABC):
     """A scheduler over an ensemble; a base of `OneCycleAutoLR` and `Explorer`."""
 
     _ensemble: Ensemble
+    _introduced: bool
+    _hosted = False  # whether a framework's callback of ours takes care of this
 
     @property
     @abstractmethod
@@ -46,6 +49,13 @@ class Converging(ABC):
     @abstractmethod
     def _agree(self) -> None:
         """Agree on values that rounding may have made different. Collective if need be."""
+
+    def _introduce(self, step: int) -> None:
+        """Compare the settings with the other replicas' before the first step. Collective."""
+        if not self._hosted:
+            warn_of_missing_callback(type(self).__name__)
+        self._ensemble.introduce(step)
+        self._introduced = True
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
         """Refuse to be copied or pickled while replicas differ.

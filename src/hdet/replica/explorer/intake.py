@@ -30,8 +30,7 @@ class ExplorerIntake(ExplorerState):
         if self._scaled:
             refuse_other_groups(len(self._schedule.groups), self.optimizer)
         if takes_part and not self._introduced:
-            ensemble.introduce(self._step + 1)
-            self._introduced = True
+            self._introduce(self._step + 1)
         return True
 
     def _plateau_loss(self) -> float | None:

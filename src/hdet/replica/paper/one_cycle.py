@@ -333,8 +333,7 @@ class OneCycleAutoLR(OneCycleState):
         if not exploring:
             return
         if not self._introduced:
-            self._ensemble.introduce(step)
-            self._introduced = True
+            self._introduce(step)
         if step % self._interval == 0:
             self._sync(step)
 
