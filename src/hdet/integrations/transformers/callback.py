@@ -78,12 +78,13 @@ class HDETCallback(TrainerCallback):
     def __init__(self, trainer: Trainer, probe_dataset: Any, **settings: Any) -> None:
         check_arguments(trainer, probe_dataset, settings)
         self.explorer: Explorer | None = None
-        self._trainer, self._dataset, self._settings = trainer, probe_dataset, settings
+        self._trainer: Any = trainer  # most of its attributes may be None by their types
+        self._dataset, self._settings = probe_dataset, settings
         self._loss = StepLoss(trainer)
         self._rate = 0.0
         self._block: AbstractContextManager[None] | None = None  # `converged()`, while inside
         self._cut_short = 0
-        self._prepared: nn.Module = trainer.model
+        self._prepared: nn.Module = self._trainer.model
         _put_around(trainer.accelerator, "prepare_model", self._prepare_model)
         _put_around(trainer, "create_scheduler", self._create_scheduler)
         _put_around(trainer, "training_step", self._training_step)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
 
 from ...replica import probe
 from ...replica.explorer.probe import Probe
@@ -20,7 +19,7 @@ _DRAWS = 1_000  # more than are drawn at any one step
 class _Batches:
     """An endless loader of examples drawn at random, the same at the same step."""
 
-    def __init__(self, trainer: Trainer, dataset: Any) -> None:
+    def __init__(self, trainer: Any, dataset: Any) -> None:
         self._trainer, self._dataset = trainer, dataset
         self._collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
 
@@ -36,11 +35,11 @@ class _Batches:
             yield self._collate([self._dataset[row] for row in rows])
 
 
-def make_probe(trainer: Trainer, dataset: Any) -> Probe:
+def make_probe(trainer: Any, dataset: Any) -> Probe:
     """Return a probe for `Explorer`. Calling it is collective.
 
     Args:
-        trainer: collates the examples and computes the loss, without gradient accumulation.
+        trainer: a `transformers.Trainer`, which collates the examples and computes the loss.
         dataset: the examples, by index.
     """
 
