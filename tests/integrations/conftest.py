@@ -8,10 +8,13 @@ import warnings
 import pytest
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-collect_ignore_glob = ["*flower*", "local_grid.py"]
+collect_ignore_glob = []
 
-if importlib.util.find_spec("flwr"):
-    collect_ignore_glob = []
+if not importlib.util.find_spec("transformers"):
+    collect_ignore_glob += ["*transformers*", "trainers.py"]
+if not importlib.util.find_spec("flwr"):
+    collect_ignore_glob += ["*flower*", "local_grid.py"]
+else:
     # Flower's own imports warn of what its dependencies will take away.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

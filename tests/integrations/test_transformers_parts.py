@@ -1,6 +1,7 @@
 """What `HDETCallback` sees, says and refuses, on two processes and on one."""
 
-from pathlib import Path
+import importlib
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 import hdet
+from hdet.integrations import transformers
 from hdet.integrations.transformers import HDETCallback
 from tests.rank_runner import run_ranks
 
@@ -134,8 +136,6 @@ def meddled(folder: str) -> dict[str, Any]:
         "end": spread(trainer.model),
         "best": torch.equal(saved(best, trainer.model), weights(trainer.model)),
         "rates": rates,
-        "replicas": first.metrics()["replica_lr"][0],
-        "sync_every": first.metrics()["syncs"],
     }
     # A script may save on one rank only once training is over.
     if dist.get_rank() == 0:
@@ -250,7 +250,7 @@ def test_logs_have_the_schedules_rate_and_not_a_replicas(two):
 @pytest.mark.parametrize(
     ("setup", "remedy"),
     [
-        ("not added", r"trainer\.add_callback\(HDETCallback"),
+        ("not added", "trainer.add_callback(HDETCallback"),
         ("own explorer", "the callback makes the Explorer"),
         ("plateau", 'lr_scheduler_type="cosine"'),
         ("jit", "save more often"),
@@ -260,8 +260,7 @@ def test_what_cannot_work_is_refused_on_every_rank(two, setup, remedy):
     for number, rank in enumerate(two):
         [message] = rank["refused"][setup]
         assert f"[rank {number} of 2]" in message
-        assert pytest.raises(AssertionError).match  # the remedy is a pattern
-        assert __import__("re").search(remedy, message), message
+        assert remedy in message
 
 
 def test_a_step_that_a_scaler_skips_is_counted_by_none(two):
@@ -321,12 +320,6 @@ def test_wrong_arguments_are_named(one):
 
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch):
-    import importlib
-    import sys
-
-    from hdet.integrations import transformers
-
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r'pip install "hdet\[transformers\]"'):
         importlib.reload(transformers)
-    assert Path(transformers.__file__ or "").exists()

@@ -169,32 +169,52 @@ class HDETCallback(TrainerCallback):
 
     # --- events
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Hand the step's loss to Explorer, and note the rate that the logs are to tell."""
+    def on_pre_optimizer_step(self, *event: Any, **kwargs: Any) -> None:
+        """Hand the step's loss to Explorer, and note the rate that the logs are to tell.
+
+        Args:
+            *event: arguments, state and control of the Trainer.
+            **kwargs: its objects.
+        """
         explorer = self._of_this_run()
         explorer.observe(self._loss.take())
         self._rate = float(explorer.metrics()["base_lr"][0])
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Tell Explorer of a step that a GradScaler skipped; of these the Trainer does not."""
+    def on_optimizer_step(self, *event: Any, **kwargs: Any) -> None:
+        """Tell Explorer of a step that a GradScaler skipped; of these the Trainer does not.
+
+        Args:
+            *event: arguments, state and control of the Trainer.
+            **kwargs: its objects.
+        """
         if self._trainer.accelerator.optimizer_step_was_skipped:
             self._of_this_run().step()
 
     def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> None:
-        """Make the replicas one at the end of training, before a best model is loaded."""
+        """Make the replicas one at the end of training, before a best model is loaded.
+
+        Args:
+            args: of the Trainer.
+            state: tells how many steps are done.
+            control: tells whether this epoch is the last.
+            **kwargs: the Trainer's objects.
+        """
         if control.should_training_stop or state.global_step >= state.max_steps:
             self._meet()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Make the replicas one, if they are not; they stay so, with the base values."""
+    def on_train_end(self, *event: Any, **kwargs: Any) -> None:
+        """Make the replicas one, if they are not; they stay so, with the base values.
+
+        Args:
+            *event: arguments, state and control of the Trainer.
+            **kwargs: its objects.
+        """
         self._meet()
 
     # --- one, or apart
