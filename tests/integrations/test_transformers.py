@@ -16,7 +16,7 @@ from tests.rank_runner import run_ranks
 
 from .trainers import as_torchrun_does, make_trainer, saved, spread, tuned, weights
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
 # Long enough for the search to end, and evaluated in each of its phases.
 STEPS, EVERY = 200, 40

@@ -28,7 +28,7 @@ from .trainers import (
     weights,
 )
 
-pytestmark = [pytest.mark.ranks, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(300)]
 
 
 # --- the loss that Explorer sees
@@ -132,7 +132,7 @@ def meddled(folder: str) -> dict[str, Any]:
     first: Any = callback.explorer
     rates = [row["learning_rate"] for row in trainer.state.log_history if "loss" in row]
     result = {
-        "spreads": meddle.spreads,
+        "spreads": list(meddle.spreads),
         "end": spread(trainer.model),
         "best": torch.equal(saved(best, trainer.model), weights(trainer.model)),
         "rates": rates,
