@@ -4,14 +4,13 @@ A run that is resumed has to draw what it would have drawn. So the examples depe
 alone, and on how many batches were drawn at it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...replica import probe
-from ...replica.explorer.probe import Probe
 
 _DRAWS = 1_000  # more than are drawn at any one step
 
@@ -35,7 +34,7 @@ class _Batches:
             yield self._collate([self._dataset[row] for row in rows])
 
 
-def make_probe(trainer: Any, dataset: Any) -> Probe:
+def make_probe(trainer: Any, dataset: Any) -> Callable[[], Tensor | float]:
     """Return a probe for `Explorer`. Calling it is collective.
 
     Args:
