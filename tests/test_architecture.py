@@ -132,11 +132,16 @@ def undescribed(function: Callable[..., Any], docs: list[str], in_text: bool) ->
 
 
 @pytest.mark.parametrize(
-    "package", ["hdet", "hdet.federated", "hdet.bilevel", "hdet.integrations.flower"]
+    "package",
+    [
+        *("hdet", "hdet.federated", "hdet.bilevel"),
+        *("hdet.integrations.flower", "hdet.integrations.transformers"),
+    ],
 )
 def test_public_docstrings_describe_every_argument(package):
-    if "flower" in package:
-        pytest.importorskip("flwr")
+    framework = {"flower": "flwr", "transformers": "transformers"}.get(package.split(".")[-1])
+    if framework is not None:
+        pytest.importorskip(framework)
     missing, seen = {}, 0
     for name, thing in public_names(package):
         seen += 1
@@ -150,7 +155,7 @@ def test_public_docstrings_describe_every_argument(package):
                 bases = [c for c in thing.__mro__ if hasattr(c, method)]
                 docs = [inspect.getdoc(getattr(base, method)) or "" for base in bases]
                 missing[f"{name}.{method}"] = undescribed(function, docs, True)
-    assert seen > 5
+    assert seen > (0 if "transformers" in package else 5)
     assert {name: found for name, found in missing.items() if found} == {}
 
 

@@ -64,3 +64,14 @@ def test_the_explorer_example_trains_from_both_ends():
     said = run(*launch, "--nproc-per-node", "2", "examples/explorer.py", "--steps", "60")
     assert said.count("held-out loss") == 2
     assert "(climb)" in said
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_the_huggingface_example_finds_a_rate():
+    pytest.importorskip("transformers")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    said = run(*launch, "--nproc-per-node", "2", "examples/huggingface.py", "--steps", "200")
+    rate, loss = re.findall(r"rate (\S+), held-out loss (\S+)", said)[0]
+    assert float(rate) > 3e-4  # it was given 1e-4
+    assert float(loss) < 4.1  # that of a model that knows nothing is log(64) = 4.16

@@ -11,7 +11,15 @@ from ...errors import where
 
 # By the beginning of the name of the module that runs the loop: what to add.
 _LIGHTNING = "`Trainer(callbacks=[hdet.integrations.lightning.HDETCallback()])`"
-_NEEDED = {"lightning.pytorch.loops.": _LIGHTNING, "pytorch_lightning.loops.": _LIGHTNING}
+_TRANSFORMERS = (
+    "`trainer.add_callback(hdet.integrations.transformers.HDETCallback(trainer, "
+    "probe_dataset))`, which makes the Explorer itself"
+)
+_NEEDED = {
+    "lightning.pytorch.loops.": _LIGHTNING,
+    "pytorch_lightning.loops.": _LIGHTNING,
+    "transformers.trainer": _TRANSFORMERS,
+}
 
 
 def warn_of_missing_callback(name: str) -> None:
@@ -26,7 +34,7 @@ def warn_of_missing_callback(name: str) -> None:
         needed = next((n for start, n in _NEEDED.items() if module.startswith(start)), None)
         if needed is not None:
             warnings.warn(
-                f"{where()}`{name}` is stepped by {module.split('.loops')[0]} without its "
+                f"{where()}`{name}` is stepped by {module} without hdet's "
                 f"callback, so validation and checkpoints get the weights of one replica, and "
                 f"no loss comes here: add {needed}.",
                 stacklevel=2,
