@@ -4,6 +4,7 @@ Importing Lightning takes seconds, so the ranks import it once, do every run in 
 return what each has seen; a run that fails returns its error.
 """
 
+import csv
 import logging
 import os
 import traceback
@@ -269,7 +270,10 @@ def monitored(folder: Path) -> dict[str, Any]:
     logger = CSVLogger(folder / "csv")
     callbacks = (HDETCallback(), monitor, Watch())
     trainer(*callbacks, logger=logger, log_every_n_steps=1).fit(module, train_loader())
-    return result(module, bases=bases, rates=own, logged=monitor.lrs["lr-AdamW"])
+    logger.save()
+    file = Path(logger.log_dir) / "metrics.csv"
+    rows = list(csv.DictReader(file.open())) if dist.get_rank() == 0 else []
+    return result(module, bases=bases, rates=own, logged=monitor.lrs["lr-AdamW"], rows=rows)
 
 
 class Manual(Module):

@@ -128,6 +128,14 @@ def test_a_learning_rate_monitor_logs_the_base_rate(of):
         assert len(run["logged"]) == 2 * EPOCH
 
 
+def test_the_trainers_loggers_get_every_syncs_numbers(of):
+    first, _ = of("monitored")
+    rows = {int(r["step"]): r for r in first["rows"] if r.get("hdet/lr/replica/1")}
+    assert sorted(rows) == [*range(SYNC, 2 * EPOCH + 1, SYNC)]
+    for step, row in rows.items():
+        assert float(row["hdet/lr/base"]) == pytest.approx(first["bases"][step])
+
+
 # --- checkpoints
 
 

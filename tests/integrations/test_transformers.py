@@ -40,6 +40,7 @@ class Watch(TrainerCallback):
         self.equal: list[bool] = []
         self.before: list[float] = []
         self.phases: list[str] = []
+        self.logged: list[tuple[int, float]] = []
         self.explorer: Any = None
 
     def on_step_begin(self, args, state, control, model=None, **_):
@@ -51,6 +52,10 @@ class Watch(TrainerCallback):
     def on_evaluate(self, *_: Any, **objects: Any):
         self.spreads.append(spread(objects["model"]))
         self.phases.append(objects["lr_scheduler"].metrics()["phase"])
+
+    def on_log(self, args, state, control, logs=None, **_):
+        if logs and "hdet/lr/0/base" in logs:
+            self.logged.append((state.global_step, logs["hdet/lr/0/base"]))
 
     def on_save(self, args, state, control, model=None, **_):
         dist.barrier()
@@ -117,6 +122,18 @@ def test_a_killed_run_goes_on_to_the_last_bit(run):
         assert torch.equal(rank["resumed"]["weights"], rank["whole"]["weights"])
         assert rank["resumed"]["rates"] == rank["whole"]["rates"]
         assert rank["resumed"]["losses"] == rank["whole"]["losses"]
+
+
+def test_what_the_trainer_reports_to_gets_every_syncs_numbers(run):
+    first, second = (rank["whole"] for rank in run[1])
+    assert second["watch"]["logged"] == []
+    steps = [step for step, _ in first["watch"]["logged"]]
+    assert steps[:20] == [*range(1, 21)]  # each step of the search
+    assert steps[-1] - steps[-2] == 4
+    # What is told after a step is the rate of the next.
+    for step, rate in first["watch"]["logged"]:
+        if step < STEPS:
+            assert rate == first["rates"][step]
 
 
 def test_logs_tell_the_base_rate(run):

@@ -7,6 +7,7 @@ it. The callback does the rest:
     validation     sees the replicas' mean, by `converged(restore=True)`
     checkpoints    are written inside `converged()`: one file serves all ranks
     learning rate  LearningRateMonitor sees the base rate, not rank 0's own
+    logs           each sync's numbers go to the Trainer's loggers, `hdet/lr/replica/3` ...
     end of fit     the replicas are one, at the base values
 
 Where ranks may not meet any more, after an exception or in SLURM's signal handler, nothing here
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import where
 from ..replica import Explorer, OneCycleAutoLR
+from .trackers import Tracker
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -115,6 +117,8 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
                 _refuse_to_part_inside(scheduler)
             scheduler._hosted = True
             self._schedulers.append(scheduler)
+            if isinstance(scheduler, Explorer):
+                scheduler._listeners.append(_Loggers(trainer))
         if not self._schedulers:
             raise ValueError(
                 f"{where()}`HDETCallback` finds no hdet scheduler in this run: {_REMEDY}, or "
@@ -250,6 +254,21 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
                     scheduler._apply()
 
         return look
+
+
+class _Loggers(Tracker):
+    """Logs to a Trainer's own loggers, which take numbers alone."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self._trainer = trainer
+
+    def numbers(self, found: dict[str, float], step: int) -> None:
+        for logger in self._trainer.loggers:
+            logger.log_metrics(found, step=step)
+
+    def words(self, event: str, step: int) -> None:
+        pass
 
 
 def _refuse_other_intervals(config: Any) -> None:

@@ -33,6 +33,7 @@ from transformers import (
 from ...errors import where
 from ...replica import Explorer
 from .checks import check_arguments, check_scheduler
+from .loggers import TrainerLoggers
 from .losses import StepLoss
 from .probe import make_probe
 
@@ -122,6 +123,7 @@ class HDETCallback(TrainerCallback):
             **{"sync_every": max(1, num_training_steps // 100), **self._settings},
         )
         self.explorer._hosted = True
+        self.explorer._listeners.append(TrainerLoggers(trainer))
         return self.explorer
 
     def _prepare_model(

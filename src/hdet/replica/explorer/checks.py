@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -34,6 +35,8 @@ def check_arguments(
     seed: object,
     mode: str,
     freeze_after: object,
+    on_sync: object,
+    log: object,
 ) -> None:
     """Raise for an argument of `Explorer` that breaks its rule.
 
@@ -63,6 +66,11 @@ def check_arguments(
     if freeze_after is not None:
         remedy = "count optimizer steps, or leave it out to freeze never"
         require_whole(_CALL, "freeze_after", freeze_after, remedy, low=1)
+    good = on_sync is None or callable(on_sync)
+    rule = "must be a callable that takes the Explorer"
+    require(good, _CALL, "on_sync", on_sync, rule, "give a function, or leave it out")
+    good = log is None or (isinstance(log, str | Path) and not Path(log).is_dir())
+    require(good, _CALL, "log", log, "must be the path of a file", 'try log="runs/x.jsonl"')
 
 
 def _check_scheduler(scheduler: LRScheduler | ReduceLROnPlateau, optimizer: Optimizer) -> None:

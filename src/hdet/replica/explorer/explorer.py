@@ -24,7 +24,8 @@ move is ours, and measured in the documentation.
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -133,6 +134,11 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             first sync from then on all values move for the last time, and stay. All replicas
             train with the base values then, as one, and there are no syncs any more. A search
             for the rate is not cut short. Default None: never.
+        on_sync: called with this Explorer, on every rank, after each sync and each step of
+            the search, for trackers and for what a script wants to do then. It must not be
+            collective. `hdet.integrations.trackers` has some.
+        log: a file to which the first process appends a line of JSON at the same steps: the
+            record of the run. Its folder is made.
         config: the constants of the search; default `SearchConfig()`.
 
     Raises:
@@ -160,6 +166,8 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         shared_gradients: bool = True,
         mode: Mode = "tune",
         freeze_after: int | None = None,
+        on_sync: Callable[["Explorer"], object] | None = None,
+        log: str | Path | None = None,
         config: SearchConfig | None = None,
     ) -> None:
         given, optimizer = optimizer, unwrapped(optimizer, NAME)
@@ -175,6 +183,8 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             seed,
             mode,
             freeze_after,
+            on_sync,
+            log,
         )
         dimensions = collect([lr()] if explore is None else explore, optimizer)
         parameters = []
@@ -219,6 +229,8 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             self._begin_search()
         self._values = ReplicaValues(optimizer, self._exploration, self._schedule.groups)
         self._nonfinite_syncs = 0  # in a row
+        self._listeners = [] if on_sync is None else [on_sync]
+        self._log = None if log is None else self._new_log(log)
         self._last: dict[str, Any] = {}
         self._evidence = ""
         self._last_line = ""  # what the last sync decided, in words
@@ -293,6 +305,8 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         moved = self._synced or search is not None
         if moved or not scaled or values.replica != self._ensemble.rank:
             self._apply()
+        if moved:
+            self._tell()
 
     # --- internals
 

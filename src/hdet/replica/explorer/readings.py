@@ -5,6 +5,7 @@ Everything here is local. `_report` keeps what a sync has found, and the others 
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from ..ensemble.gathered import Gathered
 from .checks import confounded_message, new_level_message
 from .decision import Decision
 from .decision_line import decision_line, in_short
+from .flat_metrics import flat_metrics
+from .run_log import RunLog
 from .state import NAME, ExplorerState
 
 _log = logging.getLogger("hdet")
@@ -21,18 +24,22 @@ _log = logging.getLogger("hdet")
 class ExplorerReadings(ExplorerState):
     """A base of `Explorer`; see there for all attributes that it sets."""
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self, flat: bool = False) -> dict[str, Any]:
         """Return what is explored and what the last sync found. Local, on any rank.
+
+        Args:
+            flat: whether to return finite floats alone, with names like `hdet/lr/base` and
+                `hdet/lr/replica/3`, as trackers take them.
 
         Returns:
             `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
             effect now; `values` and `replica_values` by the dimension's name, a learning
             rate's being the factor on its schedule; `phase` ("climb", "settle", "trial",
             "track", "frozen" or "observe"); how many `rollbacks`, `exclusions`, `new_levels`;
-            and after the first sync `losses`, `probes`, `divergence` per replica, `slope`, `t`
-            and `confidence` by name, `confounded`, `excluded`, `masked`, `masked_total`,
-            `sync_ms`, `probe_ms`; when observing `would_be`, the values by name that the sync
-            would have set.
+            the last `decision` in words; and after the first sync `losses`, `probes`,
+            `divergence` per replica, `slope`, `t` and `confidence` by name, `confounded`,
+            `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`; when observing
+            `would_be`, the values by name that the sync would have set.
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]
@@ -44,7 +51,7 @@ class ExplorerReadings(ExplorerState):
             rates = [[rate] * size for rate in base_rates]
             bases = [1.0 if d.is_rate else d.read() for d in exploration.dimensions]
             rows = [[value] * size for value in bases]
-        return {
+        found = {
             "step": self._step,
             "base_lr": base_rates,
             "replica_lr": rates,
@@ -54,9 +61,11 @@ class ExplorerReadings(ExplorerState):
             "rollbacks": exploration.guard.rollbacks,
             "exclusions": exploration.guard.exclusions,
             "new_levels": exploration.guard.recovery.new_levels,
+            "decision": self._last_line,
             **self._ensemble.history.metrics(),
             **self._last,
         }
+        return flat_metrics(found) if flat else found
 
     def get_last_lr(self) -> list[float | Tensor]:
         """Return this replica's learning rates, one for each parameter group. Local."""
@@ -130,6 +139,22 @@ class ExplorerReadings(ExplorerState):
             "confounded": slopes.confounded,
             "probe_ms": milliseconds,
         }
+
+    def _tell(self) -> None:
+        """Let the record and all listeners know where it stands. Local."""
+        if self._log is not None:
+            self._log.add(self.metrics())
+        for listener in self._listeners:
+            listener(self)
+
+    def _new_log(self, path: str | Path) -> RunLog:
+        header = {
+            "replicas": self._ensemble.size,
+            "explored": [d.name for d in self._exploration.dimensions],
+            "written": self._schedule.written_rates,
+            "sync_every": self._interval,
+        }
+        return RunLog(path, header, writes=not any(self._ensemble.replicas.coordinate))
 
     def _say(self, level: int, words: str) -> None:
         """Log a line on the first rank, and keep it for `repr`."""

@@ -8,7 +8,7 @@ import math
 import warnings
 import weakref
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -29,6 +29,7 @@ from .outer_scheduler import OuterScheduler
 from .probe import Mode as ProbeMode
 from .probe import Probe
 from .replica_values import ReplicaValues
+from .run_log import RunLog
 from .snapshots import Snapshots
 from .wrapped_schedule import WrappedSchedule
 
@@ -74,6 +75,8 @@ class ExplorerState(Converging, OuterScheduler):
     _trial: Apart
     _schedule: WrappedSchedule
     _values: ReplicaValues
+    _listeners: list[Callable[[Any], object]]
+    _log: RunLog | None
     _last: dict[str, Any]
     _last_line: str
     _evidence: str  # of first order, for the log

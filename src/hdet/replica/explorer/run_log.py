@@ -1,0 +1,87 @@
+"""The record of a run, for `Explorer(log=...)`: one line of JSON for each sync.
+
+The first process appends whole lines, so a run that is killed leaves at most its last one
+incomplete, and one that is resumed goes on in the same file. Its first line is a header; after
+a resume there is another, and steps may stand there twice: the later ones count. A file that
+can no longer be written to is warned of once, and training goes on.
+"""
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...errors import where
+
+_DIGITS = 5
+_SEARCHED = ("step", "phase", "base_lr", "replica_lr")  # all that changes within the search
+_NAME = "Explorer"
+
+
+class RunLog:
+    """Appends what an Explorer has decided to a file.
+
+    Args:
+        path: of the file; its folder is made.
+        header: what is the same in all lines.
+        writes: whether this process is the one that writes.
+    """
+
+    def __init__(self, path: str | Path, header: Mapping[str, Any], writes: bool) -> None:
+        self._path, self._header, self._writes = Path(path), header, writes
+        self._begun = self._failed = False
+        self._decision = ""
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Append a line for what `Explorer.metrics()` returned. Local.
+
+        Args:
+            metrics: as they are after a sync or a step of the search.
+        """
+        if not self._writes or self._failed:
+            return
+        searching = metrics["phase"] in ("climb", "settle", "trial")
+        record = {k: x for k, x in metrics.items() if not searching or k in _SEARCHED}
+        if metrics["decision"] != self._decision:
+            self._decision = record["decision"] = metrics["decision"]
+        else:
+            record.pop("decision", None)
+        lines = [{"time_ms": time.time_ns() // 1_000_000, **record}]
+        if not self._begun:
+            lines.insert(0, {"hdet": version("hdet"), **self._header})
+        try:
+            self._append("".join(json.dumps(_rounded(line)) + "\n" for line in lines))
+        except OSError as error:
+            self._failed = True
+            warnings.warn(
+                f"{where()}`{_NAME}(log={str(self._path)!r})` can no longer be written to: "
+                f"{error}. Training goes on without it.",
+                stacklevel=4,
+            )
+
+    def _append(self, text: str) -> None:
+        if not self._begun:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab+") as file:
+            if not self._begun and file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                # A line that was cut off stays one of its own.
+                text = text if file.read() == b"\n" else "\n" + text
+            file.write(text.encode())
+        self._begun = True
+
+
+def _rounded(value: Any) -> Any:
+    """Return the same with few digits, and null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _rounded(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(x) for x in value]
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value

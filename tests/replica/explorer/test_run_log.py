@@ -1,0 +1,85 @@
+import json
+import math
+
+import pytest
+
+from hdet.replica.explorer.run_log import RunLog
+
+HEADER = {"replicas": 2, "written": [0.1]}
+TRACK = {
+    "step": 40,
+    "phase": "track",
+    "base_lr": [0.0123456789],
+    "replica_lr": [[0.01, 0.015]],
+    "losses": [1.0, math.nan],
+    "decision": "step 40: lr factor 0.5 -> 0.4",
+}
+CLIMB = {**TRACK, "step": 3, "phase": "climb", "decision": ""}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_header_and_then_a_line_for_each_sync(tmp_path):
+    path = tmp_path / "runs" / "x.jsonl"
+    log = RunLog(path, HEADER, writes=True)
+    log.add(CLIMB)
+    log.add(TRACK)
+    header, climb, track = lines(path)
+    assert header["replicas"] == 2
+    assert header["hdet"].count(".") == 2
+    assert {*climb} == {"time_ms", "step", "phase", "base_lr", "replica_lr"}
+    assert track["base_lr"] == [0.012346]
+    assert track["losses"] == [1.0, None]
+    assert track["decision"] == TRACK["decision"]
+
+
+def test_a_decision_stands_there_once(tmp_path):
+    path = tmp_path / "x.jsonl"
+    log = RunLog(path, HEADER, writes=True)
+    for step in (40, 41):
+        log.add({**TRACK, "step": step})
+    assert ["decision" in line for line in lines(path)] == [False, True, False]
+
+
+def test_a_resumed_run_goes_on_after_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "x.jsonl"
+    RunLog(path, HEADER, writes=True).add(TRACK)
+    path.write_text(path.read_text()[:-20])
+    RunLog(path, HEADER, writes=True).add({**TRACK, "step": 50})
+    texts = path.read_text().splitlines()
+    assert len(texts) == 4
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(texts[1])
+    assert json.loads(texts[3])["step"] == 50
+
+
+def test_other_processes_write_nothing(tmp_path):
+    path = tmp_path / "x.jsonl"
+    RunLog(path, HEADER, writes=False).add(TRACK)
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_written_is_warned_of_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    log = RunLog(tmp_path / "file" / "x.jsonl", HEADER, writes=True)
+    with pytest.warns(UserWarning, match="Training goes on without it"):
+        log.add(TRACK)
+    log.add(TRACK)
+
+
+def test_a_sync_of_eight_replicas_takes_at_most_a_kilobyte(tmp_path):
+    path, row = tmp_path / "x.jsonl", [0.123456789 * (r + 1) for r in range(8)]
+    found = {
+        **{"step": 123_456, "phase": "track", "base_lr": [0.1], "replica_lr": [row]},
+        **{"values": {"lr": 0.123456789}, "replica_values": {"lr": row}},
+        **{"losses": row, "probes": row, "divergence": row, "masked_total": [0] * 8},
+        **{"slope": {"lr": 0.00123}, "t": {"lr": 2.3456}, "confidence": {"lr": 0.98765}},
+        **{"rollbacks": 0, "exclusions": 0, "new_levels": 0, "syncs": 1000, "masked": []},
+        **{"excluded": [], "confounded": False, "sync_ms": 12.345, "probe_ms": 3.21},
+        "decision": "step 123456: lr factor 0.7 -> 0.65, larger is worse (t = 2.3, loss slope "
+        "0.004 +- 0.0017); cosine of updates and gradients -0.01: smaller is better",
+    }
+    RunLog(path, HEADER, writes=True).add(found)
+    assert len(path.read_text().splitlines()[1]) <= 1000
