@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from ...errors import is_number, require, require_number, require_whole
@@ -92,7 +93,7 @@ def check_params(params: Any) -> None:
 
 def check_arguments_of_step(state: Any, arguments: Sequence[Any], size: int) -> None:
     """Raise for what a step is called with, if it cannot be right."""
-    if isinstance(state.step, jax.core.Tracer):
+    if isinstance(state.step, Tracer):
         raise TypeError(
             "a step of `Explorer.jit` decides on the host, between the compiled steps: call it "
             "from a plain Python loop, not under jit, scan or vmap."
