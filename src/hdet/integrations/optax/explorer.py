@@ -148,6 +148,7 @@ class Explorer(Saving):
             last, from a plain loop: between the compiled steps the host decides.
         """
 
+        @functools.wraps(step)
         def one(state: ExplorerState, *arguments: Any) -> tuple[ExplorerState, Any]:
             self._updates = 0
             try:

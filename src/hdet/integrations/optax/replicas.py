@@ -5,13 +5,14 @@ What one replica does is written for it alone, and mapped over the axis: by `vma
 batched products may differ in the last bit: its run is the plain one.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 AXIS = "replicas"  # for the collectives of `vmap`; a mesh has a name of its own
 
@@ -25,21 +26,23 @@ class Replicas:
     Attributes:
         size: N.
         axis: the axis's name inside a mapped function.
-        where: how what all replicas have is laid out on a mesh; None without one.
-        everywhere: likewise, of what is the same for all.
+        where: how an array with the replicas' axis is laid out.
+        everywhere: how an array without it is.
     """
 
     def __init__(self, replicas: int | Mesh) -> None:
+        here: Any = jnp.zeros(()).sharding  # a device has to be named, or steps compile twice
         if replicas == 1:
-            replicas = Mesh(np.asarray(jax.devices()[:1]), (AXIS,))
-        self._mesh = replicas if isinstance(replicas, Mesh) else None
-        self.where = self.everywhere = None
+            replicas = Mesh(np.asarray(list(here.device_set)), (AXIS,))
         if isinstance(replicas, Mesh):
-            self.axis, self.size = str(replicas.axis_names[0]), replicas.size
-            self.where = NamedSharding(replicas, PartitionSpec(self.axis))
-            self.everywhere = NamedSharding(replicas, PartitionSpec())
+            self._mesh, self.size = replicas, replicas.size
+            self.axis = str(replicas.axis_names[0])
+            self.where: Sharding = NamedSharding(replicas, PartitionSpec(self.axis))
+            self.everywhere: Sharding = NamedSharding(replicas, PartitionSpec())
         else:
-            self.axis, self.size = AXIS, replicas
+            self._mesh, self.axis, self.size = None, AXIS, replicas
+            self.where = self.everywhere = here
+        self._spread = self.stacked(lambda tree: jax.tree.map(self._repeat, tree))
 
     def map(self, function: Callable[..., Any], common: int = 0) -> Callable[..., Any]:
         """Return the compiled function of all replicas.
@@ -49,6 +52,7 @@ class Replicas:
             common: how many of the first arguments are the same for all, without an axis.
         """
 
+        @functools.wraps(function)
         def mapped(*arguments: Any) -> Any:
             shared, own = arguments[:common], arguments[common:]
             if self._mesh is None:
@@ -78,12 +82,16 @@ class Replicas:
 
     def spread(self, tree: Any) -> Any:
         """Return a tree of one replica with the leading axis, the same for all."""
-        return self.stacked(lambda t: jax.tree.map(self._repeat, t))(tree)
+        return self._spread(tree)
 
     def numbers(self, values: Sequence[float] | Sequence[bool]) -> jax.Array:
         """Return one number of each replica as an array."""
         dtype = bool if isinstance(values[0], bool) else jnp.result_type(float)
         return jax.device_put(np.asarray(values, dtype), self.where)
+
+    def zeros(self, array: jax.Array) -> jax.Array:
+        """Return zeros in place of an array of all replicas."""
+        return jax.device_put(np.zeros(array.shape, array.dtype), self.where)
 
     def _repeat(self, leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)

@@ -126,7 +126,7 @@ class Searching:
         self._held.peak = None
         rate = self._exploration.base_values()[0] * self._peak
         self._say(logging.INFO, f"the search is over: learning rate {rate:.3g}")
-        return self._unwatched(state) if self._config.hold_gain == 0 else forgotten(state)
+        return self._unwatched(state) if self._config.hold_gain == 0 else self._forgotten(state)
 
     def _forget_climb(self) -> None:
         self._snapshots, self._calls, self._stride = [], 0, 1
@@ -143,13 +143,19 @@ class Searching:
         )
         return state._replace(controls=controls)
 
+    def _forgotten(self, state: ExplorerState) -> ExplorerState:
+        """Return the state without sums; the next step, which follows no update, gives none."""
+        zeros, seen = self.replicas.zeros, state.seen
+        known, newest, total = map(zeros, (seen.known, seen.newest, seen.total))
+        return with_seen(state, known=known, newest=newest, total=total)
+
     def _unwatched(self, state: ExplorerState) -> ExplorerState:
         """Compare updates with gradients no longer, and free the memory."""
-        return with_seen(forgotten(state), previous=None)
+        return with_seen(self._forgotten(state), previous=None)
 
     def _new_interval(self, state: ExplorerState) -> ExplorerState:
         self._losses = 0
-        return with_seen(state, loss=zeros(state.seen.loss))
+        return with_seen(state, loss=self.replicas.zeros(state.seen.loss))
 
     def _mean_losses(self, state: ExplorerState) -> list[float]:
         return [total / self._losses for total in state.seen.loss.tolist()]
@@ -174,15 +180,3 @@ def with_seen(state: ExplorerState, **changes: Any) -> ExplorerState:
     """Return the state with other entries of `seen`."""
     seen: Seen = state.seen
     return state._replace(seen=seen._replace(**changes))
-
-
-def forgotten(state: ExplorerState) -> ExplorerState:
-    """Return the state without sums; the next step gives none, since it follows no update."""
-    seen = state.seen
-    known, newest, total = map(zeros, (seen.known, seen.newest, seen.total))
-    return with_seen(state, known=known, newest=newest, total=total)
-
-
-def zeros(array: jax.Array) -> jax.Array:
-    """Return zeros where the array is: elsewhere they would make a step compile again."""
-    return jax.device_put(jnp.zeros_like(array), array.sharding)

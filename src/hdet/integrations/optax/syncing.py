@@ -15,7 +15,7 @@ from ...replica.ensemble.gathered import Gathered
 from ...replica.explorer.decision import Decision
 from ...replica.explorer.decision_line import decision_line
 from .averaged_weights import AveragedWeights
-from .searching import Searching, forgotten, mean_sums, with_seen, zeros
+from .searching import Searching, mean_sums, with_seen
 from .state import ExplorerState, trained, with_trained
 
 
@@ -47,7 +47,7 @@ class Syncing(Searching):
             state = self._go_back(state)
         self._average.update(*self._first((state.params, state.extra)))
         if exploration.differ or decision.rollback:
-            state = forgotten(state)
+            state = self._forgotten(state)
         self._report(gathered, decision, before, evidence)
         return self._controlled(self._new_interval(state))
 
@@ -92,7 +92,7 @@ class Syncing(Searching):
             self._exploration.hold(cosine, steps, shares)
             better = "larger" if cosine > 0 else "smaller"
             evidence = f"; cosine of updates and gradients {cosine:+.2g}: {better} is better"
-        state = with_seen(state, total=zeros(state.seen.total))
+        state = with_seen(state, total=self.replicas.zeros(state.seen.total))
         if shares[0] < self._config.hold_share:
             state = self._unwatched(state)
         return state, evidence
