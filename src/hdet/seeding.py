@@ -4,7 +4,7 @@ A library must not reseed its caller, and ranks must agree on what they draw wit
 talking. So every draw takes a fresh generator whose seed is a hash of what is drawn for:
 (seed, sync index, name). Nothing advances, so there is no generator state to save.
 
-torch loads with the first generator: a `digest` alone, which other frameworks draw by, needs none.
+torch loads with the first generator; a `digest`, all that other frameworks draw by, needs none.
 """
 
 import hashlib

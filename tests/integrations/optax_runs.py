@@ -70,17 +70,18 @@ HELD_OUT = [as_arrays(batch(100_000 + k, 0, size=16)) for k in range(60)]
 class Run:
     """A run of Explorer for JAX; `bad` is a step whose gradients are far too large."""
 
-    def __init__(self, name="adamw", schedule="cosine", probed=True, bad=None, **more):
+    def __init__(
+        self, name="adamw", schedule="cosine", probed=True, bad=None, place=None, **more
+    ):
         probe = {"probe": lambda s, b: loss_fn(s.params, b), "probe_batches": HELD_OUT}
         settings = {"replicas": N, "total_steps": STEPS, "sync_every": T, "seed": 3}
         settings |= (probe if probed else {}) | more
         self.explorer = Explorer(OPTIMIZERS[name][0], SCHEDULES[schedule], **settings)
         self.state = self.explorer.init(start())
-        self.traced, self.bad = 0, bad
+        self.bad, self.place = bad, place  # of the batches
         self.rates, self.phases, self.losses = [], [], []
 
         def step(state, data, scale):
-            self.traced += 1
             loss, grads = jax.value_and_grad(lambda p: scale * loss_fn(p, data))(state.params)
             return self.explorer.update(state, grads, loss), loss
 
@@ -93,7 +94,8 @@ class Run:
             self.phases.append(told["phase"])
             size = self.explorer.replicas.size
             scale = np.full(size, 1e4 if t == self.bad else 1.0)
-            self.state, losses = self.step(self.state, batches(t, size), scale)
+            data = jax.device_put(batches(t, size), self.place)
+            self.state, losses = self.step(self.state, data, scale)
             self.losses.append(losses.tolist())
         return self
 

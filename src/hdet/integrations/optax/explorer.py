@@ -63,7 +63,8 @@ class Explorer(Saving):
         config: the constants of the search; default `SearchConfig()`.
 
     Attributes:
-        replicas: who they are, and the axis that collectives in a step name.
+        replicas: who they are.
+        axis: the name of their axis, for collectives of your own in a step.
 
     Raises:
         ValueError: naming argument, rule, value and remedy.
@@ -90,6 +91,7 @@ class Explorer(Saving):
         checks.check_probe(probe, probe_batches, search)
         checks.check_bounds(bounds)
         self.replicas = Replicas(replicas)
+        self.axis = self.replicas.axis
         self._config, self._seed, self._bounds = config or DEFAULT, seed, bounds
         self._interval = sync_every
         self._rates = Rates(learning_rate, total_steps)
@@ -202,7 +204,7 @@ class Explorer(Saving):
             )
         if self._alone:
             return plain_step(state, grads, self._optimizer)
-        axis, rates = self.replicas.axis, self._rates
+        rates, axis = self._rates, self.axis
         return take_step(state, grads, loss, self._optimizer, rates.at, self._peak, axis)
 
     def split(self, batch: Any) -> Any:

@@ -35,10 +35,11 @@ class Replicas:
         if replicas == 1:
             replicas = Mesh(np.asarray(list(here.device_set)), (AXIS,))
         if isinstance(replicas, Mesh):
-            self._mesh, self.size = replicas, replicas.size
-            self.axis = str(replicas.axis_names[0])
-            self.where: Sharding = NamedSharding(replicas, PartitionSpec(self.axis))
-            self.everywhere: Sharding = NamedSharding(replicas, PartitionSpec())
+            # `jax.make_mesh` gives axes explicit types, which would have to go on all arrays.
+            mesh = Mesh(replicas.devices, replicas.axis_names)
+            self._mesh, self.size, self.axis = mesh, mesh.size, str(mesh.axis_names[0])
+            self.where: Sharding = NamedSharding(mesh, PartitionSpec(self.axis))
+            self.everywhere: Sharding = NamedSharding(mesh, PartitionSpec())
         else:
             self._mesh, self.axis, self.size = None, AXIS, replicas
             self.where = self.everywhere = here

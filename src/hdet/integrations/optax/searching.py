@@ -18,7 +18,7 @@ from ...replica.explorer.rate_search import RateSearch
 from .optimizer import restarted
 from .probe import CommonProbe
 from .replicas import Replicas
-from .state import ExplorerState, Seen, trained, with_trained
+from .state import Controls, ExplorerState, Seen, trained, with_trained
 
 _log = logging.getLogger("hdet")
 
@@ -134,7 +134,7 @@ class Searching:
     def _controlled(self, state: ExplorerState) -> ExplorerState:
         """Give each replica its rate, and say whether it trains alone."""
         search, count = self._exploration.search, self.replicas.size
-        controls = state.controls._replace(
+        controls = Controls(
             factor=self.replicas.numbers(self._exploration.values()[0]),
             searching=self.replicas.numbers([search is not None] * count),
             apart=self.replicas.numbers(
