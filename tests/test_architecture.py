@@ -27,7 +27,9 @@ ALLOWED = {
     "__main__": {"cli"},
     "demo": CORE | {"", "demo", "integrations", "report", *SHARED},
     "report": CORE | {"", "report", *SHARED},
-    "integrations": CORE | {"", "errors", "integrations", "state"},
+    # Below `replica` only the parts that import no torch: see tests/replica/test_pure_parts.py.
+    "integrations": CORE
+    | {"", "errors", "integrations", "replica.ensemble", "replica.explorer", "state"},
     "": CORE,
     "errors": set(),
     "seeding": set(),
@@ -132,11 +134,15 @@ def undescribed(function: Callable[..., Any], docs: list[str], in_text: bool) ->
 
 
 @pytest.mark.parametrize(
-    "package", ["hdet", "hdet.federated", "hdet.bilevel", "hdet.integrations.flower"]
+    "package",
+    [
+        *("hdet", "hdet.federated", "hdet.bilevel"),
+        *("hdet.integrations.flower", "hdet.integrations.optax"),
+    ],
 )
 def test_public_docstrings_describe_every_argument(package):
-    if "flower" in package:
-        pytest.importorskip("flwr")
+    if "integrations" in package:
+        pytest.importorskip("flwr" if "flower" in package else "optax")
     missing, seen = {}, 0
     for name, thing in public_names(package):
         seen += 1
@@ -150,7 +156,7 @@ def test_public_docstrings_describe_every_argument(package):
                 bases = [c for c in thing.__mro__ if hasattr(c, method)]
                 docs = [inspect.getdoc(getattr(base, method)) or "" for base in bases]
                 missing[f"{name}.{method}"] = undescribed(function, docs, True)
-    assert seen > 5
+    assert seen > 2
     assert {name: found for name, found in missing.items() if found} == {}
 
 

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import tempfile
+from typing import Any
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -20,6 +22,11 @@ from hdet.replica.explorer import reference
 from tests.helpers import batch, loss_at, small_model
 
 jax.config.update("jax_enable_x64", True)
+# Most runs here are of the same programs.
+_CACHE = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 STEPS, T, N, PEAK = 140, 6, 4, 0.05
 OPTIMIZERS = {
     "adamw": (
@@ -35,7 +42,7 @@ OPTIMIZERS = {
         lambda m: torch.optim.Adam(m.parameters(), lr=PEAK, weight_decay=0.1),
     ),
 }
-SCHEDULES = {
+SCHEDULES: dict[str, Any] = {
     "cosine": optax.cosine_decay_schedule(PEAK, STEPS),
     "warm-up": optax.warmup_cosine_decay_schedule(0.0, PEAK, 80, STEPS),
     "none": PEAK,
@@ -59,7 +66,9 @@ def as_arrays(data):
 
 
 def batches(t, replicas=N):
-    """Return the batches of all replicas at a step."""
+    """Return the batches of all replicas at a step; of one without an axis."""
+    if replicas == 1:
+        return as_arrays(batch(t, 0))
     rows = [as_arrays(batch(t, r)) for r in range(replicas)]
     return tuple(np.stack(column) for column in zip(*rows, strict=True))
 
@@ -74,7 +83,12 @@ class Run:
         self, name="adamw", schedule="cosine", probed=True, bad=None, place=None, **more
     ):
         probe = {"probe": lambda s, b: loss_fn(s.params, b), "probe_batches": HELD_OUT}
-        settings = {"replicas": N, "total_steps": STEPS, "sync_every": T, "seed": 3}
+        settings: dict[str, Any] = {
+            "replicas": N,
+            "total_steps": STEPS,
+            "sync_every": T,
+            "seed": 3,
+        }
         settings |= (probe if probed else {}) | more
         self.explorer = Explorer(OPTIMIZERS[name][0], SCHEDULES[schedule], **settings)
         self.state = self.explorer.init(start())
@@ -93,7 +107,7 @@ class Run:
             self.rates.append(told["replica_lr"])
             self.phases.append(told["phase"])
             size = self.explorer.replicas.size
-            scale = np.full(size, 1e4 if t == self.bad else 1.0)
+            scale = np.full([size] if size > 1 else [], 1e4 if t == self.bad else 1.0)
             data = jax.device_put(batches(t, size), self.place)
             self.state, losses = self.step(self.state, data, scale)
             self.losses.append(losses.tolist())
@@ -117,13 +131,13 @@ def probe_at(model, call):
 
 def torch_run(name="adamw", schedule="cosine", probed=True, bad=None, search=None):
     """Return the trace of the slow reference."""
-    given = SCHEDULES[schedule]
+    given: Any = SCHEDULES[schedule]
 
     def loss(model, t, r):
         return (1e4 if t == bad else 1.0) * loss_at(model, t, r)
 
     def factor(t):
-        return float(given(t)) / PEAK if callable(given) else 1.0
+        return float(given(t) if callable(given) else given) / PEAK
 
     return reference.train(
         small_model(),

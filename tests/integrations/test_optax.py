@@ -1,8 +1,11 @@
 """Explorer on JAX is Explorer on torch, to the last digits; and what only JAX has."""
 
 import logging
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ from tests.integrations.optax_runs import (  # noqa: E402
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*looks for the learning rate for about")
+ROOT = Path(__file__).parents[2]
 CASES = [
     ("adamw", "cosine", {}),
     ("sgd", "warm-up", {}),
@@ -96,9 +100,9 @@ def test_one_replica_is_the_plain_optimizer_bit_for_bit():
 
     @jax.jit
     def plain(params, opt_state, data):
-        grads = jax.grad(loss)(params, data)
+        value, grads = jax.value_and_grad(loss)(params, data)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+        return optax.apply_updates(params, updates), opt_state, value
 
     probe = {"probe": lambda s, b: loss(s.params, b), "probe_batches": [x]}
     explorer = Explorer(make, schedule, replicas=1, total_steps=40, sync_every=5, **probe)
@@ -112,13 +116,13 @@ def test_one_replica_is_the_plain_optimizer_bit_for_bit():
     for t in range(40):
         data = jnp.roll(x, t, 0)[:48]
         state, _ = step(state, explorer.split(data))
-        own, opt_state = plain(own, opt_state, data)
+        own, opt_state, _ = plain(own, opt_state, data)
     for a, b in zip(
         jax.tree.leaves((state.params, state.opt_state)),
         jax.tree.leaves((own, opt_state)),
         strict=True,
     ):
-        assert np.array_equal(a[0], b)
+        assert np.array_equal(a, b)
     assert explorer.metrics()["phase"] == "track"
     assert explorer.found() == pytest.approx(0.01)
 
@@ -414,6 +418,40 @@ def test_a_probe_that_gives_no_number_is_refused():
 def test_a_run_that_is_too_short_for_its_search_is_warned_of():
     with pytest.warns(UserWarning, match="looks for the learning rate"):
         Explorer(optax.adam, 0.1, replicas=2, total_steps=100, search=True)
+
+
+def test_the_pages_loop_trains():
+    page = (ROOT / "docs" / "jax.md").read_text()
+    (diff,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
+    assert sum(line[0] == "+" for line in diff.splitlines() if line) <= 12
+    code = "\n".join(line[1:] for line in diff.splitlines() if line[:1] in ("+", " "))
+    steps = 100
+    given = {
+        "schedule": SCHEDULES["cosine"],
+        "steps": steps,
+        "params": start(),
+        "loss_fn": loss_fn,
+        "held_out": HELD_OUT,
+        "batches": [[x.reshape(-1, x.shape[-1]) for x in batches(t)] for t in range(steps)],
+    }
+    space = {"jax": jax, "optax": optax, **given}
+    exec(compile(code, "docs/jax.md", "exec"), space)
+    assert space["losses"].mean() < 1.0
+    assert space["params"]["0.bias"].shape == (8,)
+
+
+def test_the_example_trains_on_a_mesh():
+    example = ROOT / "examples" / "jax_optax.py"
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run(
+        [sys.executable, str(example), "--steps", "90", "--mesh"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **devices},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out loss") == 2
+    assert "(climb)" in done.stdout
 
 
 def test_the_constants_are_those_of_torch():

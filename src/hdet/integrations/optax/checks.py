@@ -98,7 +98,7 @@ def check_arguments_of_step(state: Any, arguments: Sequence[Any], size: int) -> 
             "a step of `Explorer.jit` decides on the host, between the compiled steps: call it "
             "from a plain Python loop, not under jit, scan or vmap."
         )
-    for leaf in jax.tree.leaves(arguments):
+    for leaf in jax.tree.leaves(arguments) if size > 1 else ():
         shape = jnp.shape(leaf)
         if not shape or shape[0] != size:
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from ...replica.ensemble.permutation import permutation
 from ...replica.explorer.config import DEFAULT, SearchConfig
@@ -146,8 +147,8 @@ class Explorer(Saving):
 
         Returns:
             A function of the replicas' state and arguments, all with the replicas as leading
-            axis. It is to be called once per optimizer step, with the state that it returned
-            last, from a plain loop: between the compiled steps the host decides.
+            axis if there are several. Call it once per optimizer step, with the state that it
+            returned last, from a plain loop: between the compiled steps the host decides.
         """
 
         @functools.wraps(step)
@@ -180,7 +181,7 @@ class Explorer(Saving):
 
         return run
 
-    def update(self, state: ExplorerState, grads: Any, loss: jax.Array) -> ExplorerState:
+    def update(self, state: ExplorerState, grads: Any, loss: ArrayLike) -> ExplorerState:
         """Take an optimizer step; call it once inside the function under `jit`.
 
         Args:
@@ -211,12 +212,12 @@ class Explorer(Saving):
         """Return a batch with its first axis divided among the replicas.
 
         Args:
-            batch: a pytree of arrays [B, ...]; N must divide B.
+            batch: a pytree of arrays [B, ...]; N must divide B. For one replica it stays so.
 
         Raises:
             ValueError: if it does not.
         """
-        return jax.tree.map(self._split, batch)
+        return batch if self._alone else jax.tree.map(self._split, batch)
 
     def converged(self, state: ExplorerState) -> ExplorerState:
         """Return one state without the replicas' axis, for evaluating and for export.
@@ -227,6 +228,8 @@ class Explorer(Saving):
         Args:
             state: the newest.
         """
+        if self._alone:
+            return state
         told = trained(state) if self._parted is None else self._parted
         healthy = self._finite(told)
         keep = healthy | ~healthy.any()  # where no replica is finite, neither is the mean

@@ -1,8 +1,8 @@
 """The replicas as a leading axis of arrays: on one device, or one on each device of a mesh.
 
 What one replica does is written for it alone, and mapped over the axis: by `vmap`, or by
-`shard_map`. Collectives inside name the axis. One replica alone is not mapped by `vmap`, whose
-batched products may differ in the last bit: its run is the plain one.
+`shard_map`. Collectives inside name the axis. One replica alone has no such axis in its arrays:
+an axis of length 1 makes XLA add in another order, and its run is to be the plain one.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "replicas"  # for the collectives of `vmap`; a mesh has a name of its own
 
@@ -38,8 +38,10 @@ class Replicas:
             # `jax.make_mesh` gives axes explicit types, which would have to go on all arrays.
             mesh = Mesh(replicas.devices, replicas.axis_names)
             self._mesh, self.size, self.axis = mesh, mesh.size, str(mesh.axis_names[0])
-            self.where: Sharding = NamedSharding(mesh, PartitionSpec(self.axis))
-            self.everywhere: Sharding = NamedSharding(mesh, PartitionSpec())
+            self.everywhere = NamedSharding(mesh, PartitionSpec())
+            self.where = self.everywhere
+            if self.size > 1:
+                self.where = NamedSharding(mesh, PartitionSpec(self.axis))
         else:
             self._mesh, self.axis, self.size = None, AXIS, replicas
             self.where = self.everywhere = here
@@ -59,17 +61,21 @@ class Replicas:
             if self._mesh is None:
                 one = jax.vmap(lambda *a: function(*shared, *a), axis_name=self.axis)
                 return one(*own)
-            stacked, whole = PartitionSpec(self.axis), PartitionSpec()
-            specs = (whole,) * common + (stacked,) * len(own)
+
+            def block(*a: Any) -> Any:
+                if self.size == 1:
+                    return function(*a)
+                return _stack_one(function(*a[:common], *map(_unstack_one, a[common:])))
+
+            stacked, whole = self.where.spec, PartitionSpec()
             # Unchecked: a `scan` in the user's step would have to mark what varies.
-            mapped_block = jax.shard_map(
-                lambda *a: _stack_one(function(*a[:common], *map(_unstack_one, a[common:]))),
+            return jax.shard_map(
+                block,
                 mesh=self._mesh,
-                in_specs=specs,
+                in_specs=(whole,) * common + (stacked,) * len(own),
                 out_specs=stacked,
                 check_vma=False,
-            )
-            return mapped_block(*arguments)
+            )(*arguments)
 
         return jax.jit(mapped)
 
@@ -96,6 +102,8 @@ class Replicas:
 
     def _repeat(self, leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
+        if self.size == 1:
+            return leaf
         return jnp.broadcast_to(leaf[None], (self.size, *leaf.shape))
 
 

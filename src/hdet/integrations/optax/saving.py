@@ -91,8 +91,9 @@ class Saving(Syncing):
         one = self._like
         if not (self._alone or entries.boolean("watched")):
             one = one._replace(seen=one.seen._replace(previous=None))
+        leading = () if self._alone else (size,)
         stacked, whole = self.replicas.where, self.replicas.everywhere
-        state = read(entries, "state", shapes(one, (size,)), stacked)
+        state = read(entries, "state", shapes(one, leading), stacked)
         average = None
         if entries.raw("averaged") is not None:
             average = (
@@ -107,7 +108,7 @@ class Saving(Syncing):
         taken = entries.integer("snapshot_calls"), entries.integer("snapshot_stride", low=1)
         parted = None
         if entries.raw("parted") is not None:
-            parted = read(entries, "parted", shapes(trained(one), (size,)), stacked)
+            parted = read(entries, "parted", shapes(trained(one), leading), stacked)
         # Nothing can fail any more.
         self._exploration.assign(exploration)
         self._step, self._begun, self._losses, self._nonfinite = steps
@@ -121,7 +122,7 @@ class Saving(Syncing):
 
     def _refuse_other_state(self, state: ExplorerState) -> None:
         """Raise where a state is not the one that the last step returned. Waits for it."""
-        step = int(state.step[0])
+        step = int(state.step if self._alone else state.step[0])
         if step != self._step:
             raise RuntimeError(
                 f"`{NAME}` was given a state after {step} optimizer steps, and has decided on "

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from .optimizer import at_rate
 
@@ -54,7 +55,8 @@ class Seen(NamedTuple):
 class ExplorerState(NamedTuple):
     """Everything that a step changes.
 
-    Outside a step every array has the replicas as its leading axis, inside it has none.
+    Outside a step every array has the replicas, if there are several, as its leading axis;
+    inside it has none.
 
     Attributes:
         params: the weights.
@@ -106,7 +108,7 @@ def plain_step(
 def take_step(
     state: ExplorerState,
     grads: Any,
-    loss: jax.Array,
+    loss: ArrayLike,
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: Callable[[jax.Array], Any],
     peak: float,
