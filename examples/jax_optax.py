@@ -3,8 +3,8 @@
     python examples/jax_optax.py
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python examples/jax_optax.py --mesh
 
-Four replicas on one device, or one on each of four. hdet's are the lines marked so; torch is not
-needed. Each run prints its rate as it goes.
+Four replicas on one device, or one on each of four. What is hdet's are the lines marked so;
+torch is not needed. Each run prints its rate as it goes.
 """
 
 import argparse

@@ -55,7 +55,12 @@ def test_what_decides_loads_where_torch_is_not_installed():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         f"from importlib import import_module\nfor name in {names}: import_module(name)\n"
-        "import hdet; print(hdet.SearchConfig().max_trials)"
+        "import hdet; print(hdet.SearchConfig().max_trials)\n"
+        "try: hdet.Explorer\n"
+        "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("3\n", "")
+    assert done.stderr == ""
+    number, error = done.stdout.splitlines()
+    assert number == "3"
+    assert "`hdet.Explorer` needs PyTorch: pip install torch" in error

@@ -40,7 +40,16 @@ _WHERE = {
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    try:
+        value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ModuleNotFoundError(
+            f"`hdet.{name}` needs PyTorch: pip install torch. In JAX use "
+            f"hdet.integrations.optax, which does not.",
+            name="torch",
+        ) from error
     globals()[name] = value
     return value
 

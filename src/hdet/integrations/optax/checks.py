@@ -115,5 +115,5 @@ def warn_of_short_run(total_steps: int, searches: bool) -> None:
             f"`{_CALL}(total_steps={total_steps})` looks for the learning rate for about "
             f"{_SEARCH} of these steps: a run should be at least {_SEARCHES} times as long. "
             f"Train for longer, or use search=False.",
-            stacklevel=4,
+            stacklevel=3,
         )
