@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if (error.name or "").split(".")[0] != "torch":
             raise
         raise ModuleNotFoundError(
             f"`hdet.{name}` needs PyTorch: pip install torch. In JAX use "
