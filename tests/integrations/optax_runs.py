@@ -137,7 +137,8 @@ def torch_run(name="adamw", schedule="cosine", probed=True, bad=None, search=Non
         return (1e4 if t == bad else 1.0) * loss_at(model, t, r)
 
     def factor(t):
-        return float(given(t) if callable(given) else given) / PEAK
+        rate: Any = given(t) if callable(given) else given
+        return float(rate) / PEAK
 
     return reference.train(
         small_model(),

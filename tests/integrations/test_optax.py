@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -165,7 +166,7 @@ def test_one_replica_resumes_as_well():
 def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(whole):
     _, saved = whole
     run, before = Run(), Run().saved()
-    good = __import__("pickle").loads(saved[55])
+    good = pickle.loads(saved[55])
     less = [leaf[..., :1] for leaf in good["state"]]
     for bad, words in [
         ({**good, "format": 2}, "format"),
@@ -339,6 +340,12 @@ def test_a_mesh_of_two_axes_is_refused():
     mesh = jax.make_mesh((2, 2), ("data", "model"))
     with pytest.raises(ValueError, match="must have one axis"):
         Explorer(optax.adamw, 0.1, replicas=mesh)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(RuntimeError, match="decides in one process, and here are 2"):
+        Explorer(optax.adamw, 0.1, replicas=4)
 
 
 def test_an_optimizer_instead_of_what_makes_one_is_refused():

@@ -17,7 +17,12 @@ _SEARCH, _SEARCHES = 80, 3  # optimizer steps of a search, about; a run should b
 
 
 def check_replicas(replicas: object) -> None:
-    """Raise a `ValueError` unless it is a number of replicas, or a mesh of one axis."""
+    """Raise unless it is a number of replicas, or a mesh of one axis, in one process.
+
+    Raises:
+        RuntimeError: if there are several processes.
+        ValueError: for anything else.
+    """
     if jax.process_count() > 1:
         raise RuntimeError(
             f"`{_CALL}` decides in one process, and here are {jax.process_count()}: train with "

@@ -26,13 +26,14 @@ from .arrays import shapes
 from .averaged_weights import AveragedWeights
 from .optimizer import Make, refuse_unfit, with_rate
 from .probe import CommonProbe, Probe
+from .readings import Readings
 from .replicas import Replicas, averaged, finite, first, mean
 from .saving import Saving
 from .schedule import Rates
 from .state import ExplorerState, begun, plain_step, take_step, trained
 
 
-class Explorer(Saving):
+class Explorer(Readings, Saving):
     """Tunes the learning rate of an optax optimizer while the model trains.
 
     Before: `optimizer = optax.adamw(schedule)`, `opt_state = optimizer.init(params)`
@@ -235,45 +236,6 @@ class Explorer(Saving):
         keep = healthy | ~healthy.any()  # where no replica is finite, neither is the mean
         params, opt_state, extra = self._mean(told, keep)
         return ExplorerState(params, opt_state, self._first(state.step), extra)
-
-    def metrics(self) -> dict[str, Any]:
-        """Return what is known, in plain numbers.
-
-        Returns:
-            `step`, `syncs`, `phase` ("climb", "settle", "trial" or "track"), `base_lr` and
-            `replica_lr` of the next step, `factor` (on the rates given), `rollbacks`,
-            `exclusions`, `new_levels`; and after the first sync `losses`, `probes`, `masked`,
-            `excluded`, `slope`, `t` and `confidence`.
-        """
-        exploration, search = self._exploration, self._exploration.search
-        base, factors = exploration.base_values()[0], exploration.values()[0]
-        rate = self._rates.known(self._step) if search is None else self._peak
-        return {
-            "step": self._step,
-            "syncs": exploration.syncs,
-            "phase": "track" if search is None else search.phase,
-            "factor": base,
-            "base_lr": rate * base,
-            "replica_lr": [rate * factor for factor in factors],
-            "rollbacks": exploration.guard.rollbacks,
-            "exclusions": exploration.guard.exclusions,
-            "new_levels": exploration.guard.recovery.new_levels,
-            **self._last,
-        }
-
-    def found(self) -> float:
-        """Return the learning rate to write into a plain run: its schedule's largest."""
-        return self._exploration.base_values()[0] * self._peak
-
-    def __repr__(self) -> str:
-        """Return where it stands, and the last decision."""
-        told = self.metrics()
-        return (
-            f"Explorer: {told['phase']}; step {self._step}, syncs {told['syncs']}, "
-            f"replicas {self.replicas.size}\n"
-            f"  lr factor {told['factor']:.3g}; learning rate {told['base_lr']:.3g}\n"
-            f"  last decision: {self._last_line or 'none yet'}"
-        )
 
     # --- internals
 
