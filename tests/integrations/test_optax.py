@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,27 @@ CASES = [
 ]
 
 
+@pytest.fixture
+def compiled(caplog):
+    """Return a context whose value tells how often a step was compiled in it."""
+
+    @contextmanager
+    def watched():
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            yield lambda: caplog.text.count("Finished XLA compilation of jit(step)")
+
+    return watched()
+
+
 @pytest.mark.parametrize(("name", "schedule", "more"), CASES)
-def test_it_is_explorer_on_torch_to_the_last_digits(name, schedule, more):
-    run = Run(name, schedule, **more).train(range(STEPS))
+def test_it_is_explorer_on_torch_to_the_last_digits(name, schedule, more, compiled):
+    run = Run(name, schedule, **more)
+    with compiled as times:
+        run.train(range(STEPS))
+    searched = more.get("search", True)
+    # The second time, where the schedule has decayed, updates are watched no longer.
+    assert times() == 1 + searched
+    assert run.state.seen.previous is None
     trace = torch_run(name, schedule, **more)
     expected = [step[0] for step in trace.rates]
     np.testing.assert_allclose(run.rates, expected, rtol=1e-9, atol=0)
@@ -53,16 +72,19 @@ def test_it_is_explorer_on_torch_to_the_last_digits(name, schedule, more):
     told = run.explorer.metrics()
     assert told["factor"] == pytest.approx(trace.values[-1][0], rel=1e-9)
     assert told["rollbacks"] == trace.rollbacks == ("bad" in more)
-    phases = ["track"] if not more.get("search", True) else ["climb", "settle", "track"]
+    phases = ["track"] if not searched else ["climb", "settle", "track"]
     if not more:
         phases.insert(2, "trial")
     assert list(dict.fromkeys(run.phases)) == phases
 
 
-def test_a_mesh_of_devices_is_the_same_as_one_device():
+def test_a_mesh_of_devices_is_the_same_as_one_device(compiled):
     mesh = jax.make_mesh((N,), ("data",))
     place = jax.sharding.NamedSharding(mesh, jax.P("data"))
-    one, many = Run().train(range(90)), Run(replicas=mesh, place=place).train(range(90))
+    one, many = Run().train(range(90)), Run(replicas=mesh, place=place)
+    with compiled as times:
+        many.train(range(90))
+    assert times() == 2
     assert len(many.state.params["0.weight"].sharding.device_set) == N
     assert many.phases == one.phases
     assert "trial" in one.phases
@@ -70,16 +92,6 @@ def test_a_mesh_of_devices_is_the_same_as_one_device():
     np.testing.assert_allclose(many.losses, one.losses, rtol=1e-8)
     for own, theirs in zip(*map(jax.tree.leaves, (many.state, one.state)), strict=True):
         np.testing.assert_allclose(own, theirs, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("mesh", [False, True])
-def test_a_step_compiles_again_only_where_updates_are_watched_no_longer(mesh, caplog):
-    run = Run(replicas=jax.make_mesh((N,), ("data",)) if mesh else N)
-    with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        run.train(range(STEPS))
-    compiled = [r for r in caplog.records if "XLA compilation of jit(step)" in r.getMessage()]
-    assert len(compiled) == 2
-    assert run.state.seen.previous is None
 
 
 def test_one_replica_is_the_plain_optimizer_bit_for_bit():
