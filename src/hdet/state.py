@@ -9,21 +9,27 @@ before anything is assigned, so a refused state changes nothing.
     rate = entries.number("rate", low=self._low, high=self._high)
     previous = entries.optional("previous", entries.tensor, shape=(self._size,))
     self._rate, self._previous = rate, previous      # nothing can fail any more
+
+torch loads with the first tensor that is read: states of plain numbers need none.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from .errors import Limits, is_whole, short, where
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 T = TypeVar("T")
 
 # The largest count that a float64 still holds exactly: what a collective can carry.
 MOST = 2**53
+
+# No learning rate lies above it: a larger one in a checkpoint is damage.
+LARGEST_RATE = 1e6
 
 
 class Entries:
@@ -194,10 +200,10 @@ class Entries:
         self,
         key: str,
         shape: Sequence[int | None] | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: "torch.dtype | None" = None,
         *,
         finite: bool = True,
-    ) -> Tensor:
+    ) -> "Tensor":
         """Return an entry that is a dense tensor with data; not a copy.
 
         Args:
@@ -213,11 +219,14 @@ class Entries:
         key: str,
         value: Any,
         shape: Sequence[int | None] | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: "torch.dtype | None" = None,
         *,
         finite: bool = True,
-    ) -> Tensor:
+    ) -> "Tensor":
         """Return `value`, an entry or this process's part of it, checked as by `tensor`."""
+        import torch
+        from torch import Tensor
+
         if not isinstance(value, Tensor):
             self.refuse(key, value, "must be a tensor")
         found = f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
@@ -234,7 +243,7 @@ class Entries:
             self.refuse(key, found, "must be finite, and has NaN or infinity")
         return value.detach()
 
-    def tensors(self, key: str, *, finite: bool = True) -> list[Tensor]:
+    def tensors(self, key: str, *, finite: bool = True) -> "list[Tensor]":
         """Return an entry that is a list of tensors; the rules are those of `tensor`."""
         inside = self.listed(key)
         return [inside.tensor(index, finite=finite) for index in inside._state]

@@ -64,12 +64,15 @@ def test_the_slopes_are_unbiased_under_noise():
 
 
 def test_two_hyperparameters_are_not_blamed_for_each_other():
-    losses, rows = quadratic(8, 3, 0.0)
-    both = slopes(losses, rows).slope
-    assert both == pytest.approx([2.0, -1.0], abs=0.15)
-    one_at_a_time = [slopes(losses, [row]).slope[0] for row in rows]
-    worse = max(abs(one_at_a_time[0] - 2), abs(one_at_a_time[1] + 1))
-    assert worse > max(abs(both[0] - 2), abs(both[1] + 1))
+    together, apart = [], []
+    for sync in range(20):  # some permutations look alike, others have nothing in common
+        losses, rows = quadratic(8, sync, 0.0)
+        both = slopes(losses, rows).slope
+        assert both == pytest.approx([2.0, -1.0], abs=0.2)
+        one_at_a_time = [slopes(losses, [row]).slope[0] for row in rows]
+        together.append(max(abs(both[0] - 2), abs(both[1] + 1)))
+        apart.append(max(abs(one_at_a_time[0] - 2), abs(one_at_a_time[1] + 1)))
+    assert sum(apart) > 5 * sum(together)
 
 
 def test_eight_hyperparameters_on_four_replicas_stay_finite_and_say_so():

@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
-# No learning rate lies above it: a larger one in a checkpoint is damage.
-LARGEST_RATE = 1e6
-
 
 def set_rates(optimizer: Optimizer, rates: Sequence[float | Tensor]) -> None:
     """Set `lr` of each parameter group; one that is a tensor stays the same tensor. Local."""

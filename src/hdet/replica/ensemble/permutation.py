@@ -1,11 +1,11 @@
 """Who plays which value: drawn anew for each hyperparameter at each sync.
 
-Two hyperparameters that are explored at once then do not confound each other.
+Two hyperparameters that are explored at once then do not confound each other. The order is that
+of N hashes, so every order is as likely as any other, and it is the same on every machine and
+under every framework.
 """
 
-import torch
-
-from ...seeding import generator
+from ...seeding import digest
 
 
 def permutation(n: int, seed: int, sync: int, name: str) -> list[int]:
@@ -13,4 +13,4 @@ def permutation(n: int, seed: int, sync: int, name: str) -> list[int]:
 
     Every rank computes the same list from the same key, so nothing is sent. Local.
     """
-    return torch.randperm(n, generator=generator(seed, "spread", sync, name)).tolist()
+    return sorted(range(n), key=lambda r: digest(seed, "spread", sync, name, r))

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...state import Entries
-from ..ensemble.group_values import LARGEST_RATE
+from ...state import LARGEST_RATE, Entries
 from .dimensions import Dimension
 
 

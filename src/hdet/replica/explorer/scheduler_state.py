@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ...state import MOST, Entries
-from ..ensemble.group_values import LARGEST_RATE
+from ...state import LARGEST_RATE, MOST, Entries
 
 _TRIED = 4  # steps: enough to meet a rule that goes by the step's parity or by the last rate
 _LARGEST = 1e300  # what is beyond it, as NaN is, is damage

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ...state import Entries
-from ..ensemble.group_values import LARGEST_RATE, set_rates
+from ...state import LARGEST_RATE, Entries
+from ..ensemble.group_values import set_rates
 from .held_schedule import HeldSchedule
 from .scheduler_state import parsed_scheduler_state
 

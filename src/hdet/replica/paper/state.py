@@ -8,10 +8,9 @@ from typing import Any
 
 from torch.optim.lr_scheduler import OneCycleLR
 
-from ...state import MOST, Entries
+from ...state import LARGEST_RATE, MOST, Entries
 from ..ensemble.agreement import Facts
 from ..ensemble.converging import Converging
-from ..ensemble.group_values import LARGEST_RATE
 from .controller import BaseRates, Controller
 
 NAME = "OneCycleAutoLR"

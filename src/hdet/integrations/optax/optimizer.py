@@ -1,0 +1,91 @@
+"""An optax optimizer whose learning rate is set at every step, and what can't be one.
+
+`optax.inject_hyperparams` keeps the rate in the optimizer's state, where each replica has its
+own. When the weights go back to a point of the climb, moments that an update is divided by
+begin anew (see `hdet.replica.ensemble.restart`): each state of optax that has some, such as
+`ScaleByAdamState`, becomes that of a fresh `init`. Momentum alone, as in `TraceState`, stays.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Make = Callable[[Any], optax.GradientTransformation]
+
+# Fields of optax's states that an update is divided by.
+_SECOND = {
+    *("nu", "nu_max", "v_row", "v_col", "sum_of_squares", "grad_sum_sq"),
+    *("e_g", "n", "exp_avg_sq"),
+}
+_OWN_RATE = (
+    *("DAdaptAdamWState", "ProdigyState", "DoGState", "DoWGState", "COCOBState"),
+    *("MechanicState", "MomoState", "MomoAdamState", "ReduceLROnPlateauState"),
+    *("ScaleByBacktrackingLinesearchState", "ScaleByZoomLinesearchState"),
+    *("ScaleByLBFGSState", "ScaleByRpropState"),
+)
+_OWN_WEIGHTS = ("ScheduleFreeState", "LookaheadState", "SAMState", "MadgradState")
+
+
+def with_rate(make: Make, rate: float) -> optax.GradientTransformationExtraArgs:
+    """Return the optimizer whose rate `at_rate` sets, and which `rate` stands in for."""
+
+    def build(learning_rate: Any) -> optax.GradientTransformation:
+        return make(learning_rate)
+
+    return optax.inject_hyperparams(build)(learning_rate=rate)
+
+
+def at_rate(opt_state: Any, rate: jax.Array) -> Any:
+    """Return the optimizer's state with another learning rate."""
+    old = opt_state.hyperparams["learning_rate"]
+    rate = jnp.asarray(rate, dtype=old.dtype)
+    return opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
+
+
+def restarted(opt_state: Any, fresh: Any) -> Any:
+    """Return the state with its second moments, and what goes with them, as in `fresh`."""
+
+    def second(node: Any) -> bool:
+        return isinstance(node, tuple) and bool(_SECOND & {*getattr(node, "_fields", ())})
+
+    def choose(old: Any, new: Any) -> Any:
+        return new if second(old) else old
+
+    return jax.tree.map(choose, opt_state, fresh, is_leaf=second)
+
+
+def refuse_unfit(opt_state: Any) -> None:
+    """Raise a `ValueError` for an optimizer that several rates would break.
+
+    Args:
+        opt_state: of a fresh `init`.
+
+    Raises:
+        ValueError: if it chooses its own rate, keeps weights of its own, or skips steps.
+    """
+    names: set[str] = set()
+    jax.tree.map(
+        lambda _: None, opt_state, is_leaf=lambda node: bool(names.add(type(node).__name__))
+    )
+    rules = (
+        (
+            _OWN_RATE,
+            "chooses the length of its steps itself",
+            "use adamw, sgd or the like",
+        ),
+        (_OWN_WEIGHTS, "keeps weights of its own", "use the optimizer inside it"),
+        (
+            ("MultiStepsState",),
+            "takes a step only now and then",
+            "add the gradients up inside the function under `@explorer.jit`",
+        ),
+    )
+    for known, why, remedy in rules:
+        for name in sorted(names.intersection(known)):
+            raise ValueError(
+                f"`Explorer(make_optimizer=...)` makes an optimizer with {name}, which {why}: "
+                f"{remedy}, or train without Explorer."
+            )
