@@ -4,7 +4,7 @@ Nothing here imports torch before a demo runs: help and errors come at once.
 """
 
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +25,10 @@ app = typer.Typer(
 )
 
 
-class Demo(StrEnum):
+class Demo(str, Enum):
     """The demos; each is a module of `hdet.demo`."""
+
+    __str__ = str.__str__
 
     learning_rate = "learning-rate"
     federated = "federated"

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...errors import where
-from .groups import Replicas
+from .groups import Replicas, group_ranks
 
 Facts = dict[str, Any]
 
@@ -34,7 +34,7 @@ def refuse_difference(replicas: Replicas, name: str, facts: Facts, moment: str) 
     for group in (replicas.group, *replicas.inner):
         everyone: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(everyone, mine, group=group)
-        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
+        ranks = group_ranks(group)
         for key in dict.fromkeys(key for facts in everyone for key in facts):
             said = [facts.get(key, "missing") for facts in everyone]
             if len(set(said)) > 1:
