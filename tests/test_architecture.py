@@ -23,9 +23,10 @@ CORE = {"replica", "federated", "bilevel"}
 # Who may import whom, by the first name below hdet; `replica` by the folder in it as well.
 ALLOWED = {
     "cli": {"commands"},
-    "commands": {"", "demo", "report", "errors"},
+    "commands": {"", "demo", "doctor", "report", "errors"},
     "__main__": {"cli"},
     "demo": CORE | {"", "demo", "integrations", "report", *SHARED},
+    "doctor": CORE | {"", "doctor", *SHARED},
     "report": CORE | {"", "report", *SHARED},
     "integrations": CORE | {"", "errors", "integrations", "state"},
     "": CORE,
