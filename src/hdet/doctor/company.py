@@ -6,7 +6,6 @@ has failed, the others would wait for it inside theirs.
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -47,19 +46,27 @@ class Company:
     def exchange(self, stage: str, mine: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what each process has found at a stage, by rank. Collective.
 
-        A process that does not come is there with an "error".
+        A process that does not come is there with an "error", as the first to have failed.
 
         Args:
             stage: a name of its own for each call.
             mine: what this process has found: numbers and texts.
         """
-        mine = {"time": time.time(), **mine}
         self._store.set(f"{stage}/{self.rank}", json.dumps(mine))
         if self.rank == 0:
             self._wait([f"{stage}/{rank}" for rank in range(self.size)])
             found = [self._read(f"{stage}/{rank}", stage) for rank in range(self.size)]
             self._store.set(f"{stage}/all", json.dumps(found))
         return json.loads(self._store.get(f"{stage}/all"))
+
+    def fail(self, words: str) -> dict[str, Any]:
+        """Return an error for `exchange`, and end the collectives that wait for this process.
+
+        It tells how many have failed before, whose failures may be the cause of this one.
+        """
+        order = self._store.add("failures", 1)
+        drop_group()
+        return {"error": words, "order": order}
 
     def leave(self) -> None:
         """End the process group, once the first process has come to this, too. Collective.
@@ -82,7 +89,7 @@ class Company:
     def _read(self, key: str, stage: str) -> dict[str, Any]:
         if self._store.check([key]):
             return json.loads(self._store.get(key))
-        return {"time": time.time(), "error": f"does not come to {stage}: it hangs, or is dead"}
+        return {"error": f"does not come to {stage}: it hangs, or is dead", "order": 0}
 
 
 def meet() -> Company:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..replica.ensemble.agreement import differences, in_words
 from . import machine, own_run
-from .company import Company, drop_group, launched
+from .company import Company, launched
 from .findings import Finding, note, ok, wrong
 
 Reports = Sequence[Mapping[str, Any]]
@@ -29,30 +29,32 @@ def diagnose(company: Company, target: str | None, steps: int | None) -> list[Fi
         device = machine.take_device()
         report["place"] = machine.place(device)
     except Exception as error:
-        report["error"] = own_run.in_one_line(error)
+        report |= {"error": own_run.in_one_line(error), "order": 1}
     reports = company.exchange("the start", report)
     found = _machines(reports)
     if device is None or _any_wrong(found):
         return found
     wire = None
     if company.size > 1:
-        reports = company.exchange("the all-reduce", _tried(machine.all_reduce, device))
+        reports = company.exchange(
+            "the all-reduce", _tried(company, machine.all_reduce, device)
+        )
         found += _wire(reports)
         if _any_wrong(found):
             return found
         wire = max(reports, key=lambda report: report["milliseconds"])
     if target is None:
         return [*found, note("run", "not looked at: give MODULE:FUNCTION")]
-    return found + _run(company.exchange("the run", _tried(_own, target, steps, wire)))
+    report = _tried(company, _own, target, steps, wire)
+    return found + _run(company.exchange("the run", report))
 
 
-def _tried(call: Any, *args: Any) -> dict[str, Any]:
-    """Return what a call returns, or its error. The others wait no longer if it fails."""
+def _tried(company: Company, call: Any, *args: Any) -> dict[str, Any]:
+    """Return what a call returns, or its error."""
     try:
         return call(*args)
     except (Exception, SystemExit) as error:
-        drop_group()
-        return {"error": own_run.in_one_line(error)}
+        return company.fail(own_run.in_one_line(error))
 
 
 def _own(target: str, steps: int | None, wire: dict[str, Any] | None) -> dict[str, Any]:
@@ -65,9 +67,9 @@ def _own(target: str, steps: int | None, wire: dict[str, Any] | None) -> dict[st
 def _machines(reports: Reports) -> list[Finding]:
     versions = ", ".join(f"{name} {told}" for name, told in reports[0]["versions"].items())
     found = [ok("versions", versions), *_errors("process", reports)]
-    ranks = range(len(reports))
+    came = [rank for rank, report in enumerate(reports) if "versions" in report]
     for subject in ("versions", "settings"):
-        for said in differences(ranks, [report.get(subject, {}) for report in reports]):
+        for said in differences(came, [reports[rank][subject] for rank in came]):
             found.append(wrong(subject, f"differ: {said}"))
     if not launched() and (alone := machine.started_alone()):
         found.append(wrong("processes", alone))
@@ -75,7 +77,7 @@ def _machines(reports: Reports) -> list[Finding]:
     if len(places) < len(reports):
         return found
     same = [{key: p[key] for key in ("device", "backend")} for p in places]
-    found += [wrong("devices", f"differ: {said}") for said in differences(ranks, same)]
+    found += [wrong("devices", f"differ: {said}") for said in differences(came, same)]
     uuids = [place["uuid"] for place in places]
     for uuid in sorted({u for u in uuids if u and uuids.count(u) > 1}):
         who = ", ".join(str(rank) for rank, u in enumerate(uuids) if u == uuid)
@@ -114,15 +116,16 @@ def _run(reports: Reports) -> list[Finding]:
 
 def _errors(subject: str, reports: Reports) -> list[Finding]:
     """Return the error that came first: those after it may be its consequence."""
-    failed = [(r["time"], rank, r["error"]) for rank, r in enumerate(reports) if "error" in r]
+    failed = [(r["order"], rank, r["error"]) for rank, r in enumerate(reports) if "error" in r]
     if not failed:
         return []
     _, rank, error = min(failed)
     # The library's own errors begin with the rank.
     texts = {text.replace(f"[rank {r} of {len(reports)}] ", "") for _, r, text in failed}
-    everywhere = len(texts) == 1 and len(failed) == len(reports)
-    said = f"on every rank: {texts.pop()}" if everywhere else f"first on rank {rank}: {error}"
-    return [wrong(subject, said if len(reports) > 1 else error)]
+    if len(texts) > 1 or len(failed) < len(reports):
+        return [wrong(subject, f"first on rank {rank}: {error}")]
+    who = "on every rank: " if len(reports) > 1 else ""
+    return [wrong(subject, who + texts.pop())]
 
 
 def _any_wrong(found: Sequence[Finding]) -> bool:
