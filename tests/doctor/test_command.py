@@ -80,7 +80,7 @@ def test_what_finds_less_is_noted(name, line):
         ("optimizer_alone", "returned SGD: it must return the hdet.Explorer\n"),
         ("parses_arguments", "wrong  run        SystemExit: 2 (runs.py, line "),
         ("misspelt", "AttributeError: module 'torch.nn' has no attribute 'Liner' (runs.py"),
-        ("missing", "wrong  run        tests.doctor.runs has no function missing"),
+        ("missing", 'wrong  run        tests.doctor.runs has no function "missing"'),
     ],
 )
 def test_what_cannot_be_is_wrong(name, line):

@@ -38,9 +38,9 @@ def make(target: str) -> Explorer:
     with warnings.catch_warnings():
         # What Explorer warns of is a finding.
         warnings.filterwarnings("ignore", message=r".*`Explorer\(")
-        function = getattr(import_module(module), name or "make", None)
+        function = getattr(import_module(module), name, None)
         if not callable(function):
-            raise ValueError(f"{module} has no function {name or 'make'}: give module:function")
+            raise ValueError(f'{module} has no function "{name}": give module:function')
         made: Any = function()
     if not isinstance(made, Explorer):
         kind = type(made).__name__
@@ -123,4 +123,6 @@ def _cost(explorer: Explorer, wire: dict[str, Any]) -> Finding:
     # Half precision travels as float32.
     size = sum(t.numel() * max(t.itemsize, 4) for t in local_floats(parameters))
     milliseconds = wire["latency"] + wire["milliseconds"] * size / wire["bytes"]
-    return ok("sync", f"sends {size / 1e6:.3g} MB, in about {milliseconds:.2g} ms")
+    power = min(int(math.log10(max(size, 1))) // 3, 3)
+    amount = f"{size / 1e3**power:.3g} {('bytes', 'kB', 'MB', 'GB')[power]}"
+    return ok("sync", f"sends {amount}, in about {milliseconds:.2g} ms")
