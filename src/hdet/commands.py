@@ -114,6 +114,8 @@ def doctor(
     group that is there already; it wraps the model, and returns the Explorer. Exit code 1 if
     anything has to be mended.
     """
+    if steps is not None and target is None:
+        raise typer.BadParameter("needs MODULE:FUNCTION", param_hint="--steps")
     from .doctor.company import meet
     from .doctor.diagnosis import diagnose
 

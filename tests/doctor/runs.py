@@ -5,6 +5,8 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
@@ -39,6 +41,18 @@ def endless():
 
 def explores_nothing():
     return make(explore=[])
+
+
+def sharded(shape=(2, 2), names=("replicate", "shard")):
+    model = nn.Linear(WIDTH, WIDTH, bias=False)
+    fully_shard(model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=names))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    schedule = CosineAnnealingLR(optimizer, 10_000)
+    return hdet.Explorer(optimizer, schedule, probe=lambda: 0.0, model=model)
+
+
+def sharded_over_all():
+    return sharded((4,), ("shard",))
 
 
 def lbfgs():

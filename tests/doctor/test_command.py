@@ -103,6 +103,12 @@ def test_the_length_can_be_told():
     assert "every 100 optimizer steps, 25 % of 400; about 1 % is good: 4" in said
 
 
+def test_a_length_without_a_run_is_refused():
+    code, said = doctor("--steps", "400")
+    assert code == 2
+    assert "needs MODULE:FUNCTION" in said
+
+
 def test_what_srun_has_started_without_torchrun_is_wrong(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     code, said = doctor()

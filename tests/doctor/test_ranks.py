@@ -127,6 +127,24 @@ def test_explorers_that_are_made_unlike_are_wrong(tmp_path):
     assert found[0][1].startswith("the ranks differ: seed (")
 
 
+def test_the_axis_of_replicas_is_told(tmp_path):
+    ranks = run_ranks(_diagnosed, 4, tmp_path, "tests.doctor.runs:sharded")
+    assert wrongs(ranks, 4) == []
+    told = {subject: words for _, subject, words in ranks[0]}
+    assert told["replicas"].startswith(
+        "2, each of 2 processes; the replicas of this one's part: ranks 0, 2: the search may"
+    )
+    assert "a replica is several processes" in told["trials"]
+    # Each process sends its own shard.
+    assert told["sync"].startswith("sends 500 kB, in about ")
+
+
+def test_a_model_without_replicas_is_refused(tmp_path):
+    ranks = run_ranks(_diagnosed, 4, tmp_path, "tests.doctor.runs:sharded_over_all")
+    ((_, words),) = wrongs(ranks, 4)
+    assert words.startswith("on every rank: `Explorer`: the model is sharded over the mesh")
+
+
 def test_four_replicas_are_enough(tmp_path):
     ranks = run_ranks(_diagnosed, 4, tmp_path, "tests.doctor.runs:make")
     assert wrongs(ranks, 4) == []

@@ -17,6 +17,7 @@ import torch
 
 from ..replica import Explorer
 from ..replica.ensemble.contents import local_floats
+from ..replica.ensemble.groups import group_ranks
 from ..replica.explorer.checks import SEARCH, good_interval, schedule_length, why_too_short
 from .findings import Finding, note, ok, wrong
 
@@ -109,7 +110,10 @@ def _share(steps: int, length: int | None) -> str:
 def _replicas(explorer: Explorer) -> Finding:
     replicas = explorer._ensemble.replicas
     inner = math.prod(replicas.shape[1:])
-    words = f"{replicas.size}, each of {inner} processes" if inner > 1 else f"{replicas.size}"
+    words = f"{replicas.size}"
+    if inner > 1:
+        ranks = ", ".join(map(str, group_ranks(replicas.group)))
+        words += f", each of {inner} processes; the replicas of this one's part: ranks {ranks}"
     if replicas.size == 1:
         words += ": Explorer is your scheduler alone; start several processes"
     elif replicas.size == 2:
