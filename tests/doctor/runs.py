@@ -5,8 +5,6 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
@@ -44,6 +42,10 @@ def explores_nothing():
 
 
 def sharded(shape=(2, 2), names=("replicate", "shard")):
+    # Imported here: it keeps hold of process groups, which then outlive their end.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     model = nn.Linear(WIDTH, WIDTH, bias=False)
     fully_shard(model, mesh=init_device_mesh("cpu", shape, mesh_dim_names=names))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

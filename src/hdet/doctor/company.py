@@ -62,7 +62,8 @@ class Company:
     def fail(self, words: str) -> dict[str, Any]:
         """Return an error for `exchange`, and end the collectives that wait for this process.
 
-        It tells how many have failed before, whose failures may be the cause of this one.
+        Where something else keeps hold of the group, as FSDP's module does, they end only when
+        their patience does. The order tells whose failure may be the cause of the others'.
         """
         order = self._store.add("failures", 1)
         drop_group()
