@@ -21,7 +21,9 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["demo", "--help"], ["doctor", "--help"], []]
+)
 def test_help_and_version_load_neither_torch_nor_plotly(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv[1:] = {arguments}\n"

@@ -4,7 +4,7 @@ Nothing here imports torch before a demo runs: help and errors come at once.
 """
 
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +25,10 @@ app = typer.Typer(
 )
 
 
-class Demo(StrEnum):
+class Demo(str, Enum):
     """The demos; each is a module of `hdet.demo`."""
+
+    __str__ = str.__str__
 
     learning_rate = "learning-rate"
     federated = "federated"
@@ -90,3 +92,49 @@ def demo(
         said = f"[red]hdet demo:[/red] {escape(str(error))}"
         Console(stderr=True).print(said, highlight=False, soft_wrap=True)
         raise typer.Exit(1 if isinstance(error, RankError) else 2) from None
+
+
+@app.command()
+def doctor(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:FUNCTION]", help="Makes your hdet.Explorer, without arguments."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimizer steps of the run, if its schedule has none.", min=1),
+    ] = None,
+) -> None:
+    """Look at processes, devices and your own run before it is started.
+
+    Run it as the run itself: torchrun --nproc-per-node 8 -m hdet doctor train:make. All
+    processes are looked at and one reports. FUNCTION is called on each of them, in a process
+    group that is there already; it wraps the model, and returns the Explorer. Exit code 1 if
+    anything has to be mended.
+    """
+    if steps is not None and target is None:
+        raise typer.BadParameter("needs MODULE:FUNCTION", param_hint="--steps")
+    from .doctor.company import meet
+    from .doctor.diagnosis import diagnose
+
+    try:
+        company = meet()
+    except Exception as error:
+        said = f"[red]hdet doctor:[/red] the processes do not meet: {escape(str(error))}"
+        Console(stderr=True).print(said, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    found = diagnose(company, target, steps)
+    wrong = sum(finding.level == "wrong" for finding in found)
+    if company.rank == 0:
+        console, styles = Console(), {"ok": "green", "note": "yellow", "wrong": "red"}
+        for one in found:
+            line = (
+                f"[{styles[one.level]}]{one.level:<6}[/] {one.subject:<10} {escape(one.words)}"
+            )
+            console.print(line, highlight=False, soft_wrap=True)
+        closing = f"{wrong} to be mended." if wrong else "Nothing is wrong."
+        console.print(f"[bold]{closing}[/]", highlight=False)
+    company.leave()
+    raise typer.Exit(1 if wrong else 0)

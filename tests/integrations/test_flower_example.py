@@ -3,12 +3,12 @@
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import pytest
+import tomli
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp.strategy import Result
 
@@ -19,7 +19,7 @@ from .local_grid import LocalGrid, node_id
 
 NODES = 10
 QUICK: dict[str, Any] = {"data": "synthetic", "rounds": 2, "clients-per-round": 3}
-DECLARED: dict[str, Any] = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"][
+DECLARED: dict[str, Any] = tomli.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"][
     "app"
 ]["config"]
 

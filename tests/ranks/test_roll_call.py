@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import hdet
 from hdet.replica.ensemble.liveness import appear
 from hdet.replica.ensemble.meshes import find_replicas
-from hdet.replica.ensemble.roll_call import RollCall
+from hdet.replica.ensemble.roll_call import RollCall, _store
 from tests.helpers import batch, loss_at, small_model
 from tests.rank_runner import context, run_ranks
 from tests.ranks.common import squared_error
@@ -344,7 +344,8 @@ def test_a_rank_that_is_only_slow_is_waited_for():
 
 def _outlived():
     """Rank 1 ends, and a child of it goes on."""
-    store = dist.group.WORLD.get_group_store()  # pyright: ignore
+    store = _store()
+    assert store is not None
     watch = appear(store)
     dist.barrier()
     if dist.get_rank() == 1:

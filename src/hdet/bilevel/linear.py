@@ -8,7 +8,7 @@ gradients see anyway are compared with mu: a smaller one proves mu wrong.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ from .oracle import NonFiniteError, dots, norms
 Product = Callable[[Tensor], Tensor]
 
 
-class Ending(StrEnum):
+class Ending(str, Enum):
     """Why a solver of the lower level, or of a linear system, stopped."""
+
+    __str__ = str.__str__
 
     MET = "its tolerance is met"
     FLOOR = "the floating-point type allows no more"

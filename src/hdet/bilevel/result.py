@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 from typing import Any
 
 from .linear import Ending
 from .oracle import Counts
 
 
-class Status(StrEnum):
+class Status(str, Enum):
     """Why a run stopped; `Status.X.remedy` says what to do about it."""
+
+    __str__ = str.__str__
 
     GRADIENT_TOLERANCE = "the hypergradient is within its tolerance"
     MAX_STEPS = "all outer steps are done"

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import math
 
 import pytest
@@ -42,6 +43,6 @@ def test_the_ends_that_switch_a_part_off_are_allowed():
 def test_every_constant_is_explained_and_none_can_be_set():
     config = hdet.SearchConfig()
     for field in dataclasses.fields(config):
-        assert f"        {field.name}: " in (hdet.SearchConfig.__doc__ or "")
+        assert f"\n    {field.name}: " in (inspect.getdoc(hdet.SearchConfig) or "")
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.track_step = 0.2  # pyright: ignore[reportAttributeAccessIssue]

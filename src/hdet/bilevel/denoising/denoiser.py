@@ -13,7 +13,7 @@ Source: arXiv 2308.10098, section 4; Kunisch, Pock, SIAM J. Imaging Sci. 6(2), 2
 import os
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ from ..solvers import Solution
 from .files import read, write
 from .images import as_images, as_pairs
 from .terms import Theta, fidelity
+
+if TYPE_CHECKING:
+    # Of the standard library from Python 3.11 on; torch brings this one.
+    from typing_extensions import Self
 
 Images = TypeVar("Images")
 # Of images denoised at once, so that memory does not grow with their number.
@@ -65,10 +69,10 @@ class Denoiser(ABC):
 
     @classmethod
     @abstractmethod
-    def _parsed(cls, entries: Entries) -> Self:
+    def _parsed(cls, entries: Entries) -> "Self":
         """Return a denoiser with the theta of a file; a `ValueError` if it is damaged."""
 
-    def fit(self, clean: Any, noisy: Any, *, state: dict[str, Any] | None = None) -> Self:
+    def fit(self, clean: Any, noisy: Any, *, state: dict[str, Any] | None = None) -> "Self":
         """Learn theta from pairs of images. Local.
 
         Args:
@@ -154,7 +158,7 @@ class Denoiser(ABC):
         write(path, name, self._learned(f"{name}.save"))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Self:
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> "Self":
         """Return a denoiser that `save` wrote.
 
         Args:

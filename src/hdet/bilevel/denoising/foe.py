@@ -14,7 +14,7 @@ levels; arXiv 2308.10098, section 4.
 """
 
 import math
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ from ..result import Callback
 from ..rules import Rules
 from .denoiser import Denoiser
 from .terms import Theta, fidelity, smoothed_length
+
+if TYPE_CHECKING:
+    # Of the standard library from Python 3.11 on; torch brings this one.
+    from typing_extensions import Self
 
 
 def fields_of_experts(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
@@ -152,7 +156,7 @@ class FieldsOfExperts(Denoiser):
         )
 
     @classmethod
-    def _parsed(cls, entries: Entries) -> Self:
+    def _parsed(cls, entries: Entries) -> "Self":
         filters = entries.tensor("filters", shape=(None, None, None))
         count, height, width = filters.shape
         if count < 1 or height != width or height < 2:

@@ -12,7 +12,7 @@ variational models", SIAM J. Imaging Sci. 6(2), 2013; arXiv 2308.10098, section 
 """
 
 import math
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from torch.nn import functional
 from ...state import Entries
 from .denoiser import Denoiser
 from .terms import Theta, fidelity, smoothed_length
+
+if TYPE_CHECKING:
+    # Of the standard library from Python 3.11 on; torch brings this one.
+    from typing_extensions import Self
 
 
 def smoothed_tv(u: Tensor, noisy: Tensor, theta: Theta) -> Tensor:
@@ -65,7 +69,7 @@ class TVDenoiser(Denoiser):
         return {"weight": torch.tensor(weight), "smoothing": torch.tensor(smoothing)}
 
     @classmethod
-    def _parsed(cls, entries: Entries) -> Self:
+    def _parsed(cls, entries: Entries) -> "Self":
         weight, made = entries.tensor("weight", shape=()), cls()
         smoothing = entries.tensor("smoothing", shape=(), dtype=weight.dtype)
         made.theta = {"weight": weight, "smoothing": smoothing}

@@ -14,7 +14,7 @@ part of our reconstruction of the first version.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ from ...state import Entries
 from ..vectors import flat, inner
 from .report import MAX_EXAMPLES, ClientReport
 from .terms import js_divergence
+
+if TYPE_CHECKING:
+    # Of the standard library from Python 3.11 on; torch brings this one.
+    from typing_extensions import Self
 
 # The share of the old running mean in the new one.
 _KEEP = 0.9
@@ -127,7 +131,7 @@ class VectorMemory(ABC):
         """Return the matrix and the index of each row's vector."""
         return {"slot": self._slot.clone(), "vectors": self.vectors.clone()}
 
-    def read(self, entries: Entries, rows: int) -> Self:
+    def read(self, entries: Entries, rows: int) -> "Self":
         """Return the memory of a state of `state_dict`, of `rows` clients; this one stays."""
         length = self._vectors.shape[1] if self._used else None
         vectors = entries.tensor("vectors", (None, None), torch.float32)
@@ -186,7 +190,7 @@ class UpdateMemory(VectorMemory):
         """Return the vectors' state and the mean."""
         return {**super().state_dict(), "mean": self.mean}
 
-    def read(self, entries: Entries, rows: int) -> Self:
+    def read(self, entries: Entries, rows: int) -> "Self":
         """Return the memory of a state; see `VectorMemory.read`."""
         made = super().read(entries, rows)
         length = made.vectors.shape[1]
@@ -221,7 +225,7 @@ class LabelMemory(VectorMemory):
         mean = (histograms / histograms.sum(1, keepdim=True)).mean(0)
         return js_divergence(histograms, mean).clamp(0, 1)
 
-    def read(self, entries: Entries, rows: int) -> Self:
+    def read(self, entries: Entries, rows: int) -> "Self":
         """Return the memory of a state; see `VectorMemory.read`."""
         made = super().read(entries, rows)
         if not all(_are_counts(counts) for counts in made.vectors):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...errors import where
-from .groups import Replicas
+from .groups import Replicas, group_ranks
 
 Facts = dict[str, Any]
 
@@ -29,21 +29,37 @@ def digest(facts: Facts) -> int:
 
 def refuse_difference(replicas: Replicas, name: str, facts: Facts, moment: str) -> NoReturn:
     """Raise a `ValueError` on every rank that names the `facts` that differ. Collective."""
-    mine = {key: repr(_plain(value)) for key, value in facts.items()}
-    differences: list[str] = []
+    mine = in_words(facts)
+    found: list[str] = []
     for group in (replicas.group, *replicas.inner):
         everyone: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(everyone, mine, group=group)
-        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-        for key in dict.fromkeys(key for facts in everyone for key in facts):
-            said = [facts.get(key, "missing") for facts in everyone]
-            if len(set(said)) > 1:
-                differences.append(f"{key} ({_who_says_what(ranks, said)})")
-    what = "; ".join(dict.fromkeys(differences)) or "settings of other ranks than this one's"
+        found += differences(group_ranks(group), everyone)
+    what = "; ".join(dict.fromkeys(found)) or "settings of other ranks than this one's"
     raise ValueError(
         f"{where()}`{name}`: the replicas do not agree at {moment}. What differs: {what}. Make "
         f"it with the same arguments on every rank, and load the same checkpoint everywhere."
     )
+
+
+def in_words(facts: Facts) -> dict[str, str]:
+    """Return facts as texts, which are the same in every process where the facts are."""
+    return {key: repr(_plain(value)) for key, value in facts.items()}
+
+
+def differences(ranks: Sequence[int], everyone: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return what differs and on which rank, as in "seed (1 on rank 3; 0 on the others)".
+
+    Args:
+        ranks: the processes.
+        everyone: the facts of each, in words.
+    """
+    found = []
+    for key in dict.fromkeys(key for facts in everyone for key in facts):
+        said = [facts.get(key, "missing") for facts in everyone]
+        if len(set(said)) > 1:
+            found.append(f"{key} ({_who_says_what(ranks, said)})")
+    return found
 
 
 def public_numbers(state: Any) -> Any:

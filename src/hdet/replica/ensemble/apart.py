@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -24,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ...state import Entries
 from .contents import dtensors
-from .groups import Replicas
+from .groups import Replicas, group_ranks
 from .training_state import Point, TrainingState
 
 
@@ -145,7 +144,7 @@ class Apart:
     def _unfit(self, ddp: DistributedDataParallel) -> str | None:
         """Return why the gradients of a wrapper cannot be kept apart."""
         groups = (ddp.process_group, self._replicas.group)
-        mine, theirs = (set(dist.get_process_group_ranks(group)) for group in groups)
+        mine, theirs = (set(group_ranks(group)) for group in groups)
         if mine != theirs:
             return (
                 "DistributedDataParallel shares gradients with other processes than the "

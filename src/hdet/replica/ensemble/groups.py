@@ -26,6 +26,12 @@ def is_member(group: object) -> bool:
     return isinstance(group, dist.ProcessGroup) and dist.get_rank(group) >= 0
 
 
+def group_ranks(group: dist.ProcessGroup | None) -> tuple[int, ...]:
+    """Return the global ranks of a group's members; None is the default group. Local."""
+    # torch 2.6 does not take None.
+    return tuple(dist.get_process_group_ranks(group or dist.group.WORLD))
+
+
 def require_membership(group: object, call: str) -> None:
     """Raise a `ValueError` unless this process belongs to `group`. Local."""
     if not is_member(group):
@@ -85,8 +91,7 @@ class Replicas:
         """The sets of global ranks that have to come to a sync; this one is in each."""
         if self.everyone:
             return [self.everyone]
-        groups = (self.group, *self.inner)
-        return [tuple(dist.get_process_group_ranks(group)) for group in groups]
+        return [group_ranks(group) for group in (self.group, *self.inner)]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ...errors import where
 from .contents import dtensors
-from .groups import Replicas, require_membership
+from .groups import Replicas, group_ranks, require_membership
 from .setup_checks import SHARDED
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def reshard(model: nn.Module | None) -> None:
 
 
 def _ranks(mesh: DeviceMesh, axis: int) -> _Ranks:
-    return tuple(dist.get_process_group_ranks(mesh.get_group(axis)))
+    return group_ranks(mesh.get_group(axis))
 
 
 def _everyone(mesh: DeviceMesh) -> _Ranks:
@@ -148,7 +148,7 @@ def _refuse_shard_group(
     call: str, process_group: dist.ProcessGroup, tensors: "list[DTensor]"
 ) -> None:
     """Raise if two members of `process_group` hold shards of one replica."""
-    members = set(dist.get_process_group_ranks(process_group))
+    members = set(group_ranks(process_group))
     for ranks in _shard_groups(tensors):
         shared = members & set(ranks)
         if len(shared) > 1:

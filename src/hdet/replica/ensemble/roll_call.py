@@ -22,6 +22,7 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed.distributed_c10d import _get_default_store
 
 from ...errors import where
 from .groups import Replicas
@@ -271,8 +272,11 @@ def _keeper(store: Store) -> str:
 
 def _store() -> Store | None:
     """Return the store of the default process group; None if it has none."""
+    world = dist.group.WORLD
+    # torch 2.6 has no such method.
+    find = getattr(world, "get_group_store", _get_default_store)
     try:
-        return dist.group.WORLD.get_group_store()  # pyright: ignore[reportOptionalMemberAccess]
+        return None if world is None else find()
     except (AttributeError, RuntimeError):
         return None
 

@@ -20,7 +20,7 @@ from ..ensemble.setup_checks import unwrapped
 from .dimensions import Dimension, Request
 
 _CALL = "Explorer"
-_SEARCH = 80  # optimizer steps that a search takes, about
+SEARCH = 80  # optimizer steps that a search takes, about
 _SEARCHES = 3  # how many times as long a run should be
 _SYNCS = 10
 
@@ -218,31 +218,43 @@ def schedule_length(scheduler: object) -> int | None:
 def warn_of_short_schedule(
     scheduler: object, sync_every: int, warmup_steps: int, searches: bool
 ) -> None:
-    """Warn where the schedule is known to be too short to find anything.
+    """Warn where the schedule is known to be too short to find anything."""
+    length = schedule_length(scheduler)
+    if length is None:
+        return
+    why = why_too_short(length, sync_every, warmup_steps, searches)
+    if why is not None:
+        warnings.warn(f"{where()}{why}", stacklevel=3)
+
+
+def why_too_short(
+    length: int, sync_every: int, warmup_steps: int, searches: bool
+) -> str | None:
+    """Return why a schedule of `length` steps finds nothing, with a remedy; None if it may.
 
     A run should be several times as long as its search for the rate, if there is one
     (`searches`). And a value moves by at most a tenth at a sync, so it takes ten of them.
     """
-    length = schedule_length(scheduler)
-    if length is None:
-        return
     room = max(length - warmup_steps, 0)
-    if searches and room < _SEARCHES * _SEARCH:
-        warnings.warn(
-            f"{where()}`{_CALL}(search=True)` looks for the learning rate for about {_SEARCH} "
+    if searches and room < _SEARCHES * SEARCH:
+        return (
+            f"`{_CALL}(search=True)` looks for the learning rate for about {SEARCH} "
             f"optimizer steps, and the schedule of {length} steps leaves {room}: it should be "
-            f"at least {_SEARCHES} times as long. Train for longer, or use search=False.",
-            stacklevel=3,
+            f"at least {_SEARCHES} times as long. Train for longer, or use search=False."
         )
-        return
-    syncs = (room - _SEARCH * searches) // sync_every
+    syncs = (room - SEARCH * searches) // sync_every
     if syncs < _SYNCS:
-        warnings.warn(
-            f"{where()}`{_CALL}(sync_every={sync_every})` has fewer than {_SYNCS} syncs: the "
+        return (
+            f"`{_CALL}(sync_every={sync_every})` has fewer than {_SYNCS} syncs: the "
             f"schedule of {length} steps leaves room for {syncs}, too few to find anything. "
-            f"Use sync_every={max(length // 100, 1)}, about 1 % of the run.",
-            stacklevel=3,
+            f"Use sync_every={good_interval(length)}, about 1 % of the run."
         )
+    return None
+
+
+def good_interval(length: int) -> int:
+    """Return the optimizer steps between two syncs that are about 1 % of a run's `length`."""
+    return max(length // 100, 1)
 
 
 def new_level_message(note: str) -> str:
