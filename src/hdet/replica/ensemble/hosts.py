@@ -1,11 +1,16 @@
-"""Frameworks that own the training loop: each needs a callback of ours beside the scheduler.
+"""Frameworks around the training loop: what each needs beside the scheduler, or does to it.
 
-Without it a run goes through, and is wrong: the framework evaluates and saves one replica. So a
+Where a framework owns the loop, a callback of ours has to stand beside the scheduler. Without
+it a run goes through, and is wrong: the framework evaluates and saves one replica. So a
 scheduler that is stepped by one of them says what is missing, once, at its first step.
+
+Accelerate leaves the loop to the user. It makes `optimizer.step()` do nothing at the
+micro-batches of `accumulate()`, and `save_state` writes what it finds.
 """
 
 import sys
 import warnings
+from collections.abc import Iterator
 
 from ...errors import where
 
@@ -28,9 +33,7 @@ def warn_of_missing_callback(name: str) -> None:
     Args:
         name: of the scheduler, for the warning.
     """
-    frame = sys._getframe()
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
+    for module in _callers():
         needed = next((n for start, n in _NEEDED.items() if module.startswith(start)), None)
         if needed is not None:
             warnings.warn(
@@ -40,4 +43,32 @@ def warn_of_missing_callback(name: str) -> None:
                 stacklevel=2,
             )
             return
+
+
+def warn_if_one_replica_is_saved(name: str) -> None:
+    """Warn if Accelerate's `save_state` asks for a state while the replicas differ. Local.
+
+    Args:
+        name: of the scheduler, for the warning.
+    """
+    if "accelerate.checkpointing" in _callers():
+        warnings.warn(
+            f"{where()}`accelerator.save_state` was called outside `{name}.converged()`: it "
+            f"saves the weights of rank 0's replica, not the mean. Write `with "
+            f"scheduler.converged(): accelerator.save_state(...)`, on every rank.",
+            stacklevel=2,
+        )
+
+
+def only_accumulates() -> bool:
+    """Return whether Accelerate's `accumulate()` holds the optimizer's step back now. Local."""
+    state = getattr(sys.modules.get("accelerate.state"), "GradientState", None)
+    return state is not None and not state._shared_state.get("sync_gradients", True)
+
+
+def _callers() -> Iterator[str]:
+    """Yield the names of the modules whose code is running, from inside out."""
+    frame = sys._getframe()
+    while frame is not None:
+        yield frame.f_globals.get("__name__", "")
         frame = frame.f_back

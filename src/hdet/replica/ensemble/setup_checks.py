@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -124,8 +125,26 @@ def refuse_lr_free(optimizer: Optimizer, call: str, without: str = "spread 0") -
         )
 
 
-def unwrapped_schedule(scheduler: Any) -> Any:
-    """Return the torch scheduler inside a wrapper such as Accelerate's, or what was given."""
+def unwrapped_schedule(scheduler: Any, call: str) -> Any:
+    """Return the torch scheduler inside a wrapper such as Accelerate's, or what was given.
+
+    Raises:
+        ValueError: where the wrapper steps it several times for one optimizer step, so that
+            the length of its schedule is another.
+    """
     inner = getattr(scheduler, "scheduler", None)
     known = (LRScheduler, ReduceLROnPlateau)
-    return inner if isinstance(inner, known) and not isinstance(scheduler, known) else scheduler
+    if not isinstance(inner, known) or isinstance(scheduler, known):
+        return scheduler
+    connected = dist.is_available() and dist.is_initialized()
+    processes = dist.get_world_size() if connected else 1
+    # Accelerate's own rule.
+    once = not getattr(scheduler, "step_with_optimizer", False) or scheduler.split_batches
+    if processes > 1 and not once:
+        raise ValueError(
+            f"{where()}`{call}` got a {type(inner).__name__} that Accelerate has prepared, and "
+            f"steps {processes} times, once per process, for every optimizer step; it would be "
+            f"stepped once here. Take it out of `prepare()` and give its length in optimizer "
+            f"steps; or make the Accelerator with `step_scheduler_with_optimizer=False`."
+        )
+    return inner
