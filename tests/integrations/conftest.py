@@ -11,7 +11,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 collect_ignore_glob = []
 
 if not importlib.util.find_spec("lightning"):
-    collect_ignore_glob += ["*lightning*"]
+    collect_ignore_glob += ["*lightning*", "*fabric*"]
 if not importlib.util.find_spec("transformers"):
     collect_ignore_glob += ["*transformers*", "trainers.py"]
 if not importlib.util.find_spec("accelerate"):

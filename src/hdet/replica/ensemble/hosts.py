@@ -4,8 +4,8 @@ Where a framework owns the loop, a callback of ours has to stand beside the sche
 it a run goes through, and is wrong: the framework evaluates and saves one replica. So a
 scheduler that is stepped by one of them says what is missing, once, at its first step.
 
-Accelerate leaves the loop to the user. It makes `optimizer.step()` do nothing at the
-micro-batches of `accumulate()`, and `save_state` writes what it finds.
+Accelerate and Fabric leave the loop to the user, and save what they find on rank 0. Accelerate
+makes `optimizer.step()` do nothing at the micro-batches of `accumulate()`.
 """
 
 import sys
@@ -24,6 +24,13 @@ _NEEDED = {
     "lightning.pytorch.loops.": _LIGHTNING,
     "pytorch_lightning.loops.": _LIGHTNING,
     "transformers.trainer": _TRANSFORMERS,
+}
+
+# By the name of the module that asks for a state: what users call to save.
+_SAVING = {
+    "accelerate.checkpointing": "accelerator.save_state",
+    "lightning.fabric.strategies.strategy": "fabric.save",
+    "lightning_fabric.strategies.strategy": "fabric.save",
 }
 
 
@@ -46,16 +53,17 @@ def warn_of_missing_callback(name: str) -> None:
 
 
 def warn_if_one_replica_is_saved(name: str) -> None:
-    """Warn if Accelerate's `save_state` asks for a state while the replicas differ. Local.
+    """Warn if a framework that saves on rank 0 asks for a state while replicas differ. Local.
 
     Args:
         name: of the scheduler, for the warning.
     """
-    if "accelerate.checkpointing" in _callers():
+    call = next((_SAVING[module] for module in _callers() if module in _SAVING), None)
+    if call is not None:
         warnings.warn(
-            f"{where()}`accelerator.save_state` was called outside `{name}.converged()`: it "
-            f"saves the weights of rank 0's replica, not the mean. Write `with "
-            f"scheduler.converged(): accelerator.save_state(...)`, on every rank.",
+            f"{where()}`{call}` was called outside `{name}.converged()`: it saves the weights "
+            f"of rank 0's replica, not the mean. Write `with scheduler.converged(): "
+            f"{call}(...)`, on every rank.",
             stacklevel=2,
         )
 
