@@ -108,7 +108,7 @@ def evaluation(_: Path) -> dict[str, Any]:
     def evaluate(number: int) -> None:
         if number % 5 == 0:
             with run.scheduler.converged(restore=True), torch.no_grad():
-                score = run.fabric.all_reduce(loss_of(run.model, data(2, "val")[:]))
+                score: Any = run.fabric.all_reduce(loss_of(run.model, data(2, "val")[:]))
                 evaluated.append((flat(run.raw), float(score)))
 
     run.train(each=evaluate)

@@ -149,11 +149,16 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
         """Make the replicas one, until the next `fit`. Collective.
 
         Args:
-            trainer: not used.
+            trainer: is given what was found: of `callback_metrics` alone Lightning brings home
+                to a notebook's process, which has no scheduler.
             pl_module: not used.
         """
         self._enter(restore=False)
         self._ended = True
+        for number, scheduler in enumerate(self._schedulers):
+            if isinstance(scheduler, Explorer):
+                prefix = "hdet" if len(self._schedulers) == 1 else f"hdet/{number}"
+                trainer.callback_metrics.update(_found(scheduler, prefix))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -250,6 +255,13 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
                     scheduler._apply()
 
         return look
+
+
+def _found(explorer: Explorer, prefix: str) -> dict[str, torch.Tensor]:
+    """Return the rate found for each parameter group, and all that was explored, by name."""
+    rates = {f"found/{group}": rate for group, rate in enumerate(explorer.found())}
+    found = {**rates, **explorer.metrics()["values"]}
+    return {f"{prefix}/{name}": torch.tensor(float(value)) for name, value in found.items()}
 
 
 def _refuse_other_intervals(config: Any) -> None:
