@@ -27,6 +27,7 @@ _SHARDED = (
     "DistributedFused",
     "DistributedOptimizer",
 )
+_STEP_COPIES = ("FP16_Optimizer", "FP16_UnfusedOptimizer")
 _ESTIMATE_THEIR_OWN_LR = ("Prodigy", "DAdapt", "DoG", "DoWG", "Mechanic")
 
 
@@ -37,7 +38,7 @@ def unwrapped(optimizer: Any, call: str) -> Optimizer:
     parameter groups; the optimizer inside takes the steps and has the state.
 
     Raises:
-        ValueError: for a container of several optimizers.
+        ValueError: for a container of several optimizers, or one of DeepSpeed's that shard.
         TypeError: if it is not an optimizer.
     """
     *_, optimizer = _layers(optimizer)
@@ -49,6 +50,7 @@ def unwrapped(optimizer: Any, call: str) -> Optimizer:
             f"for each optimizer inside, and step them all."
         )
     if not isinstance(optimizer, Optimizer):
+        _refuse_partial(optimizer, call)
         raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
     return optimizer
 
@@ -75,11 +77,7 @@ def refuse_unfit(optimizer: Any, call: str) -> None:
             ZeRO does, or that evaluates the model itself, as LBFGS does.
     """
     for layer in _layers(optimizer):
-        for cls in type(layer).__mro__:
-            if cls.__name__.startswith(_SHARDED):
-                raise ValueError(
-                    f"{where()}`{call}` does not work with {cls.__name__}. {SHARDED}"
-                )
+        _refuse_partial(layer, call)
     kind = type(unwrapped(optimizer, call))
     closure = inspect.signature(kind.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
@@ -88,6 +86,18 @@ def refuse_unfit(optimizer: Any, call: str) -> None:
             f"several times a step, at other points on each replica, and its state depends on "
             f"them. Use AdamW, Adam or SGD."
         )
+
+
+def _refuse_partial(layer: Any, call: str) -> None:
+    """Raise where an optimizer's parameters are not the model's own, whole ones."""
+    for cls in type(layer).__mro__:
+        if cls.__name__.startswith(_SHARDED):
+            raise ValueError(f"{where()}`{call}` does not work with {cls.__name__}. {SHARDED}")
+        if cls.__name__.startswith(_STEP_COPIES):
+            raise ValueError(
+                f"{where()}`{call}` does not work with {cls.__name__}: it steps copies of the "
+                f"weights, and what is averaged would not reach the model. Use torch.autocast."
+            )
 
 
 def require_rates(optimizer: Optimizer, call: str) -> None:
