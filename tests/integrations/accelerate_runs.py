@@ -19,8 +19,10 @@ from accelerate import (
     DistributedType,
     FullyShardedDataParallelPlugin,
 )
+from accelerate.checkpointing import save_accelerator_state
 from accelerate.scheduler import AcceleratedScheduler
 from accelerate.state import AcceleratorState
+from accelerate.utils import ParallelismConfig
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader
@@ -217,15 +219,56 @@ def refused(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _sharding(plugin: FullyShardedDataParallelPlugin) -> Accelerator:
+    """Return an Accelerator that shards on the CPU, as Accelerate itself does on GPUs."""
+    here = accelerator()
+    state: Any = here.state
+    state.fsdp_plugin, state.distributed_type = plugin, DistributedType.FSDP
+    state.device = torch.device("cpu")
+    return here
+
+
+def hybrid(folder: str) -> dict[str, Any]:
+    """FSDP2 on a mesh of two replicas with two shards each, on four ranks."""
+    _as_torchrun_does()
+    here = _sharding(FullyShardedDataParallelPlugin(fsdp_version=2))
+    state: Any = here.state
+    state.parallelism_config = ParallelismConfig(dp_replicate_size=2, dp_shard_size=2)
+    state.device_mesh = state.parallelism_config.build_device_mesh("cpu")
+    net_ = net()
+    given: Any = torch.optim.AdamW(net_.parameters(), LR)
+    model, optimizer = here.prepare(net_, given)
+    explorer = here.prepare(explorer_of(optimizer, model, model, **DIFFERING))
+    batches = data(3 * SYNC)
+    for number in range(SYNC + 3):
+        first = SIZE * (4 * number + dist.get_rank())
+        here.backward(loss_of(model, batches[first : first + SIZE]))
+        optimizer.step()
+        explorer.step(1.0)
+        optimizer.zero_grad()
+
+    def whole() -> list[float]:
+        parts: Any = model.parameters()
+        return torch.cat([p.full_tensor().detach().flatten() for p in parts]).tolist()
+
+    own, size = whole(), explorer.metrics()["replica_lr"]
+    with explorer.converged():
+        return {
+            "own": own,
+            "mean": whole(),
+            "rates": size[0],
+            # What `save_state` calls; it saves no sharded weights from the CPU.
+            "saved": _error(
+                lambda: save_accelerator_state(folder, [], [], here._schedulers, [], 0, 0)
+            ),
+        }
+
+
 def _sharded(version: int, before: bool) -> None:
     """Let Accelerate shard a model, before Explorer is made or after."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=version)
     plugin.use_orig_params = None if version == 2 else True
-    here = accelerator()
-    # As Accelerate does itself on GPUs.
-    state: Any = here.state
-    state.fsdp_plugin, state.distributed_type = plugin, DistributedType.FSDP
-    state.device = torch.device("cpu")
+    here = _sharding(plugin)
     net_ = net()
     given: Any = torch.optim.AdamW(net_.parameters(), LR)
     explorer = explorer_of(given, net_, net_) if before else None
@@ -253,13 +296,17 @@ RUNS = [
 ]  # fmt: skip
 
 
-def all_runs(folder: str, names: list[str] | None = None) -> dict[str, Any]:
-    """Return what every run has seen on this rank; a text where it failed."""
+def _as_torchrun_does() -> None:
+    """Set the environment that tells Accelerate of this process's group."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    # So Accelerate knows that its processes have been started, and which this is.
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     os.environ.update({name: str(value) for name, value in ranks.items()})
     warnings.simplefilter("ignore")
+
+
+def all_runs(folder: str, names: list[str] | None = None) -> dict[str, Any]:
+    """Return what every run has seen on this rank; a text where it failed."""
+    _as_torchrun_does()
     found: dict[str, Any] = {}
     for run in RUNS:
         if names is None or run.__name__ in names:

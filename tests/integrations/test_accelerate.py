@@ -135,6 +135,17 @@ def test_models_that_accelerate_shards_over_all_ranks_are_refused_whenever_it_do
         assert "a value per rank would be a value per shard" in run["FSDP2 after"]
 
 
+def test_fsdp2_with_a_replicate_axis_trains_and_its_save_state_is_refused(tmp_path):
+    ranks = run_ranks(runs.hybrid, 4, str(tmp_path))
+    assert ranks[0]["own"] == ranks[1]["own"]
+    assert ranks[0]["own"] != ranks[2]["own"]
+    assert len(set(ranks[0]["rates"])) == 2
+    for one in ranks:
+        assert one["mean"] == ranks[0]["mean"]
+        assert "`accelerator.save_state` saves the scheduler's state of rank 0" in one["saved"]
+        assert "torch.distributed.checkpoint" in one["saved"]
+
+
 # --- the example
 
 

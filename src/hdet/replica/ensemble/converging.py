@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import where
 from .ensemble import Ensemble
-from .hosts import only_accumulates, warn_if_one_replica_is_saved, warn_of_missing_callback
+from .hosts import check_saving, only_accumulates, warn_of_missing_callback
 
 
 class Converging(ABC):
@@ -68,9 +68,11 @@ class Converging(ABC):
         return True
 
     def _notice_saving(self) -> None:
-        """Warn where a framework saves one replica for all."""
-        if self._exploring and not self._ensemble.is_converged:
-            warn_if_one_replica_is_saved(type(self).__name__)
+        """Warn where a framework saves one replica for all; refuse to save one shard."""
+        if self._exploring:
+            ensemble = self._ensemble
+            split = max(ensemble.replicas.shape[1:], default=1) > 1
+            check_saving(type(self).__name__, ensemble.is_converged, split)
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
         """Refuse to be copied or pickled while replicas differ.

@@ -52,14 +52,30 @@ def warn_of_missing_callback(name: str) -> None:
             return
 
 
-def warn_if_one_replica_is_saved(name: str) -> None:
-    """Warn if a framework that saves on rank 0 asks for a state while replicas differ. Local.
+def check_saving(name: str, converged: bool, split: bool) -> None:
+    """See to what a framework that saves on rank 0 asks for while replicas differ. Local.
+
+    Warns outside `converged()`.
 
     Args:
-        name: of the scheduler, for the warning.
+        name: of the scheduler, for the message.
+        converged: whether the replicas are one.
+        split: whether a replica is several processes, each with a part of the state.
+
+    Raises:
+        RuntimeError: if rank 0 would save its own part for all.
     """
     call = next((_SAVING[module] for module in _callers() if module in _SAVING), None)
-    if call is not None:
+    if call is None:
+        return
+    if split:
+        raise RuntimeError(
+            f"{where()}`{call}` saves the scheduler's state of rank 0 alone, and where the "
+            f"model is sharded `{name}` has a part of it on every rank. Save it by itself "
+            f"inside `converged()`: give `scheduler.state_dict()` to "
+            f"torch.distributed.checkpoint, and register or save no scheduler here."
+        )
+    if not converged:
         warnings.warn(
             f"{where()}`{call}` was called outside `{name}.converged()`: it saves the weights "
             f"of rank 0's replica, not the mean. Write `with scheduler.converged(): "
