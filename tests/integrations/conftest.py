@@ -11,9 +11,11 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 collect_ignore_glob = []
 
 if not importlib.util.find_spec("lightning"):
-    collect_ignore_glob += ["*lightning*"]
+    collect_ignore_glob += ["*lightning*", "*fabric*"]
 if not importlib.util.find_spec("transformers"):
     collect_ignore_glob += ["*transformers*", "trainers.py"]
+if not importlib.util.find_spec("accelerate"):
+    collect_ignore_glob += ["*accelerate*"]
 if not importlib.util.find_spec("flwr"):
     collect_ignore_glob += ["*flower*", "local_grid.py"]
 else:

@@ -19,8 +19,14 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, TensorDataset
@@ -184,13 +190,15 @@ def evaluation(_: Path) -> dict[str, Any]:
     module = Module(DIFFERING)
     run = trainer(HDETCallback(), val_check_interval=5, num_sanity_val_steps=2)
     run.fit(module, train_loader(), val_loader())
+    home = {k: float(v) for k, v in run.callback_metrics.items() if k.startswith("hdet/")}
+    home["found()"] = module.explorer.found()[0]
     during = list(module.seen["evaluated"])
     after = flat(module)
     run.test(module, val_loader(), verbose=False)
     run.validate(module, val_loader(), verbose=False)
     rates = [g["lr"] for g in module.explorer.optimizer.param_groups]
     last = module.seen["evaluated"][len(during) :]
-    found = result(module, during=during, after=after, last=last, rates=rates)
+    found = result(module, during=during, after=after, last=last, rates=rates, home=home)
     return found | {"plain": plain(DIFFERING)}
 
 
@@ -336,6 +344,22 @@ class Unwrapped(DDPStrategy):
         pass
 
 
+class Parallel(Module):
+    """A model that is sharded as ModelParallelStrategy wants it, or only split by tensors."""
+
+    def __init__(self, sharded: bool) -> None:
+        super().__init__(DIFFERING)
+        self.sharded = sharded
+
+    def configure_model(self):
+        mesh: Any = self.device_mesh
+        if self.sharded:
+            fully_shard(self.net, mesh=mesh["data_parallel"])
+        else:
+            plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+            parallelize_module(self.net, mesh["tensor_parallel"], plan)
+
+
 def _error(module: Any, *callbacks: Any, **settings: Any) -> str:
     try:
         trainer(*callbacks, max_epochs=1, **settings).fit(module, train_loader(1))
@@ -361,6 +385,8 @@ def refused(_: Path) -> dict[str, Any]:
         "seldom": _error(seldom, HDETCallback()),
         "manual": _error(Manual({}), HDETCallback()),
         "strategy": _error(Module(DIFFERING), HDETCallback(), strategy=Unwrapped()),
+        "sharded": _error(Parallel(True), HDETCallback(), strategy=ModelParallelStrategy(2, 1)),
+        "split": _error(Parallel(False), HDETCallback(), strategy=ModelParallelStrategy(2, 1)),
     }
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 
 import hdet
 from hdet.replica.paper import reference
-from tests.helpers import batch, small_model
+from tests.helpers import batch, loss_at, small_model
 from tests.rank_runner import run_ranks
 from tests.ranks.common import SHORT, SHORT_STEPS, SHORT_T, squared_error
 
@@ -111,6 +111,39 @@ def test_shards_without_replicas_are_refused_on_every_rank_with_the_remedy(kind,
     for said in run_ranks(_refused, 2, kind):
         for text in said:
             assert re.search(message, text), text
+
+
+def _sharded_later(kind):
+    model = small_model()
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    explorer = hdet.Explorer(optimizer, sync_every=2)
+    if kind == "FSDP1":
+        model = FullyShardedDataParallel(
+            model, use_orig_params=True, device_id=torch.device("cpu")
+        )
+    else:
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        optimizer.param_groups[0]["params"] = [*model.parameters()]
+    loss_at(model, 0, dist.get_rank()).backward()
+    optimizer.step()
+    try:
+        explorer.step(1.0)
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("FSDP1", r"does not work with FullyShardedDataParallel \(FSDP1\)"),
+        ("FSDP2", r"was made before the optimizer got other parameters.*make it after that"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_is_sharded_later_is_refused_at_the_first_step(kind, message):
+    for said in run_ranks(_sharded_later, 2, kind):
+        assert re.search(message, said), said
 
 
 def _noise():

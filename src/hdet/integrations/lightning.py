@@ -153,11 +153,16 @@ class HDETCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
         """Make the replicas one, until the next `fit`. Collective.
 
         Args:
-            trainer: not used.
+            trainer: is given what was found: of `callback_metrics` alone Lightning brings home
+                to a notebook's process, which has no scheduler.
             pl_module: not used.
         """
         self._enter(restore=False)
         self._ended = True
+        for number, scheduler in enumerate(self._schedulers):
+            if isinstance(scheduler, Explorer):
+                prefix = "hdet" if len(self._schedulers) == 1 else f"hdet/{number}"
+                trainer.callback_metrics.update(_found(scheduler, prefix))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -269,6 +274,14 @@ class _Loggers(Tracker):
 
     def words(self, event: str, step: int) -> None:
         pass
+
+
+def _found(explorer: Explorer, prefix: str) -> dict[str, torch.Tensor]:
+    """Return the rate found for each parameter group, and the base values, by flat names."""
+    flat = explorer.metrics(flat=True)
+    found = {name: value for name, value in flat.items() if name.endswith("/base")}
+    found |= {f"hdet/found/{group}": rate for group, rate in enumerate(explorer.found())}
+    return {name.replace("hdet", prefix, 1): torch.tensor(x) for name, x in found.items()}
 
 
 def _refuse_other_intervals(config: Any) -> None:

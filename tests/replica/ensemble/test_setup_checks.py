@@ -45,6 +45,19 @@ class Zero(torch.optim.SGD):
 Zero.__name__ = "DeepSpeedZeroOptimizer"
 
 
+class Flat:
+    """As DeepSpeed's own optimizers are: none of torch's, with groups of flat copies."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+
+
+def flat(name):
+    return type(name, (Flat,), {})
+
+
 class Adafactor(torch.optim.SGD):
     """As transformers has it: without a rate it computes its own."""
 
@@ -114,6 +127,25 @@ def test_lbfgs_is_refused(make):
 def test_zero_is_refused_inside_a_wrapper_too(make, wrap):
     with pytest.raises(ValueError, match="a rate per rank would be a rate per shard"):
         make(wrap(Zero(small_model().parameters(), 0.1)))
+
+
+@pytest.mark.parametrize("wrap", [lambda o: o, Accelerated])
+@pytest.mark.parametrize("hides", [False, True])
+@BOTH
+def test_deepspeeds_optimizers_are_refused_though_none_is_one_of_torchs(make, wrap, hides):
+    def given(name):
+        made = flat(name)(torch.optim.AdamW(small_model().parameters(), 0.1))
+        if hides:
+            # Where it has groups of its own, nothing is looked through.
+            made.optimizer = None
+            type(made).param_groups = [{"params": [], "lr": 0.1}]
+        return wrap(made)
+
+    for name in ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3", "BF16_Optimizer"):
+        with pytest.raises(ValueError, match=f"{name}. Each rank updates its own shard"):
+            make(given(name))
+    with pytest.raises(ValueError, match="FP16_Optimizer: it steps copies of the weights"):
+        make(given("FP16_Optimizer"))
 
 
 @BOTH

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 
+import hdet
 from hdet.replica.ensemble.stepping import Stepping
 from tests.helpers import loss_at, small_model
 
@@ -35,24 +36,11 @@ def test_a_scheduler_that_is_stepped_once_per_process_is_refused_with_the_remedy
     optimizer.step()
     with pytest.raises(RuntimeError, match="step_scheduler_with_optimizer=False") as error:
         prepared.step()
-    assert "passed to Accelerate's `prepare()`" in str(error.value)
-    assert "sync_gradients" not in str(error.value)
+    assert "`prepare()` leaves it alone, so do not wrap it yourself" in str(error.value)
+    assert "micro-batch" not in str(error.value)
 
 
-class GradientState:
-    """As Accelerate has it, under `accumulate()` of two micro-batches."""
-
-    _shared_state = {"sync_gradients": True}
-    num_steps = 2
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_a_scheduler_that_is_stepped_at_every_micro_batch_is_refused_with_the_remedy(
-    known, monkeypatch
-):
-    if known:
-        module = types.SimpleNamespace(GradientState=GradientState)
-        monkeypatch.setitem(sys.modules, "accelerate.state", module)
+def test_a_scheduler_that_is_stepped_at_every_micro_batch_is_refused_with_the_remedy():
     _, optimizer, stepping = made()
     for _ in range(3):
         stepping.took_place()
@@ -61,10 +49,35 @@ def test_a_scheduler_that_is_stepped_at_every_micro_batch_is_refused_with_the_re
     stepping.took_place()
     optimizer.step()
     stepping.took_place()
-    with pytest.raises(RuntimeError, match="if accelerator.sync_gradients") as error:
+    with pytest.raises(RuntimeError, match="only where the optimizer really steps") as error:
         stepping.took_place()
     assert "`scheduler.observe(loss)` for every micro-batch" in str(error.value)
-    assert ("prepare()" in str(error.value)) != known
+    assert "once per process" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: hdet.Explorer(o, lambda step: 0.5**step),
+        lambda o: hdet.OneCycleAutoLR(o, 0.1, 10, ensemble_lr_spread_ratio=0),
+    ],
+)
+def test_a_micro_batch_of_accelerates_is_no_step(make, monkeypatch):
+    class GradientState:
+        _shared_state = {"sync_gradients": False}
+
+    model = small_model()
+    scheduler = make(torch.optim.AdamW(model.parameters(), 0.1))
+    scheduler.optimizer.step()
+    rates = scheduler.get_last_lr()
+    module = types.SimpleNamespace(GradientState=GradientState)
+    monkeypatch.setitem(sys.modules, "accelerate.state", module)
+    scheduler.step(2.0)
+    assert scheduler.get_last_lr() == rates
+    assert scheduler._ensemble.meter.sums() == [2.0, 1]
+    GradientState._shared_state["sync_gradients"] = True
+    scheduler.step(1.0)
+    assert scheduler.get_last_lr() != rates
 
 
 def test_one_call_an_epoch_is_a_warning_at_once_and_then_an_error():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import where
 from .ensemble import Ensemble
-from .hosts import warn_of_missing_callback
+from .hosts import check_saving, only_accumulates, warn_of_missing_callback
 
 
 class Converging(ABC):
@@ -22,6 +22,8 @@ class Converging(ABC):
     _ensemble: Ensemble
     _introduced: bool
     _hosted = False  # whether a framework's callback of ours takes care of this
+    # So Accelerate's `prepare()` does not wrap it, to step it once per process.
+    _is_accelerate_prepared = True
 
     @property
     @abstractmethod
@@ -56,6 +58,21 @@ class Converging(ABC):
             warn_of_missing_callback(type(self).__name__)
         self._ensemble.introduce(step)
         self._introduced = True
+
+    def _only_accumulates(self, loss: Tensor | float | None, skipped: bool | None) -> bool:
+        """Return whether a step is a micro-batch of Accelerate's, and keep its loss then."""
+        if skipped is not None or not only_accumulates():
+            return False
+        if loss is not None:
+            self.observe(loss)
+        return True
+
+    def _notice_saving(self) -> None:
+        """Warn where a framework saves one replica for all; refuse to save one shard."""
+        if self._exploring:
+            ensemble = self._ensemble
+            split = max(ensemble.replicas.shape[1:], default=1) > 1
+            check_saving(type(self).__name__, ensemble.is_converged, split)
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
         """Refuse to be copied or pickled while replicas differ.

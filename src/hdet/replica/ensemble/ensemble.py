@@ -106,6 +106,11 @@ class Ensemble:
             self.meter.drop()
         return took_place
 
+    @property
+    def is_converged(self) -> bool:
+        """Whether all replicas are one now, inside `converged()`."""
+        return self._gathered_sums is not None
+
     def require_connection(self) -> None:
         """Raise a `RuntimeError` unless the replicas are those it was made for. Local."""
         if self._world is not None and self.replicas.world is self._world():
@@ -145,6 +150,7 @@ class Ensemble:
 
     def introduce(self, step: int) -> None:
         """Raise on every rank unless the replicas' settings are the same. Collective."""
+        self._holdings.require_parameters(self._name)
         call = "the first step since it was made or loaded,"
         self.assemble(call, step)
         mine = torch.tensor([digest(self._facts()), 1.0], dtype=torch.float64)

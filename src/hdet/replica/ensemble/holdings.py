@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ...errors import where
+from .meshes import refuse_fsdp1
 from .optimizer_state import all_state, weight_dependent_state
 from .outsiders import Named, model_outsiders
 
@@ -23,10 +25,25 @@ class Holdings:
         self._optimizer = optimizer
         self._model = model
         self._follow = all_state if average_state else weight_dependent_state
+        self._made_for = [weakref.ref(p) for p in self.parameters()]
 
     def appear(self) -> None:
         """Let the others know that these are averaged here."""
         _averaged.add(self)
+
+    def require_parameters(self, call: str) -> None:
+        """Raise a `ValueError` if the parameters have been sharded since. Local.
+
+        FSDP1 does it in place; FSDP2, ZeRO and Accelerate's `prepare()` give the optimizer
+        others. The ranks are then no replicas, or others than they were.
+        """
+        refuse_fsdp1(self.parameters(), call)
+        then, now = {id(p()) for p in self._made_for}, {id(p) for p in self.parameters()}
+        if then and not then & now:
+            raise ValueError(
+                f"{where()}`{call}` was made before the optimizer got other parameters, as "
+                f"FSDP2, DeepSpeed and Accelerate's `prepare()` give it: make it after that."
+            )
 
     def parameters(self) -> list[Tensor]:
         """Return the optimizer's parameters."""

@@ -53,11 +53,7 @@ def find_replicas(
     """
     require_membership(process_group, call)
     tensors = list(tensors)
-    # The mark that FSDP1 puts on flat parameters, and on the views of `use_orig_params`.
-    if any(hasattr(t, "_fsdp_flattened") for t in tensors):
-        raise ValueError(
-            f"{where()}`{call}` does not work with FullyShardedDataParallel (FSDP1). {SHARDED}"
-        )
+    refuse_fsdp1(tensors, call)
     split = dtensors(tensors)
     if isinstance(process_group, DeviceMesh):
         first, *others = (process_group.get_group(a) for a in range(process_group.ndim))
@@ -88,6 +84,15 @@ def find_replicas(
         f'a 2-D mesh, init_device_mesh(..., mesh_dim_names=("replicate", "shard")), '
         f"and give it to fully_shard; or name the replicas with `process_group`."
     )
+
+
+def refuse_fsdp1(tensors: Iterable[Tensor], call: str) -> None:
+    """Raise a `ValueError` if FSDP1 has sharded any of the tensors. Local."""
+    # The mark that it puts on flat parameters, and on the views of `use_orig_params`.
+    if any(hasattr(t, "_fsdp_flattened") for t in tensors):
+        raise ValueError(
+            f"{where()}`{call}` does not work with FullyShardedDataParallel (FSDP1). {SHARDED}"
+        )
 
 
 def reshard(model: nn.Module | None) -> None:

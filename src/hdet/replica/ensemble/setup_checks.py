@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -26,6 +27,7 @@ _SHARDED = (
     "DistributedFused",
     "DistributedOptimizer",
 )
+_STEP_COPIES = ("FP16_Optimizer", "FP16_UnfusedOptimizer")
 _ESTIMATE_THEIR_OWN_LR = ("Prodigy", "DAdapt", "DoG", "DoWG", "Mechanic")
 
 
@@ -36,7 +38,7 @@ def unwrapped(optimizer: Any, call: str) -> Optimizer:
     parameter groups; the optimizer inside takes the steps and has the state.
 
     Raises:
-        ValueError: for a container of several optimizers.
+        ValueError: for a container of several optimizers, or one of DeepSpeed's that shard.
         TypeError: if it is not an optimizer.
     """
     *_, optimizer = _layers(optimizer)
@@ -48,6 +50,7 @@ def unwrapped(optimizer: Any, call: str) -> Optimizer:
             f"for each optimizer inside, and step them all."
         )
     if not isinstance(optimizer, Optimizer):
+        _refuse_partial(optimizer, call)
         raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
     return optimizer
 
@@ -74,11 +77,7 @@ def refuse_unfit(optimizer: Any, call: str) -> None:
             ZeRO does, or that evaluates the model itself, as LBFGS does.
     """
     for layer in _layers(optimizer):
-        for cls in type(layer).__mro__:
-            if cls.__name__.startswith(_SHARDED):
-                raise ValueError(
-                    f"{where()}`{call}` does not work with {cls.__name__}. {SHARDED}"
-                )
+        _refuse_partial(layer, call)
     kind = type(unwrapped(optimizer, call))
     closure = inspect.signature(kind.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
@@ -87,6 +86,18 @@ def refuse_unfit(optimizer: Any, call: str) -> None:
             f"several times a step, at other points on each replica, and its state depends on "
             f"them. Use AdamW, Adam or SGD."
         )
+
+
+def _refuse_partial(layer: Any, call: str) -> None:
+    """Raise where an optimizer's parameters are not the model's own, whole ones."""
+    for cls in type(layer).__mro__:
+        if cls.__name__.startswith(_SHARDED):
+            raise ValueError(f"{where()}`{call}` does not work with {cls.__name__}. {SHARDED}")
+        if cls.__name__.startswith(_STEP_COPIES):
+            raise ValueError(
+                f"{where()}`{call}` does not work with {cls.__name__}: it steps copies of the "
+                f"weights, and what is averaged would not reach the model. Use torch.autocast."
+            )
 
 
 def require_rates(optimizer: Optimizer, call: str) -> None:
@@ -124,8 +135,26 @@ def refuse_lr_free(optimizer: Optimizer, call: str, without: str = "spread 0") -
         )
 
 
-def unwrapped_schedule(scheduler: Any) -> Any:
-    """Return the torch scheduler inside a wrapper such as Accelerate's, or what was given."""
+def unwrapped_schedule(scheduler: Any, call: str) -> Any:
+    """Return the torch scheduler inside a wrapper such as Accelerate's, or what was given.
+
+    Raises:
+        ValueError: where the wrapper steps it several times for one optimizer step, so that
+            the length of its schedule is another.
+    """
     inner = getattr(scheduler, "scheduler", None)
     known = (LRScheduler, ReduceLROnPlateau)
-    return inner if isinstance(inner, known) and not isinstance(scheduler, known) else scheduler
+    if not isinstance(inner, known) or isinstance(scheduler, known):
+        return scheduler
+    connected = dist.is_available() and dist.is_initialized()
+    processes = dist.get_world_size() if connected else 1
+    # Accelerate's own rule.
+    once = not getattr(scheduler, "step_with_optimizer", False) or scheduler.split_batches
+    if processes > 1 and not once:
+        raise ValueError(
+            f"{where()}`{call}` got a {type(inner).__name__} that Accelerate has prepared, and "
+            f"steps {processes} times, once per process, for every optimizer step; it would be "
+            f"stepped once here. Take it out of `prepare()` and give its length in optimizer "
+            f"steps; or make the Accelerator with `step_scheduler_with_optimizer=False`."
+        )
+    return inner

@@ -1,9 +1,9 @@
 """Has the optimizer stepped when `scheduler.step()` is called?
 
 A GradScaler skips optimizer steps whose gradients overflowed, and such a step must not count:
-the schedule would run ahead of the training. Accelerate calls a scheduler that it has prepared
-once per process, and its `accumulate()` skips the optimizer's steps but not the scheduler's:
-the schedule would end too early. And a loop that steps once an epoch, as is usual with torch's
+the schedule would run ahead of the training. Accelerate's wrapper calls a scheduler once per
+process, and a loop that accumulates gradients may call it for every micro-batch: the schedule
+would end too early. And a loop that steps once an epoch, as is usual with torch's
 schedulers, would never come to a sync.
 
 All this shows in how the calls of the optimizer and of the scheduler alternate. All replicas
@@ -101,26 +101,18 @@ class Stepping:
 def _remedy() -> str:
     """Say what to do where the scheduler is called more often than the optimizer steps."""
     prepared = (
-        "A scheduler that has been passed to Accelerate's `prepare()` is called once per "
-        "process: do not prepare it, or make the Accelerator with "
+        "Accelerate's AcceleratedScheduler calls it once per process: `prepare()` leaves it "
+        "alone, so do not wrap it yourself, or make the Accelerator with "
         "`step_scheduler_with_optimizer=False`, so that one call is one step."
     )
     accumulated = (
-        "Under gradient accumulation call it only where the optimizer really steps; with "
-        "Accelerate's `accumulate()` write `if accelerator.sync_gradients: "
-        "scheduler.step()`, and `scheduler.observe(loss)` for every micro-batch."
+        "Under gradient accumulation call `scheduler.step()` only where the optimizer really "
+        "steps, and `scheduler.observe(loss)` for every micro-batch; or let Accelerate's "
+        "`accumulate()` do it, with the optimizer passed to `prepare()`."
     )
     frame = sys._getframe()
     while frame is not None:
         if type(frame.f_locals.get("self")).__name__ == "AcceleratedScheduler":
             return prepared
         frame = frame.f_back
-    if _accumulates():
-        return accumulated
-    return f"Call it once, after `optimizer.step()`. {accumulated} {prepared}"
-
-
-def _accumulates() -> bool:
-    """Return whether Accelerate is in use here, and accumulates gradients."""
-    state = getattr(sys.modules.get("accelerate.state"), "GradientState", None)
-    return state is not None and state._shared_state != {} and state().num_steps > 1
+    return f"Call it once, after `optimizer.step()`. {accumulated}"

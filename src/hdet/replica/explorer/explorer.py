@@ -171,7 +171,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         config: SearchConfig | None = None,
     ) -> None:
         given, optimizer = optimizer, unwrapped(optimizer, NAME)
-        scheduler = unwrapped_schedule(scheduler)
+        scheduler = unwrapped_schedule(scheduler, NAME)
         require_rates(optimizer, NAME)
         check_arguments(
             optimizer,

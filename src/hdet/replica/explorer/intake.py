@@ -15,6 +15,8 @@ class ExplorerIntake(ExplorerState):
         """Take in a step's loss; return whether the step counts, or was skipped."""
         if self._superseded is not None:
             self._refuse_superseded()
+        if self._only_accumulates(loss, skipped):
+            return False
         ensemble, takes_part = self._ensemble, self._takes_part
         if takes_part and self._mode == "tune":
             if not ensemble.counts(skipped):

@@ -59,8 +59,18 @@ def probe(
         The callable. Calling it is collective.
 
     Raises:
-        ValueError: when it is called, if the loader is empty.
+        ValueError: if Accelerate has prepared the loader; when it is called, if it is empty.
     """
+    kind = type(loader).__name__
+    require(
+        not any(cls.__name__ == "DataLoaderStateMixin" for cls in type(loader).__mro__),
+        "probe",
+        "loader",
+        kind,
+        "must be the loader itself: rank 0 alone draws from it, and all processes draw from "
+        "one that Accelerate has prepared",
+        "leave it out of `prepare()`",
+    )
     batches = iter(())
 
     def next_batch() -> Any:
@@ -92,7 +102,6 @@ def probe(
             raise RuntimeError(
                 f"{where()}`probe(loader=...)` failed on its first process: {box[1]}"
             )
-        kind = type(loader).__name__
         require(box[0] is not None, "probe", "loader", kind, "gave no batch", "give it data")
         batch = _move(box[0], device)
         return _in_either_mode(lambda: loss(model, batch), model)

@@ -91,6 +91,7 @@ class ExplorerState(Converging, OuterScheduler):
         copy the run resumes as well, but a roll-back may go further back. It holds the averaged
         weights: as much again as the model, DTensors where the model is sharded.
         """
+        self._notice_saving()
         if self._scaled:
             self._values.read_unexplored()
         else:

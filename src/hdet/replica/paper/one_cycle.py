@@ -245,6 +245,8 @@ class OneCycleAutoLR(OneCycleState):
         if not self._constructed:
             super().step()
             return
+        if self._only_accumulates(loss, skipped):
+            return
         ensemble, exploring = self._ensemble, self._exploring
         if exploring:
             if not ensemble.counts(skipped):

@@ -39,6 +39,7 @@ class OneCycleState(Converging, OneCycleLR):
         saves its own weights and state. Either way the resumed run is the same to the last
         bit.
         """
+        self._notice_saving()
         return {
             "format": 3,
             # Under OneCycleLR's own names: it loads this state as far as it goes.
