@@ -30,10 +30,8 @@ ROUND: dict[str, Any] = {"sync_every": SYNC, "search": False}
 EVERY: dict[str, Any] = {"checkpoint": {"interval": SAVED}}
 
 
-def make(
-    folder: str, steps: int = STEPS, change: Any = None, **changes: dict[str, Any]
-) -> Watched:
-    config = config_of(folder, steps, **changes)
+def make(folder: str, steps: int = STEPS, change: Any = None, **changes: dict) -> Watched:
+    config = config_of(folder, steps, changes)
     if change is not None:
         change(config)
     return Watched(config)
