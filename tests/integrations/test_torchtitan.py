@@ -180,6 +180,7 @@ def test_without_hdet_a_checkpoint_goes_on_at_torchtitans_own_rates(of):
         ("no setting", "has no setting optimizer, window: there are config, explore"),
         ("twice", "must be torchtitan's own: call it once"),
         ("no replicas", "data_parallel_replicate_degree=1.* must be at least 2"),
+        ("torchft", "fault_tolerance.enable=True.* must be off, .* restart from a checkpoint"),
         ("pipeline", r"pipeline_parallel_degree=2\)` must be 1"),
         ("context", r"context_parallel_degree=2\)` must be 1"),
     ],

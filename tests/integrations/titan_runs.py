@@ -4,6 +4,7 @@ Importing torchtitan takes seconds, so the ranks import it once, do every run in
 return what each has seen; a run that fails returns its error.
 """
 
+import copy
 import logging
 import os
 import traceback
@@ -137,6 +138,8 @@ def refused(folder: str) -> dict[str, str]:
     """Return what is said to what cannot work."""
     trainer = make(folder)
     alone = SimpleNamespace(dp_replicate=1)
+    with_torchft = copy.copy(trainer)
+    with_torchft.ft_manager = SimpleNamespace(enabled=True)  # pyright: ignore[reportAttributeAccessIssue]
     pipeline = SimpleNamespace(dp_replicate=2, pp_enabled=True, pp=2, cp=1)
     context = SimpleNamespace(dp_replicate=2, pp_enabled=False, pp=1, cp_enabled=True, cp=2)
     calls = {
@@ -146,6 +149,7 @@ def refused(folder: str) -> dict[str, str]:
         "no replicas": lambda: checks._check_processes(alone),
         "pipeline": lambda: checks._check_processes(pipeline),
         "context": lambda: checks._check_processes(context),
+        "torchft": lambda: explore(with_torchft),
         "twice": lambda: (explore(trainer, sync_every=SYNC), explore(trainer)),
     }
     said = {}

@@ -57,6 +57,14 @@ def _check_trainer(trainer: Any) -> None:
         "call it once for each Trainer",
     )
     _check_processes(trainer.parallel_dims)
+    require(
+        not getattr(getattr(trainer, "ft_manager", None), "enabled", False),
+        _CALL,
+        "fault_tolerance.enable",
+        True,
+        "must be off, since replicas cannot come and go while they are compared",
+        "restart from a checkpoint with another data_parallel_replicate_degree",
+    )
     checkpointer = trainer.checkpointer
     require(
         not checkpointer.enable or isinstance(checkpointer, CheckpointManager),
