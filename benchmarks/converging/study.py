@@ -8,72 +8,88 @@ best rate, and from rates far too low and far too high; the experiment is Explor
 same three rates, its search ending with the climb as it does under FSDP2. A byte-level GPT of
 0.1M parameters, under torchtitan's schedule of warm-up, constant rate and decay.
 
-Everything runs in one process on one core, in about five minutes of it. Writes
-records/converging.json.
+Everything runs in one process on one core, in about five minutes of it. Each run is appended to
+a file when it is done: a study that was stopped goes on from there. Writes
+records/converging.json and the page's picture.
 """
 
+import json
 import math
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
 
-from ..core.records import write_record
-from ..core.statistics import estimate
+from ..core.files import append, read_lines
+from ..core.records import record, write_record
 from ..robustness.loop import plain
 from ..robustness.ours import SYNC_EVERY, explorer
-from ..robustness.problems import REPLICAS, Outcome, Problem, load
+from ..robustness.problems import REPLICAS, Problem, load
+from .analysis import CONTROL, EXPERIMENT
+from .plots import draw
 
 PROBLEM = Problem("converging", "gpt-0.1M", "adamw", "wsd", 400, 1e-2, "tuning")
 SWEEP = [3e-3, 1e-2, 3e-2]
 FAR = 30.0  # how many times the best rate is missed
 SEEDS = (0, 1)
+_PROGRESS = Path(tempfile.gettempdir()) / "hdet-converging.jsonl"
 
 
-def _row(arm: str, start: float, outcomes: list[Outcome]) -> dict:
-    finite = all(math.isfinite(outcome.held_out) for outcome in outcomes)
-    found = estimate([outcome.held_out for outcome in outcomes])
-    return {
-        "arm": arm,
-        "start": start,
-        "loss": {"mean": found.mean, "error": found.error} if finite else None,
-        "runs": [asdict(outcome) for outcome in outcomes],
-    }
+class Results:
+    """Runs by arm, rate and seed, done once and kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._done = path, dict(read_lines(path, "remove it"))
+        self.task: Any = load(PROBLEM)
+
+    def __getitem__(self, work: tuple[str, float, int]) -> dict[str, Any]:
+        # The settings are part of the key, so that a file of other runs does no harm.
+        key = json.dumps([asdict(PROBLEM), *work])
+        if key not in self._done:
+            arm, rate, seed = work
+            if arm == CONTROL:
+                outcome = plain(PROBLEM, self.task, rate, seed)
+            else:
+                outcome = explorer(PROBLEM, self.task, rate, seed, trials=False)
+            self._done[key] = asdict(outcome)
+            append(self._path, [[key, self._done[key]]])
+            print(*work, outcome.held_out, flush=True)
+        return self._done[key]
+
+    def row(self, arm: str, rate: float) -> dict[str, Any]:
+        """Return what an arm does from a rate."""
+        return {"arm": arm, "start": rate, "runs": [self[arm, rate, seed] for seed in SEEDS]}
 
 
-def command() -> None:
+def command(
+    progress: Annotated[
+        Path, typer.Option(help="Where finished runs are kept, to go on from.")
+    ] = _PROGRESS,
+) -> None:
     """Overlay Explorer's loss curves on plain training's, as torchtitan asks."""
     torch.set_num_threads(1)
-    task = load(PROBLEM)
+    results = Results(progress)
 
-    def control(rate: float) -> list[Outcome]:
-        found = [plain(PROBLEM, task, rate, seed) for seed in SEEDS]
-        print("plain", rate, [outcome.held_out for outcome in found], flush=True)
-        return found
+    def end(rate: float) -> float:
+        mean = sum(results[CONTROL, rate, seed]["held_out"] for seed in SEEDS) / len(SEEDS)
+        return mean if math.isfinite(mean) else math.inf
 
-    def experiment(rate: float) -> list[Outcome]:
-        found = [explorer(PROBLEM, task, rate, seed, trials=False) for seed in SEEDS]
-        print("explorer", rate, [outcome.held_out for outcome in found], flush=True)
-        return found
-
-    swept = {rate: control(rate) for rate in SWEEP}
-    means = {rate: sum(o.held_out for o in found) for rate, found in swept.items()}
-    best = min(SWEEP, key=lambda rate: means[rate] if math.isfinite(means[rate]) else math.inf)
-    rows = [_row("control", best, swept[best])]
-    for start in (best / FAR, best * FAR):
-        rows.append(_row("control", start, control(start)))
-    for start in (best, best / FAR, best * FAR):
-        rows.append(_row("explorer", start, experiment(start)))
+    sweep = {rate: end(rate) for rate in SWEEP}
+    best = min(SWEEP, key=lambda rate: sweep[rate])
+    starts = (best, best / FAR, best * FAR)
     about = {
         "problem": asdict(PROBLEM),
         "replicas": REPLICAS,
         "sync every": SYNC_EVERY,
-        "tokens": REPLICAS * task.batch_size * task.context,
+        "tokens": REPLICAS * results.task.batch_size * results.task.context,
         "seeds": list(SEEDS),
         "best": best,
         "far": FAR,
-        "sweep": {
-            str(rate): _row("control", rate, found)["loss"] for rate, found in swept.items()
-        },
-        "rows": rows,
+        "sweep": {str(rate): loss for rate, loss in sweep.items()},
+        "rows": [results.row(arm, rate) for arm in (CONTROL, EXPERIMENT) for rate in starts],
     }
     write_record("converging", "python -m benchmarks converging", about)
+    draw(record("converging"))
