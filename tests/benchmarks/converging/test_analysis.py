@@ -28,6 +28,6 @@ def test_regrets_are_percent_over_the_control_at_the_best_rate() -> None:
 def test_the_table_has_a_row_for_each_start() -> None:
     assert [place(found, RECORD) for found in RECORD["rows"]] == ["best", "below", "above"] * 2
     rows = table(RECORD)
-    assert list(rows["control"]) == ["2.100 ± 0.100"] * 3
-    assert list(rows["Explorer"]) == ["2.205 ± 0.105"] * 3
-    assert rows["highest rate after the search"][0] == "0.03, 0.03"
+    assert rows["control"].tolist() == ["2.100 ± 0.100"] * 3
+    assert rows["Explorer"].tolist() == ["2.205 ± 0.105"] * 3
+    assert rows["highest rate after the search"].tolist()[0] == "0.03, 0.03"

@@ -12,7 +12,7 @@ class Foreign(dist.ProcessGroup):
     """A group that torch.distributed has not made, as torchft's are."""
 
     def __init__(self) -> None:
-        super().__init__(0, 2)
+        super().__init__(0, 2)  # pyright: ignore[reportCallIssue]
 
 
 def refusal() -> str:
