@@ -19,11 +19,7 @@ def values() -> dict[str, Any]:
         "run": found,
         "results": table(found),
         "regret": {start: regret(ends[EXPERIMENT, start], found) for start in STARTS},
-        "gain": {
-            start: statistics.fmean(ends[CONTROL, start])
-            - statistics.fmean(ends[EXPERIMENT, start])
-            for start in STARTS
-        },
+        "control": {start: regret(ends[CONTROL, start], found) for start in STARTS},
     }
 
 

@@ -32,7 +32,7 @@ from .analysis import CONTROL, EXPERIMENT
 from .plots import draw
 
 PROBLEM = Problem("converging", "gpt-0.1M", "adamw", "wsd", 400, 1e-2, "tuning")
-SWEEP = [3e-3, 1e-2, 3e-2]
+SWEEP = [1e-3, 3e-3, 1e-2, 3e-2]
 FAR = 30.0  # how many times the best rate is missed
 SEEDS = (0, 1)
 _PROGRESS = Path(tempfile.gettempdir()) / "hdet-converging.jsonl"
