@@ -9,6 +9,7 @@ from ..core.records import record
 from ..core.statistics import estimate
 
 CONTROL, EXPERIMENT = "control", "explorer"
+STARTS = ("best", "below", "above")
 
 
 def values() -> dict[str, Any]:
@@ -21,9 +22,6 @@ def values() -> dict[str, Any]:
         "regret": {start: regret(ends[EXPERIMENT, start], found) for start in STARTS},
         "control": {start: regret(ends[CONTROL, start], found) for start in STARTS},
     }
-
-
-STARTS = ("best", "below", "above")
 
 
 def place(row: dict[str, Any], found: dict[str, Any]) -> str:
