@@ -8,6 +8,7 @@ from .averaging.study import command as averaging
 from .bilevel.command import bilevel
 from .bilevel_speed.study import command as bilevel_speed
 from .compare.command import compare
+from .converging.study import command as converging
 from .core.page import PAGES, write
 from .cost.study import command as cost
 from .federated.command import federated
@@ -31,6 +32,7 @@ for study in (compare, robustness, federated, bilevel):
 for name, study in {
     "averaging": averaging,
     "bilevel-speed": bilevel_speed,
+    "converging": converging,
     "cost": cost,
     "overhead": overhead,
     "penalties": penalties,

@@ -23,6 +23,7 @@ PAGES = {
     "averaging": "benchmarks.md",
     "bilevel": "bilevel-benchmark.md",
     "compare": "compare.md",
+    "converging": "converging.md",
     "cost": "cost.md",
     "federated": "federated-benchmark.md",
     "penalties": "penalties.md",

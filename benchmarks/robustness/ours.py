@@ -54,8 +54,12 @@ def explorer(
     lr: float,
     seed: int,
     config: hdet.SearchConfig | None = None,
+    trials: bool | None = None,
 ) -> Outcome:
-    """Train by `Explorer` over the learning rate, at its defaults or another configuration."""
+    """Train by `Explorer` over the learning rate, at its defaults or another configuration.
+
+    With `trials=False` the search ends with the climb, as it does under FSDP2.
+    """
     initial, probes = new_model(task, seed), 0
     recorder = Recorder(problem, task, initial)
 
@@ -75,6 +79,7 @@ def explorer(
         total_steps=problem.steps,
         T=SYNC_EVERY,
         seed=seed,
+        trials=trials,
         config=config,
     )
     rates = [sum(groups) / len(groups) for groups in trace.base_rates]

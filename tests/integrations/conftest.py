@@ -16,6 +16,8 @@ if not importlib.util.find_spec("transformers"):
     collect_ignore_glob += ["*transformers*", "trainers.py"]
 if not importlib.util.find_spec("accelerate"):
     collect_ignore_glob += ["*accelerate*"]
+if not importlib.util.find_spec("torchtitan") or not importlib.util.find_spec("triton"):
+    collect_ignore_glob += ["*titan*"]
 if not importlib.util.find_spec("flwr"):
     collect_ignore_glob += ["*flower*", "local_grid.py"]
 else:

@@ -154,9 +154,8 @@ def test_a_notebooks_process_gets_the_rate_that_its_ranks_have_found():
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=100, check=False, cwd=root
     )
-    assert done.returncode == 0, done.stderr
     # The weights come home, and no scheduler does.
-    assert "False True" in done.stdout
+    assert "False True" in done.stdout, done.stderr
     rate = float(done.stdout.split("found ")[1])
     assert rate > 0
     assert rate != runs.LR
@@ -285,7 +284,7 @@ def test_the_example_finds_a_rate():
     example = Path(__file__).parents[2] / "examples" / "lightning_trainer.py"
     command = [sys.executable, str(example), "--steps", "120"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    # Not the exit code: gloo's threads may abort a process that has done all, with or without us.
+    # Not the exit code: gloo may abort a process that has done all, with or without us.
     found = [line for line in done.stdout.splitlines() if "rate found" in line]
     assert len(found) == 1, done.stderr
     (line,) = found

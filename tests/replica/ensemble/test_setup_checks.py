@@ -117,6 +117,23 @@ def test_a_container_is_refused_with_the_remedy(make, key):
 
 
 @BOTH
+def test_a_wrapper_that_runs_no_hooks_is_refused(make):
+    class FaultTolerant(Accelerated):
+        """As torchft wraps, under a name that says nothing of what is inside."""
+
+        def __init__(self, optimizer):
+            self.optim = optimizer
+
+        param_groups = property(lambda self: self.optim.param_groups)  # pyright: ignore
+
+    wrapped = FaultTolerant(torch.optim.AdamW(small_model().parameters()))
+    with pytest.raises(
+        TypeError, match="got FaultTolerant, which wraps an optimizer and calls"
+    ):
+        make(wrapped)
+
+
+@BOTH
 def test_lbfgs_is_refused(make):
     with pytest.raises(ValueError, match="does not work with LBFGS: it evaluates the model"):
         make(torch.optim.LBFGS(small_model().parameters()))

@@ -32,8 +32,25 @@ def group_ranks(group: dist.ProcessGroup | None) -> tuple[int, ...]:
     return tuple(dist.get_process_group_ranks(group or dist.group.WORLD))
 
 
+def _is_known(group: object) -> bool:
+    """Return whether torch.distributed has made a process group. Local."""
+    if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
+        return True
+    try:
+        return dist.is_initialized() and dist.get_rank(group) is not None
+    except ValueError:
+        return False
+
+
 def require_membership(group: object, call: str) -> None:
     """Raise a `ValueError` unless this process belongs to `group`. Local."""
+    if not _is_known(group):
+        raise ValueError(
+            f"{where()}`{call}(process_group={type(group).__name__})` is not known to "
+            f"torch.distributed: call init_process_group first, and make the group by "
+            f"new_group. The members of a group of torchft's come and go, and replicas "
+            f"cannot: restart from a checkpoint with another number of them."
+        )
     if not is_member(group):
         raise ValueError(
             f"{where()}`{call}(process_group=...)` was given a group without this rank: call "

@@ -52,6 +52,11 @@ def unwrapped(optimizer: Any, call: str) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         _refuse_partial(optimizer, call)
         raise TypeError(f"{where()}{type(optimizer).__name__} is not an Optimizer")
+    if not hasattr(optimizer, "_optimizer_step_post_hooks"):
+        raise TypeError(
+            f"{where()}`{call}` got {type(optimizer).__name__}, which wraps an optimizer and "
+            f"calls none of its hooks, as torchft's does: give the optimizer inside."
+        )
     return optimizer
 
 

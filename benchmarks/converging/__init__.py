@@ -1,0 +1,1 @@
+"""torchtitan's protocol for a feature that may change how a run converges."""
