@@ -174,6 +174,7 @@ def refused(folder: str) -> dict[str, list[str]]:
     said["no callback"] = [str(w.message) for w in told if "hdet" in str(w.message)]
     attempt("not added", add=False)
     attempt("own explorer", lr_scheduler=own)
+    attempt("evaluated before", state=lambda trainer: (trainer.evaluate(), trainer.state)[1])
     attempt("plateau", args={"lr_scheduler_type": "reduce_lr_on_plateau", "eval_steps": 1,
                              "eval_strategy": "steps"})  # fmt: skip
     attempt("jit", args={"enable_jit_checkpoint": True})
@@ -299,6 +300,7 @@ def test_logs_have_the_schedules_rate_and_not_a_replicas(two):
     [
         ("not added", "trainer.add_callback(HDETCallback"),
         ("own explorer", "the callback makes the Explorer"),
+        ("evaluated before", "`eval_on_start=True`"),
         ("plateau", 'lr_scheduler_type="cosine"'),
         ("jit", "save more often"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -75,6 +76,37 @@ class Run:
 
 def _state(model):
     return [t.detach().clone() for t in model.state_dict().values()]
+
+
+# --- saving outside
+
+
+def _saved(kind, who):
+    run = Run(kind)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for start in (0, T, 2 * T):
+            run.train(range(start, start + T - 1))
+            if who == "inside":
+                with run.scheduler.converged():
+                    run.scheduler.state_dict()
+            elif who == "all" or dist.get_rank() == 1:
+                run.scheduler.state_dict()
+            run.train(range(start + T - 1, start + T))
+    return [str(w.message) for w in told if "state_dict" in str(w.message)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_one_rank_alone_has_taken_is_told_once_on_all(kind):
+    for said in run_ranks(_saved, 3, kind, "one"):
+        (message,) = said
+        assert "outside `converged()` on replica 1 alone" in message
+        assert "with scheduler.converged():" in message
+
+
+@pytest.mark.parametrize("who", ["all", "inside"])
+def test_states_of_all_ranks_and_of_the_mean_are_as_they_should_be(who):
+    assert run_ranks(_saved, 2, "explorer", who) == [[], []]
 
 
 # --- inside and after

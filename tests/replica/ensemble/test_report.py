@@ -9,7 +9,7 @@ def row(probe):
     health = torch.tensor([0.0, 7.0, 9.0], dtype=torch.float64)
     losses = torch.tensor([6.0, 3.0, 2.0, 1.0], dtype=torch.float64)
     effect = torch.tensor([5.0, 1.0], dtype=torch.float64)
-    return encode(health, losses, probe=probe, step=12, facts=2**32 - 1, effect=effect)
+    return encode(health, losses, probe=probe, step=12, facts=2**32 - 1, saves=1, effect=effect)
 
 
 def test_what_a_replica_reports_is_what_its_process_has_said():

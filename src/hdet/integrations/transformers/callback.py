@@ -143,7 +143,9 @@ class HDETCallback(TrainerCallback):
             raise RuntimeError(
                 f"{where()}`{_CALL}` finds no DistributedDataParallel around the model, so "
                 f"there are no replicas to compare: make it before `train()`, and let the "
-                f"Trainer wrap the model."
+                f"Trainer wrap the model. After a `trainer.evaluate()` or `predict()` the "
+                f"Trainer wraps none, and each process would train alone: use "
+                f"`eval_on_start=True`."
             )
         return trainer.model
 

@@ -71,6 +71,8 @@ class Converging(ABC):
         """Warn where a framework saves one replica for all; refuse to save one shard."""
         if self._exploring:
             ensemble = self._ensemble
+            if not ensemble.is_converged:
+                ensemble.note_saving()
             split = max(ensemble.replicas.shape[1:], default=1) > 1
             check_saving(type(self).__name__, ensemble.is_converged, split)
 

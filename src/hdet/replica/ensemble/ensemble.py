@@ -11,6 +11,7 @@ Source: HDET (arXiv 2604.24708), equations (3) and (4).
 
 import math
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class Ensemble:
         self._outsiders = Outsiders(self._holdings.outsiders)
         self._effect = RateEffect(optimizer, name)
         self._pending: _Pending | None = None
+        self._saves, self._warned_of_saving = 0, False
         self._gathered_sums: list | None = None  # of all processes, inside `converged`
 
     # --- before a sync
@@ -198,6 +200,7 @@ class Ensemble:
             probe=probe,
             step=step,
             facts=digest(self._facts()),
+            saves=self._saves,
             effect=self._effect.row(differing, device),
         )
         with self._roll_call.explained(call, step):
@@ -209,6 +212,7 @@ class Ensemble:
             outsiders, odd = view.settle([h.outsiders for h in healths], self.replicas, device)
             effects = [report.effect for report in reports]
             self._effect.refuse_none(differing, effects, self.replicas, device)
+        self._warn_of_saving([report.saves for report in reports])
         broken = sorted({r for r, health in enumerate(healths) if health.nonfinite > 0} | odd)
         if len(broken) < len(reports) or not recoverable:
             check_health(healths, odd)
@@ -280,6 +284,25 @@ class Ensemble:
     def _exchange(self, row: Tensor) -> list[list[float]]:
         """Return the rows of every replica, each the sum of its processes'. Collective."""
         return self.replicas.gather(self.replicas.sum_inner_(row))
+
+    def note_saving(self) -> None:
+        """Count that the state was taken while the replicas differ. Local."""
+        self._saves += 1
+
+    def _warn_of_saving(self, saves: list[float]) -> None:
+        """Warn, once, if some replicas' states have been taken and others' not."""
+        self._saves = 0
+        alone = [r for r, count in enumerate(saves) if count]
+        who = ", ".join(map(str, alone))
+        if 0 < len(alone) < len(saves) and not self._warned_of_saving:
+            self._warned_of_saving = True
+            warnings.warn(
+                f"{where()}`{self._name}.state_dict()` was called outside `converged()` on "
+                f"replica {who} alone. If a checkpoint was saved, it has "
+                f"the weights of that replica, not the mean. Save inside `with "
+                f"scheduler.converged():`, which every rank enters.",
+                stacklevel=5,
+            )
 
     def _refuse_difference(self, digests: list[float], moment: str) -> None:
         if len(set(digests)) > 1:

@@ -120,6 +120,11 @@ class Replicas:
         """This process's index along each axis of `shape`."""
         return (self.rank, *(dist.get_rank(group) for group in self.inner))
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first process of the first replica, which logs for all."""
+        return not any(self.coordinate)
+
     def sum_inner_(self, row: Tensor) -> Tensor:
         """Add `row` over the processes of this replica, in place. Collective."""
         for group in self.inner:

@@ -35,6 +35,7 @@ class Report:
         probe: its loss on the probe's batch; NaN without a probe.
         step: optimizer steps it has done.
         facts: digest of what has to be the same everywhere.
+        saves: how often its state was taken since the last sync, while the replicas differed.
         effect: as from `RateEffect.row`.
     """
 
@@ -43,6 +44,7 @@ class Report:
     probe: float
     step: float
     facts: float
+    saves: float
     effect: list[float]
 
 
@@ -53,12 +55,15 @@ def encode(
     probe: float | Tensor,
     step: int,
     facts: int,
+    saves: int,
     effect: Tensor,
 ) -> Tensor:
     """Return the row of one process; the arguments are the entries of `Report`."""
     one = torch.ones(1, dtype=torch.float64, device=health.device)
     probed = torch.as_tensor(probe, dtype=torch.float64, device=health.device).reshape(1)
-    return torch.cat((health, losses, one, probed, step * one, facts * one, effect))
+    return torch.cat(
+        (health, losses, one, probed, step * one, facts * one, saves * one, effect)
+    )
 
 
 def decode(rows: Sequence[Sequence[float]]) -> list[Report]:
@@ -67,9 +72,9 @@ def decode(rows: Sequence[Sequence[float]]) -> list[Report]:
     for row in rows:
         a = len(Health._fields)
         b = a + len(Losses._fields)
-        processes, probe, step, facts, *effect = row[b:]
+        processes, probe, step, facts, saves, *effect = row[b:]
         means = probe / processes, step / processes, facts / processes
-        reports.append(Report(Health(*row[:a]), Losses(*row[a:b]), *means, effect))
+        reports.append(Report(Health(*row[:a]), Losses(*row[a:b]), *means, saves, effect))
     return reports
 
 

@@ -220,7 +220,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         if self._exploring:
             self._supersede()
             own_rates(optimizer)
-            if replicas.rank == 0:
+            if replicas.is_first:
                 searches = self._exploration.search is not None
                 warn_of_short_schedule(scheduler, sync_every, warmup_steps, searches)
         set_initial_rates(optimizer)

@@ -154,10 +154,10 @@ class ExplorerReadings(ExplorerState):
             "written": self._schedule.written_rates,
             "sync_every": self._interval,
         }
-        return RunLog(path, header, writes=not any(self._ensemble.replicas.coordinate))
+        return RunLog(path, header, writes=self._ensemble.replicas.is_first)
 
     def _say(self, level: int, words: str) -> None:
-        """Log a line on the first rank, and keep it for `repr`."""
+        """Log a line on the first process, and keep it for `repr`."""
         self._last_line = f"step {self._step}: {words}"
-        if self._ensemble.replicas.rank == 0:
+        if self._ensemble.replicas.is_first:
             _log.log(level, "step %d: %s", self._step, words)
