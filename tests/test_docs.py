@@ -75,3 +75,27 @@ def test_the_huggingface_example_finds_a_rate():
     rate, loss = re.findall(r"rate (\S+), held-out loss (\S+)", said)[0]
     assert float(rate) > 3e-4  # it was given 1e-4
     assert float(loss) < 4.1  # that of a model that knows nothing is log(64) = 4.16
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "processes", "options"),
+    [
+        ("fsdp2.py", 4, ["--steps", "120", "--folder"]),
+        ("finetune_lora.py", 2, ["--steps", "120"]),
+    ],
+)
+def test_an_example_finds_a_rate_and_a_lower_loss(example, processes, options, tmp_path):
+    if "lora" in example:
+        pytest.importorskip("transformers")
+        pytest.importorskip("peft")
+    if options[-1] == "--folder":
+        options = [*options, str(tmp_path / "checkpoint")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    said = run(*launch, "--nproc-per-node", str(processes), f"examples/{example}", *options)
+    rate, loss = re.findall(r"rate (?:found )?(\S+), held-out loss ([\d.]+)", said)[0]
+    assert 1e-4 < float(rate) < 0.3  # it was given 1e-4 and 0.3
+    assert float(loss) < 3  # of weights that know nothing 3.6 and 7.7
+    if "--folder" in options:
+        assert (tmp_path / "checkpoint" / ".metadata").exists()

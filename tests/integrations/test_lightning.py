@@ -1,6 +1,7 @@
 """`HDETCallback` in Lightning's Trainer on two ranks, by the values that are right."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -297,3 +298,16 @@ def test_without_lightning_the_error_says_what_to_install(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'pip install "hdet\[lightning\]"'):
         importlib.reload(module)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_has_a_record_to_draw(tmp_path):
+    notebook = Path(__file__).parents[2] / "examples" / "explorer.ipynb"
+    cells = json.loads(notebook.read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    command = [sys.executable, "-c", "\n".join([*code, "print('drawn', len(figure.data))"])]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path
+    )
+    assert "drawn 3" in done.stdout, done.stderr
+    assert float(re.findall(r"rate found (\S+),", done.stdout)[0]) < 0.3
