@@ -29,7 +29,6 @@ from ..robustness.loop import plain
 from ..robustness.ours import SYNC_EVERY, explorer
 from ..robustness.problems import REPLICAS, Problem, load
 from .analysis import CONTROL, EXPERIMENT
-from .plots import draw
 
 PROBLEM = Problem("converging", "gpt-0.1M", "adamw", "wsd", 400, 1e-2, "tuning")
 SWEEP = [1e-3, 3e-3, 1e-2, 3e-2]
@@ -92,4 +91,6 @@ def command(
         "rows": [results.row(arm, rate) for arm in (CONTROL, EXPERIMENT) for rate in starts],
     }
     write_record("converging", "python -m benchmarks converging", about)
+    from .plots import draw
+
     draw(record("converging"))

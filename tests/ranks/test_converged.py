@@ -335,3 +335,35 @@ def test_a_bad_checkpoint_is_an_error_on_every_rank_and_changes_nothing(kind, da
     for said, same in run_ranks(_damaged, 2, kind, damage):
         assert any(word in said for word in words.split("|")), said
         assert same
+
+
+# --- another replica's state
+
+
+def _loaded(kind, who):
+    run, again = Run(kind), Run(kind)
+    run.train(range(T + 2))
+    box = [run.scheduler.state_dict()]
+    if who == "rank 0's":
+        dist.broadcast_object_list(box, 0)
+    elif who == "the mean's":
+        with run.scheduler.converged():
+            box = [run.scheduler.state_dict()]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        again.scheduler.load_state_dict(box[0])
+    return [str(w.message) for w in told]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_that_another_replica_saved_of_itself_is_told(kind):
+    first, second = run_ranks(_loaded, 2, kind, "rank 0's")
+    assert first == []
+    (message,) = second
+    assert "what replica 0 saved of itself" in message
+    assert "this is replica 1" in message
+
+
+@pytest.mark.parametrize("who", ["each one's own", "the mean's"])
+def test_its_own_state_and_the_means_are_loaded_without_a_word(who):
+    assert run_ranks(_loaded, 2, "explorer", who) == [[], []]

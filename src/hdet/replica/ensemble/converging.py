@@ -4,6 +4,7 @@ Between two syncs the replicas' weights differ, and `torch.distributed.checkpoin
 each tensor from another rank, would save a mixture of them. `converged` is the remedy.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,18 @@ class Converging(ABC):
                 ensemble.note_saving()
             split = max(ensemble.replicas.shape[1:], default=1) > 1
             check_saving(type(self).__name__, ensemble.is_converged, split)
+
+    def _warn_of_another(self) -> None:
+        """Warn if the state just loaded is another replica's own. Local."""
+        other = self._ensemble.history.taken_from
+        if other is not None and self._exploring:
+            warnings.warn(
+                f"{where()}`{type(self).__name__}.load_state_dict` got what replica {other} "
+                f"saved of itself, outside `converged()`, and this is replica "
+                f"{self._ensemble.rank}. Weights saved with it are that replica's, not the "
+                f"mean. Save inside `with scheduler.converged():`, or load each rank's own.",
+                stacklevel=3,
+            )
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> str | tuple[Any, ...]:
         """Refuse to be copied or pickled while replicas differ.

@@ -22,12 +22,14 @@ class History:
         syncs: how many.
         ever_given: whether any replica was given a loss before any of them.
         masked_total: how often each replica was masked.
+        taken_from: the replica whose own state was loaded here, if it is another one.
     """
 
     def __init__(self, replicas: Replicas) -> None:
         self._replicas = replicas
         self.syncs, self.ever_given = 0, False
         self.masked_total = [0] * replicas.size
+        self.taken_from: int | None = None
         self._last: dict[str, Any] = {}
 
     def add(
@@ -89,6 +91,8 @@ class History:
         fresh = History(self._replicas)
         fresh.syncs = entries.integer("syncs")
         fresh.ever_given = entries.boolean("ever_given")
+        if shape[0] > 1 and sums is None and whose:
+            fresh.taken_from = whose[0]
         if len(masked) == self._replicas.size:
             fresh.masked_total = masked
         return fresh, sums

@@ -5,6 +5,7 @@ Several ensembles may hold parts of one model: each leaves to the others what is
 
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ class Holdings:
         self._model = model
         self._follow = all_state if average_state else weight_dependent_state
         self._made_for = [weakref.ref(p) for p in self.parameters()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs; weak references cannot be pickled."""
+        return {**vars(self), "_made_for": []}
 
     def appear(self) -> None:
         """Let the others know that these are averaged here."""

@@ -163,6 +163,8 @@ class ExplorerState(Converging, OuterScheduler):
         begun = self._exploration.search is not None and self._exploration.search.begun
         self._found = self._exploration.syncs > 0 or self._exploration.held or begun or frozen
         self._apply()
+        if step > self._warmup:
+            self._warn_of_another()
         alone = self._scaled and not self._takes_part
         if alone and self._exploration.search is not None:
             self._exploration.end_search()

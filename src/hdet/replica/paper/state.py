@@ -95,6 +95,7 @@ class OneCycleState(Converging, OneCycleLR):
         self._step_count = last_epoch + 1
         self._introduced = False
         self._apply()
+        self._warn_of_another()
 
     def _facts(self) -> Facts:
         """Return what has to be the same on every replica."""
