@@ -5,7 +5,6 @@ return what each has seen; a run that fails returns its error.
 """
 
 import os
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +38,7 @@ from tests.integrations.loops import (
     loss_of,
     net,
     plain,
+    run_each,
 )
 
 
@@ -307,13 +307,4 @@ def _as_torchrun_does() -> None:
 def all_runs(folder: str, names: list[str] | None = None) -> dict[str, Any]:
     """Return what every run has seen on this rank; a text where it failed."""
     _as_torchrun_does()
-    found: dict[str, Any] = {}
-    for run in RUNS:
-        if names is None or run.__name__ in names:
-            own = Path(folder) / run.__name__
-            own.mkdir(exist_ok=True)
-            try:
-                found[run.__name__] = run(own)
-            except Exception:
-                found[run.__name__] = traceback.format_exc()
-    return found
+    return run_each(RUNS, folder, names)

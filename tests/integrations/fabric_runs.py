@@ -2,7 +2,6 @@
 
 import logging
 import os
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.integrations.loops import (
     loss_of,
     net,
     plain,
+    run_each,
 )
 
 
@@ -153,13 +153,4 @@ def all_runs(folder: str, names: list[str] | None = None) -> dict[str, Any]:
     os.environ["LOCAL_RANK"] = str(dist.get_rank())
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    found: dict[str, Any] = {}
-    for run in RUNS:
-        if names is None or run.__name__ in names:
-            own = Path(folder) / run.__name__
-            own.mkdir(exist_ok=True)
-            try:
-                found[run.__name__] = run(own)
-            except Exception:
-                found[run.__name__] = traceback.format_exc()
-    return found
+    return run_each(RUNS, folder, names)

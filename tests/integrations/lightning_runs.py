@@ -7,7 +7,6 @@ return what each has seen; a run that fails returns its error.
 import csv
 import logging
 import os
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -34,38 +32,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 import hdet
 from hdet.integrations.lightning import HDETCallback
-from hdet.seeding import generator
+from tests.integrations.loops import LR, SYNC, data, flat, loss_of, net, probe_of, run_each
 
-EPOCH, SYNC, LR = 20, 7, 0.05  # optimizer steps of an epoch, between syncs, and the rate
-
-
-def data(steps: int, name: str = "train", size: int = 8) -> TensorDataset:
-    """Return what two ranks need for `steps` batches each."""
-    x = torch.randn(2 * steps * size, 6, generator=generator(0, name))
-    return TensorDataset(x, x.sin().sum(1, keepdim=True))
-
-
-def net() -> nn.Sequential:
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
-    g = generator(0, "weights")
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=g) / 3)
-    return model
-
-
-def loss_of(model: Any, batch: Any) -> Tensor:
-    x, y = batch
-    return (getattr(model, "net", model)(x) - y).square().mean()
-
-
-def probe_of(model: nn.Module) -> Any:
-    # One batch: a resumed run draws from the beginning of the loader again.
-    return hdet.probe(model, DataLoader(data(2, "probe"), batch_size=32), loss_of)
-
-
-def flat(module: nn.Module) -> list[float]:
-    return torch.cat([p.detach().flatten() for p in module.parameters()]).tolist()
+EPOCH = 20  # optimizer steps
 
 
 def parts(package: Any = lightning) -> type:
@@ -454,13 +423,4 @@ def all_runs(folder: str, names: list[str] | None = None) -> dict[str, Any]:
     for name in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    found: dict[str, Any] = {}
-    for run in RUNS:
-        if names is None or run.__name__ in names:
-            own = Path(folder) / run.__name__
-            own.mkdir(exist_ok=True)
-            try:
-                found[run.__name__] = run(own)
-            except Exception:
-                found[run.__name__] = traceback.format_exc()
-    return found
+    return run_each(RUNS, folder, names)

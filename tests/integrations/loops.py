@@ -1,7 +1,12 @@
-"""What the tests of loops inside a framework train, and a plain loop to compare with."""
+"""What the tests of frameworks train, a plain loop to compare with, and how runs are read.
 
-from collections.abc import Iterable
+Importing a framework takes seconds, so the ranks import it once and do every run in turn.
+"""
+
+import traceback
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,9 +38,10 @@ def net() -> nn.Sequential:
     return model
 
 
-def loss_of(model: nn.Module, batch: Any) -> Tensor:
+def loss_of(model: Any, batch: Any) -> Tensor:
+    """Return the loss of a network, or of the `net` of a LightningModule."""
     x, y = batch
-    return (model(x) - y).square().mean()
+    return (getattr(model, "net", model)(x) - y).square().mean()
 
 
 def flat(model: nn.Module) -> list[float]:
@@ -76,3 +82,31 @@ def plain(batches: Iterable[Any], accumulate: int = 1, **settings: Any) -> dict[
             optimizer.zero_grad()
     explorer.converge()
     return {"weights": flat(model), "metrics": explorer.metrics()}
+
+
+def run_each(
+    runs: Iterable[Callable[[Path], Any]], folder: str, names: list[str] | None
+) -> dict[str, Any]:
+    """Return what every run has seen on this rank; a text where it failed."""
+    found: dict[str, Any] = {}
+    for run in runs:
+        if names is None or run.__name__ in names:
+            own = Path(folder) / run.__name__
+            own.mkdir(exist_ok=True)
+            try:
+                found[run.__name__] = run(own)
+            except Exception:
+                found[run.__name__] = traceback.format_exc()
+    return found
+
+
+def reader(found: list[dict[str, Any]]) -> Callable[[str], list[Any]]:
+    """Return a function that gives what all ranks have seen in a run, by its name."""
+
+    def read(name: str) -> list[Any]:
+        seen = [rank[name] for rank in found]
+        for one in seen:
+            assert not isinstance(one, str), one
+        return seen
+
+    return read

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integrations import accelerate_runs as runs
-from tests.integrations.loops import SYNC
+from tests.integrations.loops import SYNC, reader
 from tests.rank_runner import run_ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.filterwarnings("ignore")]
@@ -21,14 +21,7 @@ def found(tmp_path_factory):
 @pytest.fixture
 def of(found):
     """Return what both ranks have seen in a run."""
-
-    def read(name):
-        both = [rank[name] for rank in found]
-        for one in both:
-            assert not isinstance(one, str), one
-        return both
-
-    return read
+    return reader(found)
 
 
 def assert_same(run, other):

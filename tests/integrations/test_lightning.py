@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.integrations import lightning_runs as runs
-from tests.integrations.lightning_runs import EPOCH, SYNC
+from tests.integrations.lightning_runs import EPOCH
+from tests.integrations.loops import LR, SYNC, reader
 from tests.rank_runner import run_ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.filterwarnings("ignore")]
@@ -30,14 +31,7 @@ def found(folder):
 @pytest.fixture
 def of(found):
     """Return what both ranks have seen in a run."""
-
-    def read(name):
-        both = [rank[name] for rank in found]
-        for one in both:
-            assert not isinstance(one, str), one
-        return both
-
-    return read
+    return reader(found)
 
 
 def same(runs, key):
@@ -159,7 +153,7 @@ def test_a_notebooks_process_gets_the_rate_that_its_ranks_have_found():
     assert "False True" in done.stdout, done.stderr
     rate = float(done.stdout.split("found ")[1])
     assert rate > 0
-    assert rate != runs.LR
+    assert rate != LR
 
 
 def test_a_learning_rate_monitor_logs_the_base_rate(of):
