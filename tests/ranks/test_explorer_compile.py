@@ -81,6 +81,9 @@ def test_with_rates_that_are_numbers_the_step_is_compiled_twice():
 def _explored_attribute():
     """Explore a temperature in a compiled model; return its graphs, and its values."""
     model = nn.Sequential(nn.Linear(WIDTH, 8), Scaled(), nn.Linear(8, 1)).double()
+    draw = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        nn.init.uniform_(p, -0.5, 0.5, generator=draw)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     counter = CompileCounter()
     forward = torch.compile(model, backend=counter)
