@@ -14,11 +14,16 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def run(*command: str, timeout: int = 100) -> str:
+def run(*command: str, timeout: int = 100, says: str = "") -> str:
+    """Return what a command prints.
+
+    With `says` it has to print that, whatever its exit code: gloo may abort a process that has
+    done all, with or without us.
+    """
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, timeout=timeout, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert says in done.stdout if says else done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -71,7 +76,8 @@ def test_the_explorer_example_trains_from_both_ends():
 def test_the_huggingface_example_finds_a_rate():
     pytest.importorskip("transformers")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    said = run(*launch, "--nproc-per-node", "2", "examples/huggingface.py", "--steps", "200")
+    options = ["--nproc-per-node", "2", "examples/huggingface.py", "--steps", "200"]
+    said = run(*launch, *options, says="held-out loss")
     rate, loss = re.findall(r"rate (\S+), held-out loss (\S+)", said)[0]
     assert float(rate) > 3e-4  # it was given 1e-4
     assert float(loss) < 4.1  # that of a model that knows nothing is log(64) = 4.16
@@ -93,7 +99,8 @@ def test_an_example_finds_a_rate_and_a_lower_loss(example, processes, options, t
     if options[-1] == "--folder":
         options = [*options, str(tmp_path / "checkpoint")]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    said = run(*launch, "--nproc-per-node", str(processes), f"examples/{example}", *options)
+    options = ["--nproc-per-node", str(processes), f"examples/{example}", *options]
+    said = run(*launch, *options, says="held-out loss")
     rate, loss = re.findall(r"rate (?:found )?(\S+), held-out loss ([\d.]+)", said)[0]
     assert 1e-4 < float(rate) < 0.3  # it was given 1e-4 and 0.3
     assert float(loss) < 3  # of weights that know nothing 3.6 and 7.7
