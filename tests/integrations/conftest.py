@@ -14,6 +14,8 @@ if not importlib.util.find_spec("lightning"):
     collect_ignore_glob += ["*lightning*", "*fabric*"]
 if not importlib.util.find_spec("transformers"):
     collect_ignore_glob += ["*transformers*", "trainers.py"]
+if not importlib.util.find_spec("peft"):
+    collect_ignore_glob += ["test_transformers_parts.py"]
 if not importlib.util.find_spec("accelerate"):
     collect_ignore_glob += ["*accelerate*"]
 if not importlib.util.find_spec("torchtitan") or not importlib.util.find_spec("triton"):

@@ -110,3 +110,10 @@ def reader(found: list[dict[str, Any]]) -> Callable[[str], list[Any]]:
         return seen
 
     return read
+
+
+def assert_same(run: dict[str, Any], other: dict[str, Any]) -> None:
+    """Raise unless two runs end at the same weights, values and step, to the last bit."""
+    assert run["weights"] == other["weights"]
+    assert run["metrics"]["values"] == other["metrics"]["values"]
+    assert run["metrics"]["step"] == other["metrics"]["step"]

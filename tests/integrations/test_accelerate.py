@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integrations import accelerate_runs as runs
-from tests.integrations.loops import SYNC, reader
+from tests.integrations.loops import SYNC, assert_same, reader
 from tests.rank_runner import run_ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.filterwarnings("ignore")]
@@ -22,12 +22,6 @@ def found(tmp_path_factory):
 def of(found):
     """Return what both ranks have seen in a run."""
     return reader(found)
-
-
-def assert_same(run, other):
-    assert run["weights"] == other["weights"]
-    assert run["metrics"]["values"] == other["metrics"]["values"]
-    assert run["metrics"]["step"] == other["metrics"]["step"]
 
 
 # --- training

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.integrations import fabric_runs as runs
-from tests.integrations.loops import SYNC, reader
+from tests.integrations.loops import SYNC, assert_same, reader
 from tests.rank_runner import run_ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.filterwarnings("ignore")]
@@ -18,12 +18,6 @@ def found(tmp_path_factory):
 def of(found):
     """Return what both ranks have seen in a run."""
     return reader(found)
-
-
-def assert_same(run, other):
-    assert run["weights"] == other["weights"]
-    assert run["metrics"]["values"] == other["metrics"]["values"]
-    assert run["metrics"]["step"] == other["metrics"]["step"]
 
 
 def test_a_loop_trains_as_a_plain_one_does_to_the_last_bit(of):

@@ -229,7 +229,8 @@ def evaluated(folder: str) -> list[Tensor]:
 
 def adapted(folder: str) -> dict[str, Any]:
     """Train LoRA adapters, and save them amid an interval."""
-    peft = pytest.importorskip("peft")
+    import peft
+
     shape = peft.LoraConfig(target_modules=["c_attn"], r=2, fan_in_fan_out=True)
     model = peft.get_peft_model(gpt2(), shape)
     base = [p.detach().clone() for p in model.parameters() if not p.requires_grad]

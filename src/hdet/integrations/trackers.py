@@ -12,6 +12,7 @@ there is `hdet.Explorer(log=...)`. The callbacks for Lightning and the Hugging F
 to their Trainer's own loggers without any of these.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..replica import Explorer
 _COUNTS = ("rollbacks", "exclusions", "new_levels")
 
 
-class Tracker:
+class Tracker(ABC):
     """What all trackers share; a subclass says how numbers and words are logged."""
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class Tracker:
         for words in self._events(explorer.metrics()):
             self.words(words, step)
 
+    @abstractmethod
     def numbers(self, found: dict[str, float], step: int) -> None:
         """Log numbers by name.
 
@@ -48,8 +50,8 @@ class Tracker:
             found: what `Explorer.metrics(flat=True)` returned.
             step: optimizer steps so far.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def words(self, event: str, step: int) -> None:
         """Log what has happened.
 
@@ -57,7 +59,6 @@ class Tracker:
             event: one line.
             step: optimizer steps so far.
         """
-        raise NotImplementedError
 
     def _events(self, metrics: dict[str, Any]) -> Iterator[str]:
         """Yield the decision if it is more than a move."""
