@@ -33,5 +33,8 @@ $(VENV)/.ready: pyproject.toml benchmarks/pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev --editable ".[all]" --editable benchmarks
 	touch $@
 
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
 clean:
 	rm -rf $(VENV)

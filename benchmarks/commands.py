@@ -54,10 +54,10 @@ def pages(
         bool, typer.Option("--check", help="Only compare; write nothing.")
     ] = False,
 ) -> None:
-    """Write the pages of results in docs/ from the records."""
+    """Write the pages of docs/results/ from the records."""
     if unknown := [name for name in studies or [] if name not in PAGES]:
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(PAGES)}.")
     different = write(studies or list(PAGES), check)
     for name in different:
-        print(f"docs/{name} {'is not what its record gives' if check else 'written'}")
+        print(f"docs/results/{name} {'is not what its record gives' if check else 'written'}")
     raise typer.Exit(int(check and bool(different)))

@@ -6,8 +6,8 @@ A small network learns digits in a usual loop with `hdet.Explorer`; in one proce
 that of the schedule. Then its features are frozen. The layer on top is a convex problem: `maid`
 learns its decay on validation images, and the layer that it finds with the decay goes back into
 the network. Prints loss and accuracy on further images; needs scikit-learn, which has the data.
-About 15 seconds on one core. docs/penalties.md says how much of the gain comes from the decay,
-and how much from having seen the validation images.
+About 15 seconds on one core. docs/results/penalties.md says how much of the gain comes from the
+decay, and how much from having seen the validation images.
 """
 
 import argparse

@@ -11,7 +11,7 @@ import pytest
 import hdet
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def run(*command: str, timeout: int = 100, says: str = "") -> str:

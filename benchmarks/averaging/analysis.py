@@ -1,4 +1,4 @@
-"""What docs/benchmarks.md says, from the records of `averaging` and `overhead`."""
+"""What docs/results/averaging.md says, from the records of `averaging` and `overhead`."""
 
 from typing import Any
 

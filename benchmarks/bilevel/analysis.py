@@ -201,7 +201,7 @@ def command(plan: Plan) -> str:
 
 
 def values() -> dict[str, Any]:
-    """Return the numbers that docs/bilevel-benchmark.md names."""
+    """Return the numbers that docs/results/bilevel.md names."""
     folder = Folder(RECORD)
     runs, paper, crossed = comparison(folder), prototype(folder), crossover_runs(folder)
     others = runs[runs["method"] != OURS].groupby(["task", "method", "start"])["log_ratio"]

@@ -1,4 +1,4 @@
-"""The table of the study's times, from its record; docs/bilevel-benchmark.md shows it."""
+"""The table of the study's times, from its record; docs/results/bilevel.md shows it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -111,7 +111,7 @@ def missing(folder: RunFolder) -> list[str]:
 
 
 def values() -> dict[str, Any]:
-    """Return the numbers that docs/compare.md names."""
+    """Return the numbers that docs/results/compare.md names."""
     rows = _recorded()
     return {
         "settings": json.loads((_RECORD / "config.json").read_text()),

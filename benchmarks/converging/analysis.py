@@ -1,4 +1,4 @@
-"""What docs/converging.md says, from the record of the protocol's runs."""
+"""What docs/results/converging.md says, from the record of the protocol's runs."""
 
 import statistics
 from typing import Any

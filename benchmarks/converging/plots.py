@@ -1,4 +1,4 @@
-"""The picture of docs/converging.md: control and experiment, overlaid."""
+"""The picture of docs/results/converging.md: control and experiment, overlaid."""
 
 from pathlib import Path
 from typing import Any

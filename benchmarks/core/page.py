@@ -1,11 +1,11 @@
-"""The pages of results in docs/: prose by people, numbers from the records.
+"""The pages of docs/results/: prose by people, numbers from the records.
 
 Each study that has a page has a template `page.md.j2`, in which the prose stands as prose, and
 a module `analysis` whose function `values()` returns what the template names, read from the
 study's record and nothing else. A sentence that says what a number means is true of one record:
 `{{ holds(a < b) }}` beside it renders as nothing, and fails where the record says otherwise.
 
-    python -m benchmarks pages           # write docs/
+    python -m benchmarks pages           # write docs/results/
     python -m benchmarks pages --check   # fail if a page is not what its record gives
 """
 
@@ -17,15 +17,15 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[2] / "docs" / "results"
 # The page of each study; a study without one appears on another's.
 PAGES = {
-    "averaging": "benchmarks.md",
-    "bilevel": "bilevel-benchmark.md",
+    "averaging": "averaging.md",
+    "bilevel": "bilevel.md",
     "compare": "compare.md",
     "converging": "converging.md",
     "cost": "cost.md",
-    "federated": "federated-benchmark.md",
+    "federated": "federated.md",
     "penalties": "penalties.md",
     "rate_rules": "learning-rate-rules.md",
     "remedies": "remedies.md",

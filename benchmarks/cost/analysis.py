@@ -1,4 +1,4 @@
-"""What docs/cost.md says, from its record."""
+"""What docs/results/cost.md says, from its record."""
 
 from typing import Any
 

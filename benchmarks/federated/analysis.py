@@ -236,7 +236,7 @@ def tables(grid: Grid, chosen: Selections) -> dict[str, pd.DataFrame]:
 
 
 def values() -> dict[str, Any]:
-    """Return the numbers that docs/federated-benchmark.md names."""
+    """Return the numbers that docs/results/federated.md names."""
     folder = Folder(RECORD)
     grid, chosen = found_in(folder)
     compared = selections.compared(chosen)

@@ -1,4 +1,4 @@
-"""What docs/penalties.md says, from the record of `penalties`."""
+"""What docs/results/penalties.md says, from the record of `penalties`."""
 
 from collections.abc import Mapping
 from statistics import fmean

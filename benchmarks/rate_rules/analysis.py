@@ -1,4 +1,4 @@
-"""What docs/learning-rate-rules.md says, from the record of the rules and the trials.
+"""What docs/results/learning-rate-rules.md says, from the record of the rules and the trials.
 
 A regret is a held-out loss over that of the sweep's best rate, seed by seed, less one, in
 percent; below zero is better than the sweep, whose rates are a quarter of a decade apart.

@@ -1,4 +1,4 @@
-"""The picture of docs/learning-rate-rules.md: what short trials say of each rate."""
+"""The picture of docs/results/learning-rate-rules.md: what short trials say of each rate."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What docs/remedies.md says, from the records of the remedies and of the other scalars."""
+"""What docs/results/remedies.md says, from the records of remedies and scalars."""
 
 from statistics import fmean
 from typing import Any

@@ -266,7 +266,7 @@ def recorded(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def values() -> dict[str, Any]:
-    """Return the numbers that docs/robustness.md names."""
+    """Return the numbers that docs/results/robustness.md names."""
     record = RECORDS / "robustness"
     return page_values(
         *(

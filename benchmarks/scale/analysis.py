@@ -1,4 +1,4 @@
-"""What docs/scale.md says, from its record: tables, and what statistics predicts for them."""
+"""What docs/results/scale.md says, from its record: tables and what statistics predicts."""
 
 import math
 import statistics

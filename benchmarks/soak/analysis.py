@@ -196,5 +196,5 @@ def _failed(content: dict, ended: bool, kills: int) -> list[str]:
 
 
 def values() -> dict[str, Any]:
-    """Return the numbers that docs/soak.md names."""
+    """Return the numbers that docs/results/soak.md names."""
     return {"run": record("soak")}

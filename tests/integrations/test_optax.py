@@ -456,7 +456,7 @@ def test_the_pages_loop_trains():
         "batches": [[x.reshape(-1, x.shape[-1]) for x in batches(t)] for t in range(steps)],
     }
     space = {"jax": jax, "optax": optax, **given}
-    exec(compile(code, "docs/jax.md", "exec"), space)
+    exec(compile(code, "docs/guides/jax.md", "exec"), space)
     assert space["losses"].mean() < 1.0
     assert space["params"]["0.bias"].shape == (8,)
 

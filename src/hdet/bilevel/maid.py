@@ -14,9 +14,9 @@ the exact f has fallen by lambda alpha |z|^2 (Lemma 3.5), whatever the error of 
 the accuracies that were reached, not those asked for. If all constants are known, omega is
 tested as well (Algorithm 3.2).
 
-Our default makes three changes, for reasons that docs/bilevel.md gives: eps follows the last
-step (`share`), a search starts from a Barzilai-Borwein step size, and Lo is the largest of the
-last points' (`memory`).
+Our default makes three changes, for reasons that docs/concepts/maid.md gives: eps follows the
+last step (`share`), a search starts from a Barzilai-Borwein step size, and Lo is the largest of
+the last points' (`memory`).
 
 Source: Salehi, Mukherjee, Roberts, Ehrhardt, arXiv 2308.10098, Algorithms 3.1 and 3.2.
 """

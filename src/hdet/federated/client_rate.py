@@ -13,7 +13,7 @@ largest factor of one step, up *and* down, and `beta_max`, an absolute bound bes
 one. With a limit on growth alone, as in the authors' code, one negative product sends the rate
 to its lower bound, from which it takes dozens of steps to come back: clients with many classes,
 whose gradients agree least, then hardly train, and the model ends below FedAvg's
-(docs/federated.md has the numbers).
+(docs/guides/flower.md has the numbers).
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The client's side of `hdet.integrations.flower`: a message in, a reply out.
 
 `local_training` reads a train message, `reply` and `answer_query` write the answers, so that
-all clients send the same keys, those of `records`. docs/federated.md has a whole client app.
+all clients send the same keys, those of `records`. docs/guides/flower.md has a whole app.
 """
 
 from collections.abc import Callable, Mapping

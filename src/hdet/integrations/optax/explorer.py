@@ -3,7 +3,7 @@
 What a replica does is compiled; what becomes of it is decided by the host, in plain floats, at
 each step of the climb, at the end of a trial and at each sync. In between, nothing waits.
 
-Source: HDET (arXiv 2604.24708); how the rate moves is described in `docs/explorer.md`.
+Source: HDET (arXiv 2604.24708); how the rate moves is described in `docs/concepts/explorer.md`.
 """
 
 import functools

@@ -5,7 +5,7 @@
     trainer.train()
 
 The replicas are `parallelism.data_parallel_replicate_degree`, of one shard or of several.
-docs/torchtitan.md says what it does, and what it does not.
+docs/guides/torchtitan.md says what it does, and what it does not.
 """
 
 # pyright: reportMissingImports=false

@@ -4,8 +4,8 @@
     trainer.add_callback(HDETCallback(trainer, probe_dataset))
     trainer.train()
 
-Started by torchrun on several processes, under `DistributedDataParallel`. docs/huggingface.md
-says what it does, and what it does not.
+Started by torchrun on several processes, under `DistributedDataParallel`.
+docs/guides/huggingface.md says what it does, and what it does not.
 """
 
 try:

@@ -2,8 +2,9 @@
 
 The defaults were tuned once, on small problems, and are meant for every run; the documentation
 has what they achieve. Those marked "measured" are varied on its pages "Why it is built so"
-(docs/remedies.md) and "What finds a learning rate, and what does not"
-(docs/learning-rate-rules.md); the others were chosen with the method and not varied since.
+(docs/results/remedies.md) and "What finds a learning rate, and what does not"
+(docs/results/learning-rate-rules.md); the others were chosen with the method and not varied
+since.
 """
 
 import math

@@ -37,10 +37,10 @@ class ExplorerTrace:
     """What happened.
 
     Attributes:
-        losses: [step][replica], each on the replica's own batch.
-        rates: [step][group][replica].
-        base_rates: [step][group].
-        values: [sync][dimension], the base values after each sync.
+        losses: `[step][replica]`, each on the replica's own batch.
+        rates: `[step][group][replica]`.
+        base_rates: `[step][group]`.
+        values: `[sync][dimension]`, the base values after each sync.
         rollbacks: how often all replicas went back to the averaged weights.
         models: the N models as they are after the last step.
     """

@@ -26,8 +26,8 @@ class Trace:
     """What happened, indexed by step (from 0), then group, then replica.
 
     Attributes:
-        losses: [step][replica], each on the replica's own batch.
-        rates: [step][group][replica], eta_r in effect at that step.
+        losses: `[step][replica]`, each on the replica's own batch.
+        rates: `[step][group][replica]`, eta_r in effect at that step.
         weights: softmax weights of the replicas, one list per act of the controller.
         bases: eta_bar per group, one list per act.
         models: the N models as they are after the last step.
