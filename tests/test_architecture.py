@@ -178,3 +178,24 @@ def test_no_file_holds_two_ideas():
 def test_the_library_never_reseeds_its_caller():
     for file in SOURCE.rglob("*.py"):
         assert "torch.manual_seed(" not in file.read_text(), file
+
+
+def box(part: str) -> str:
+    """Return the box of docs/images/architecture.svg that a part is drawn in."""
+    boxes = {"commands": "cli", "__main__": "cli"} | dict.fromkeys(SHARED, "imported by all")
+    return boxes.get(part, part)
+
+
+def test_the_picture_of_the_architecture_shows_who_imports_whom():
+    arrows = set()
+    for file in set(SOURCE.rglob("*.py")) - {SOURCE / "__init__.py"}:
+        inside = file.relative_to(SOURCE).with_suffix("").parts
+        part = box(part_of(list(inside[:-1] if len(inside) > 1 else inside)))
+        if part not in ("replica", "imported by all"):
+            within = part.startswith("replica")
+            others = {box(i if within else i.split(".")[0]) for i in imports(file)}
+            arrows |= {f"{part} {other}" for other in others - {part, "imported by all"}}
+    # By `import hdet` the command line asks for the version, and the demo for `replica`.
+    arrows = {arrow.strip() for arrow in arrows} - {"cli", "demo"} | {"demo replica"}
+    picture = (ROOT / "docs" / "images" / "architecture.svg").read_text()
+    assert set(re.findall(r'data-arrow="([^"]+)"', picture)) == arrows
