@@ -18,6 +18,7 @@ import jinja2
 import pandas as pd
 
 DOCS = Path(__file__).parents[2] / "docs" / "results"
+IMAGES = DOCS.parent / "images"
 # The page of each study; a study without one appears on another's.
 PAGES = {
     "averaging": "averaging.md",
