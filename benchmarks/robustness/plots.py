@@ -9,7 +9,6 @@ marked as such.
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
