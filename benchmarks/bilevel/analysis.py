@@ -211,6 +211,7 @@ def values() -> dict[str, Any]:
     signs = others.apply(lambda logs: estimate(logs).sign)
     duel, speed = duels(runs), record("bilevel_speed")
     cost = crossed.pivot(index="method", columns="condition", values="cost")
+    lowest = duel["lower"] == 0
     first = {task: runs[runs["task"] == task].iloc[0] for task in BUDGETS}
     return {
         "command": command(folder.plan()),
@@ -239,10 +240,8 @@ def values() -> dict[str, Any]:
         "pairs": len(signs),
         "lower": int((signs > 0).sum()),
         "higher": int((signs < 0).sum()),
-        "lowest": int((duel["lower"] == 0).sum()),
-        "surely_lowest": int(
-            ((duel["lower"] == 0) & (duel["above"] == duel["baselines"])).sum()
-        ),
+        "lowest": int(lowest.sum()),
+        "surely_lowest": int((lowest & (duel["above"] == duel["baselines"])).sum()),
         "duels": len(duel),
         "intervals": intervals(runs),
         "hindsight": hindsight(runs),

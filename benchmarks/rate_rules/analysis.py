@@ -10,8 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from hdet import SearchConfig
-
 from ..core.records import record
 
 BASE, ONE_CROSSING = "base", "one crossing, cut 3"
@@ -46,7 +44,6 @@ def values() -> dict[str, Any]:
     near = ends["0.1M, one-cycle"][ONE_CROSSING]
     return {
         "record": found,
-        "config": SearchConfig(),
         "one": ONE_CROSSING,
         "anew": ANEW,
         "tiny": tiny,
