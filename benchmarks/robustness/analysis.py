@@ -315,7 +315,7 @@ def page_values(
 
 def summary_table(every: pd.DataFrame) -> pd.DataFrame:
     """Return the methods over all starts, and over those of each split, as texts."""
-    means = every.pivot_table(values="regret", index="method", columns="split")
+    means = every.groupby(["method", "split"], sort=False)["regret"].mean().unstack()
     lines = []
     for one in standings(every).itertuples():
         free = one.method in START_FREE | {CALIBRATED}
@@ -324,8 +324,8 @@ def summary_table(every: pd.DataFrame) -> pd.DataFrame:
             {
                 "method": label(one.method),
                 "mean": percent(one.mean),
-                **{f"mean, {split}": percent(means.loc[one.method, split]) for split in means},
                 "worst": percent(one.worst),
+                **{split: percent(means.loc[one.method, split]) for split in means},
                 "worst on": f"{one.worst_problem}{where}",
             }
         )
