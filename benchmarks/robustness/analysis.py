@@ -307,6 +307,7 @@ def page_values(
             one["problem"] for one in found["references"] if (one["noise"] or 0) > MOST_NOISE
         ],
         "most_noise": MOST_NOISE,
+        "noisiest": max(one["noise"] or 0 for one in found["references"]),
         "apart": max(adamw) / min(adamw),
         "budget": BUDGET,
         "percent": percent,
@@ -336,9 +337,9 @@ def problems_table(
     every: pd.DataFrame, config: dict[str, Any], references: list[dict[str, Any]]
 ) -> pd.DataFrame:
     """Return a row for each problem: its setting, and where each method ends at worst."""
-    worst = every.pivot_table(
-        values="regret", index="problem", columns="method", aggfunc="max", sort=False
-    )
+    worst = every.groupby(["problem", "method"])["regret"].max().unstack()
+    # What has not run yet is a dash.
+    worst = worst.reindex([one["problem"] for one in references], columns=config["methods"])
     setting = {one["name"]: one for one in config["problems"]}
     lines = []
     for one in references:
