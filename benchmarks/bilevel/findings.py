@@ -31,7 +31,6 @@ _OF_RUN = (
     "failure",
     "title",
     "parameters",
-    "trajectory",
 )
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ..core.page import DOCS
-from ..core.plotting import figure
+from ..core.page import IMAGES
+from ..core.plotting import NARROW, figure
 from .analysis import CONTROL, STARTS, place
 
-PICTURE = DOCS / "images" / "converging.png"
+PICTURE = IMAGES / "converging.png"
 COLOURS = {"best": "#444444", "below": "#1f77b4", "above": "#d62728"}
 HIGHEST = 5.6  # just above the loss of a model that knows nothing, log(256)
 
@@ -24,7 +24,7 @@ def draw(record: dict[str, Any], file: Path = PICTURE) -> None:
         "Dashed: control, plain training. Solid: Explorer from the same rate, without trials, "
         "as under FSDP2. One line for each seed. Losses above the picture are not shown."
     )
-    with figure(file, 4.4, title, caption) as drawn:
+    with figure(file, 4.0, title, caption, NARROW) as drawn:
         ax = drawn.subplots()
         for start in STARTS:
             for row in (row for row in record["rows"] if place(row, record) == start):

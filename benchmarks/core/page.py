@@ -18,8 +18,10 @@ import jinja2
 import pandas as pd
 
 DOCS = Path(__file__).parents[2] / "docs" / "results"
-# The page of each study; a study without one appears on another's.
+IMAGES = DOCS.parent / "images"
+# The page of each study, and the front page; a study without one appears on another's.
 PAGES = {
+    "overview": "index.md",
     "averaging": "averaging.md",
     "bilevel": "bilevel.md",
     "compare": "compare.md",

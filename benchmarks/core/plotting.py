@@ -20,7 +20,8 @@ from matplotlib.ticker import LogFormatter
 from .files import write_whole
 
 STYLE = Path(__file__).with_name("hdet.mplstyle")
-WIDTH = 9.0  # inches: a page shows the picture 900 pixels wide
+WIDTH = 9.0  # inches: a report shows the picture 900 pixels wide
+NARROW = 6.5  # of the pictures in docs/, whose print has to be read on a phone, too
 
 
 @contextmanager

@@ -1,14 +1,13 @@
-"""What a run folder of the study shows: the tables of its report, page and README."""
+"""What a run folder of the study shows: the tables of its report and of its page."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any
 
 import pandas as pd
 
-from ..core.page import fmt, table
+from ..core.page import fmt
 from ..core.records import RECORDS, record
 from ..core.statistics import Estimate, estimate
 from ..selection_scale.study import scale_table
@@ -22,7 +21,8 @@ RECORD = RECORDS / "federated"
 # The least that FedHyper's authors report: points over FedAvg, and times fewer rounds; and
 # the points that a start may be below FedAvg.
 LEAST_GAIN, LEAST_SPEED, TOLERANCE = 2.2, 1.1, 0.5
-_README = (
+# The strategies of the page's first table: FedHyper's own parts have the report's.
+_SHOWN = (
     starts.OURS, "fedhyper-g+cl-paper", PLAIN, "fedexp", "fedadam", "decay-sl", "delta-sgd",
     "delta-sgd-paper",
 )  # fmt: skip
@@ -131,28 +131,29 @@ def at(cell: tuple[float, float]) -> str:
     return f"beta {cell[0]:g}, alpha {cell[1]:g}"
 
 
-def against_table(rows: Mapping[str, Starts]) -> pd.DataFrame:
-    """Return by how much FedHyper is above each baseline, and everybody's best start."""
-    ours = rows[starts.OURS]
-    shown = [
-        {
-            "baseline": row.label,
-            "mean: FedHyper less it": paired(ours.by_seed, row.by_seed).interval("+.2f"),
-            "worst start: FedHyper less it": worst_against(ours, row).interval("+.2f"),
-            "its best start": f"{row.best_accuracy:.2f}",
-        }
-        for row in map(rows.__getitem__, starts.BASELINES)
-    ]
-    return pd.DataFrame(shown)
-
-
-def by_rate_table(grid: Grid) -> pd.DataFrame:
-    """Return FedHyper's mean gain by the clients' initial rate."""
+def rates_table(grid: Grid) -> pd.DataFrame:
+    """Return mean and worst start of the strategies that the page shows, by task."""
     rows = []
-    for task, strategies in grid.items():
-        gains = strategies[starts.OURS].gains_by_local_rate
-        texts = {f"beta {beta:g}": f"{gain:+.2f}" for beta, gain in gains.items()}
-        rows.append({"mean gain from": task, **texts})
+    for name in _SHOWN:
+        row = {"25 starts": STRATEGIES[name][0]}
+        for task, by_name in grid.items():
+            row[f"{task}: mean"] = f"{by_name[name].mean:.1f}"
+            row[f"{task}: worst"] = f"{by_name[name].worst_accuracy:.1f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def selectors_table(rows_of: Compared) -> pd.DataFrame:
+    """Return each selector's accuracy less Random's, and its late deviation, by task."""
+    rows = []
+    for name, (label, _) in SELECTORS.items():
+        row = {"selector": label}
+        for task, by_name in rows_of.items():
+            mine = by_name[name]
+            less = paired(mine["last"], by_name[RANDOM]["last"]).interval("+.2f")
+            row[f"{task}: less Random"] = "" if name == RANDOM else less
+            row[f"{task}: deviation"] = f"{mine['late_deviation'].mean():.2f}"
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -165,14 +166,6 @@ def by_selector(
     return pd.DataFrame(
         {"selector": SELECTORS[name][0], **{MEASURES[m]: text(row, m) for m in measures}}
         for name, row in rows.items()
-    )
-
-
-def better_table(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return by how much HeteRo-Select is better than each baseline."""
-    ours, others = rows[selections.OURS], {name: rows[name] for name in selections.BASELINES}
-    return by_selector(
-        others, lambda row, m: better(ours, row, m).interval("+.2f"), selections.DECIDING
     )
 
 
@@ -208,15 +201,14 @@ def mu_tables(chosen: Selections) -> dict[str, pd.DataFrame]:
     def last(name: str, mu: float) -> Any:
         return chosen.get((task, mu, name), {}).get("last", pd.Series(dtype=float))
 
-    def less(one: tuple[str, float], other: tuple[str, float]) -> str:
-        return "–" if one == other else paired(last(*one), last(*other)).interval("+.2f")
+    def less(name: str, mu: float) -> str:
+        if name == selections.OURS:
+            return "–"
+        return paired(last(selections.OURS, mu), last(name, mu)).interval("+.2f")
 
     return {
         "last accuracy": made(lambda *which: f"{estimate(last(*which)):.2f}"),
-        "less without the term": made(lambda name, mu: less((name, mu), (name, 0.0))),
-        "HeteRo-Select less the others": made(
-            lambda name, mu: less((selections.OURS, mu), (name, mu))
-        ),
+        "HeteRo-Select less the others": made(less),
     }
 
 
@@ -266,37 +258,12 @@ def values() -> dict[str, Any]:
             key: [found.sign for found in goal.differences.values()]
             for key, goal in wanted["selection"].items()
         },
+        "less": lambda name, task: paired(
+            compared[task][name]["last"], compared[task][RANDOM]["last"]
+        ),
+        "rates": rates_table(grid),
+        "selection": selectors_table(compared),
         "tables": tables(grid, chosen),
-        "against": {task: against_table(rows) for task, rows in grid.items()},
-        "by_rate": by_rate_table(grid),
-        "better": {task: better_table(rows) for task, rows in compared.items()},
         "scale": record("selection_scale"),
         "scale_table": scale_table(record("selection_scale")),
     }
-
-
-def readme() -> str:
-    """Return the two tables as they stand in README.md."""
-    grid, chosen = found_in(Folder(RECORD))
-    compared = selections.compared(chosen)
-    head, rows = ["25 starts"], []
-    for task in grid:
-        head += [f"{task}: mean", "worst start"]
-    for name in _README:
-        found = [by_name[name] for by_name in grid.values()]
-        numbers = [(f"{row.mean:.1f}", f"{row.worst_accuracy:.1f}") for row in found]
-        rows.append([STRATEGIES[name][0], *chain(*numbers)])
-    first = table(pd.DataFrame(rows, columns=head), STRATEGIES[starts.OURS][0])
-    head, rows = ["selector"], []
-    for task in compared:
-        head += [f"{task}: less Random", "late deviation"]
-    for name, (label, _) in SELECTORS.items():
-        cells = [label]
-        for by_name in compared.values():
-            mine = by_name[name]
-            less = paired(mine["last"], by_name[RANDOM]["last"]).interval("+.2f")
-            cells += ["" if name == RANDOM else less, f"{mine['late_deviation'].mean():.2f}"]
-        rows.append(cells)
-    return (
-        f"{first}\n\n{table(pd.DataFrame(rows, columns=head), SELECTORS[selections.OURS][0])}"
-    )

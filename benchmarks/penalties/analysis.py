@@ -25,16 +25,20 @@ def values() -> dict[str, Any]:
     """Return the numbers that the page names."""
     found = record("penalties")
     data, seeds = found["logistic"], found["layer"]
+    scores, gaps = logistic_tables(data)
+    noise = data["noise"]["rows"][NO_PRIOR]
     return {
         "record": found,
         "noise": data["noise"],
         "t": float(stats.t.ppf(1 - MISS / 2, found["splits"] - 1)),
-        "tables": logistic_tables(data),
+        "scores": scores,
+        "gaps": gaps,
+        # By how much the loss is below the baseline's.
+        "gap": lambda name, method: -_differences(data[name]["rows"])[method].mean,
         "signs": {name: _signs(one["rows"]) for name, one in data.items()},
-        "folds": _folds(data),
+        "folds": {"noise": (fmean(noise["folds"]), fmean(noise["loss"]))},
         "layer": layer_table(seeds),
-        "judged": {DECAYS[n]: one.mean for n, one in _losses(seeds, "judged").items()},
-        "refitted": {DECAYS[n]: one.mean for n, one in _losses(seeds, "refitted").items()},
+        "seeds": len(seeds),
         "refits": {
             DECAYS[name]: difference(
                 [seed[name]["refitted"][0] for seed in seeds],
@@ -69,18 +73,15 @@ def logistic_tables(data: Mapping[str, Any]) -> list[pd.DataFrame]:
 
 
 def layer_table(seeds: list[Any]) -> pd.DataFrame:
-    """Return loss and accuracy seed by seed, and both means, before and after the refit."""
-    judged, refitted = _losses(seeds, "judged"), _losses(seeds, "refitted")
-    rows = []
-    for name, label in DECAYS.items():
-        row = {"": label}
-        for k, seed in enumerate(seeds):
-            loss, accuracy = seed[name].get("judged", (None, None))
-            row[f"seed {k}"] = "" if loss is None else f"{loss:.3f}, {_percent(accuracy)}"
-        row["mean loss"] = f"{judged[name]:.3f}" if name in judged else ""
-        row["refitted to all"] = f"{refitted[name]:.3f}" if name in refitted else ""
-        rows.append(row)
-    return pd.DataFrame(rows)
+    """Return mean losses over seeds, before and after the refit."""
+    kinds = {"mean loss": _losses(seeds, "judged"), "refitted": _losses(seeds, "refitted")}
+    return pd.DataFrame(
+        {
+            "": label,
+            **{title: f"{of[name]:.3f}" if name in of else "" for title, of in kinds.items()},
+        }
+        for name, label in DECAYS.items()
+    )
 
 
 def _scores(row: Mapping[str, list[float]]) -> str:
@@ -98,19 +99,6 @@ def _signs(rows: Mapping[str, Any]) -> dict[int, list[str]]:
     """Return the methods whose interval is below zero, -1, around it, 0, and above, 1."""
     gaps = _differences(rows)
     return {sign: [m for m, gap in gaps.items() if gap.sign == sign] for sign in (-1, 0, 1)}
-
-
-def _folds(data: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the loss on the validation folds, and on the test data."""
-    rows = {name: one["rows"][NO_PRIOR] for name, one in data.items()}
-    return pd.DataFrame(
-        {
-            "": name,
-            "folds": f"{fmean(row['folds']):.3f}" if row.get("folds") else "",
-            "test": f"{fmean(row['loss']):.3f}",
-        }
-        for name, row in rows.items()
-    )
 
 
 def _losses(seeds: list[Any], kind: str) -> dict[str, Estimate]:

@@ -10,42 +10,22 @@ from typing import Any
 
 import pandas as pd
 
-from hdet import SearchConfig
-
 from ..core.records import record
 
 BASE, ONE_CROSSING = "base", "one crossing, cut 3"
 ANEW = "initial weights, one crossing, cut 2"
-# What the crossing depends on, of what is told for each problem.
-SIGNALS = [
-    BASE,
-    "half the speed",
-    "twice the speed",
-    "smoothed over 10",
-    "smoothed over 20",
-    "beta2 0.95 in the climb",
-    "cosine",
-]
+# What changes where the climb crosses; up to the first crossing the first two are one rule.
+SPEEDS = ["half the speed", BASE, "twice the speed", "smoothed over 10", "smoothed over 20"]
 # In the order of the table: each changes the base in what it names, and nothing else.
 SHOWN = [
     BASE,
-    "second moment cleared",
     "moments kept",
-    "no way back",
-    "one crossing, cut 2",
     ONE_CROSSING,
     ANEW,
-    "initial weights",
-    "7 crossings",
     "largest",
-    "kept, largest, no shift",
-    "smoothed over 10",
-    "kept, smoothed over 10, largest",
-    "smoothed over 20",
     "half the speed",
     "twice the speed",
-    "cosine",
-    "beta2 0.95 in the climb",
+    "smoothed over 10",
     "again at 6, 12, 25 %",
     "no hold",
 ]
@@ -62,35 +42,28 @@ def values() -> dict[str, Any]:
     ends = {name: _spread(one, "end") for name, one in problems.items()}
     tiny = [name for name, one in problems.items() if one["model"] == "0.1M"]
     near = ends["0.1M, one-cycle"][ONE_CROSSING]
-    from_start = ratios["10.8M, from the initial weights"]
     return {
         "record": found,
-        "config": SearchConfig(),
         "one": ONE_CROSSING,
         "anew": ANEW,
         "tiny": tiny,
-        "setting": _setting(problems),
-        "wrong": _wrong_rates(problems),
+        "summary": summary_table(problems, crossings, ratios),
         "cost": pd.DataFrame({n: sweep_regrets(one) for n, one in problems.items()}).T,
+        "wrong": _wrong_rates(problems),
         "every": every,
         "means": means,
         "rules": _rules_table(every),
         "rank": means.corr("spearman").loc["0.1M, warm-up + cosine", "10.8M, 350 steps"],
         "kept": means.loc["moments kept"] - means.loc[BASE],
-        "largest": means.loc["largest"] - means.loc[BASE],
-        "crossings": crossings,
-        "crossing": _crossing_table(crossings),
+        # Where the climb crosses first, the median over starts and seeds, by rule.
         "middle": pd.DataFrame(
             {
                 rule: {n: pd.Series(crossings[n][rule]).median() for n in means}
-                for rule in SIGNALS
+                for rule in SPEEDS
             }
         ),
         "ends": ends,
         "off": max(near[-1] - 1, 1 - near[0]),
-        "trials": _trials(ratios),
-        "large": {n: of["10.8M, 350 steps"] for n, of in from_start.items()},
-        "tiny_start": _all(ratios["0.1M, from the initial weights"]),
         "after": [v for name, of in ratios.items() if "after" in name for v in _all(of)],
     }
 
@@ -130,6 +103,40 @@ def trial_ratios(found: dict[str, Any]) -> dict[str, dict[int, dict[str, float]]
     return ratios
 
 
+def summary_table(
+    problems: dict[str, Any], crossings: dict[str, Any], ratios: dict[str, Any]
+) -> pd.DataFrame:
+    """Return which rates each way finds over the best one, by model, as ranges."""
+    models = list(dict.fromkeys(one["model"] for one in problems.values()))
+
+    def crossed(model: str) -> list[float]:
+        # The base and this rule are one up to the first crossing; all problems have this one.
+        mine = [name for name, one in problems.items() if one["model"] == model]
+        return [v for name in mine for v in crossings[name][ONE_CROSSING]]
+
+    def tried(model: str, start: str) -> list[float]:
+        return [
+            v
+            for name, of in ratios.items()
+            if name.startswith(f"{model}, {start}")
+            for v in _all(of)
+        ]
+
+    ways = {
+        "climb, until update and gradient disagree": crossed,
+        "short trials from the initial weights": lambda model: tried(model, "from"),
+        "short trials after some steps at a low rate": lambda model: tried(model, "after"),
+    }
+    return pd.DataFrame(
+        {"found by": way, **{f"GPT of {model}": _range(of(model)) for model in models}}
+        for way, of in ways.items()
+    )
+
+
+def _range(found: list[float]) -> str:
+    return f"{min(found):.2g} to {max(found):.2g}" if found else "–"
+
+
 def _sweep_means(problem: dict[str, Any]) -> list[float]:
     every = problem["sweep"]["held out"]
     return [statistics.fmean(_ratio(loss, 1.0) for loss in seeds) for seeds in every]
@@ -139,26 +146,12 @@ def _ratio(loss: float | None, of: float) -> float:
     return math.inf if loss is None else loss / of
 
 
-def _setting(problems: dict[str, Any]) -> pd.DataFrame:
-    contexts = {"0.1M": 64, "0.84M": 128, "10.8M": 256}
-    return pd.DataFrame(
-        {
-            "GPT": name,
-            "schedule": problem["schedule"],
-            "steps": problem["steps"],
-            "tokens a step": f"{problem['windows'] * contexts[problem['model']]:,}",
-            "seeds": problem["seeds"],
-            "best rate": f"{problem['best']:.2g}",
-        }
-        for name, problem in problems.items()
-    )
-
-
 def _wrong_rates(problems: dict[str, Any]) -> pd.DataFrame:
     steps = {-4: "1/10", -2: "1/3.2", -1: "1/1.8", 1: "1.8", 2: "3.2", 4: "10"}
     return pd.DataFrame(
         {
             "GPT": name,
+            "best rate": f"{problem['best']:.2g}",
             **{label: _percent(sweep_regrets(problem).get(k)) for k, label in steps.items()},
         }
         for name, problem in problems.items()
@@ -166,15 +159,17 @@ def _wrong_rates(problems: dict[str, Any]) -> pd.DataFrame:
 
 
 def _rules_table(every: pd.DataFrame) -> pd.DataFrame:
-    means, worst = (every.xs(kind, axis=1, level=1) for kind in ("mean", "worst"))
-    lines = []
-    for rule in SHOWN:
-        pairs = {name: (means.loc[rule, name], worst.loc[rule, name]) for name in means}
-        cells = {
-            n: "–" if math.isnan(m) else f"{m:+z.1f} / {w:+z.1f}" for n, (m, w) in pairs.items()
+    means = every.xs("mean", axis=1, level=1)
+    return pd.DataFrame(
+        {
+            "rule": rule,
+            **{
+                n: "–" if math.isnan(means.loc[rule, n]) else f"{means.loc[rule, n]:+z.1f}"
+                for n in means
+            },
         }
-        lines.append({"rule": rule, **cells})
-    return pd.DataFrame(lines)
+        for rule in SHOWN
+    )
 
 
 def _spread(problem: dict[str, Any], what: str) -> dict[str, list[float]]:
@@ -183,37 +178,6 @@ def _spread(problem: dict[str, Any], what: str) -> dict[str, list[float]]:
         rule: sorted(v for seeds in one[what] for v in seeds if v is not None)
         for rule, one in problem["rules"].items()
     }
-
-
-def _crossing_table(crossings: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
-    def told(found: list[float] | None) -> str:
-        if not found:
-            return "–"
-        ends = {f"{found[0]:.2g}", f"{found[-1]:.2g}"}
-        return " to ".join(sorted(ends, key=float))
-
-    return pd.DataFrame(
-        # Up to the first crossing they are one rule, and this one ran on all problems.
-        {
-            "signal": rule,
-            **{
-                name: told(one.get(ONE_CROSSING if rule == BASE else rule))
-                for name, one in crossings.items()
-            },
-        }
-        for rule in SIGNALS
-    )
-
-
-def _trials(ratios: dict[str, Any]) -> pd.DataFrame:
-    lengths = [12, 24, 48, 96]
-    lines = []
-    for name, rows in ratios.items():
-        runs = next(iter(rows.values()))
-        for run in runs:
-            cells = {f"{n} steps": f"{rows[n][run]:.2g}" if n in rows else "–" for n in lengths}
-            lines.append({"trials": name, "over the best of": run, **cells})
-    return pd.DataFrame(lines)
 
 
 def _all(ratios: dict[int, dict[str, float]]) -> list[float]:

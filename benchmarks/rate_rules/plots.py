@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from ..core.page import DOCS
-from ..core.plotting import figure
+from ..core.page import IMAGES
+from ..core.plotting import NARROW, figure
 
-PICTURE = DOCS / "images" / "rate-rules-trials.png"
+PICTURE = IMAGES / "rate-rules-trials.png"
 HIGHEST = 32  # percent; losses above are not shown
 MARKERS = "osD^"
 
@@ -14,16 +14,16 @@ MARKERS = "osD^"
 def draw(record: dict[str, Any], file: Path = PICTURE) -> None:
     """Draw the losses of trials over their rates, beside the best rates of whole runs."""
     shown = [t for t in record["trials"] if t["model"] != "0.84M"]
-    title = "Short trials from the initial weights mislead; after a warm-up they do not"
+    title = "Short trials mislead from the initial weights, not later"
     caption = (
         "Loss on one common batch at the end of a trial, over that of the best rate. Vertical "
         "lines: the best rates of whole runs. One run on one card."
     )
-    with figure(file, 6.0, title, caption) as drawn:
+    with figure(file, 5.4, title, caption, NARROW) as drawn:
         for ax, trial in zip(drawn.subplots(2, 2, sharey=True).flat, shown, strict=True):
             before = trial["before"]
-            words = "from the initial weights" if before is None else f"after {before[0]} steps"
-            ax.set_title(f"{trial['model']} parameters, {words}")
+            words = "from initial weights" if before is None else f"after {before[0]} steps"
+            ax.set_title(f"GPT of {trial['model']}, {words}")
             for i, (length, losses) in enumerate(trial["losses"].items()):
                 above = [100 * (loss / min(losses) - 1) for loss in losses]
                 label = f"{length} steps"
@@ -35,6 +35,6 @@ def draw(record: dict[str, Any], file: Path = PICTURE) -> None:
             ax.set_xscale("log")
             ax.set_ylim(-1, HIGHEST)
             ax.set_xlabel("peak learning rate")
-            ax.legend()
+            ax.legend(fontsize=8)
         for ax in drawn.axes[::2]:
             ax.set_ylabel("loss above the lowest, %")

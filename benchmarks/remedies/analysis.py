@@ -8,46 +8,55 @@ import pandas as pd
 from ..core.records import record
 from ..core.statistics import Estimate
 
+PLAIN = "as it is"
+# Of the run: where the replicas' losses are read for the page.
+PHASE = "30% to 50% of the run"
+
 
 def values() -> dict[str, Any]:
     """Return the numbers that the page names."""
     remedies, scalars = record("remedies"), record("scalars")
     groups = scalars["groups"]["factor over the geometric mean"]
     factors = {name: _estimate(entry) for name, entry in groups.items()}
+    best = remedies["starts"].index(1.0)
+    own, averaged = (
+        {name: rows[f"reach {r}, {PHASE}"][best] for name, rows in remedies["bias"].items()}
+        for r in ("1", "0.15")
+    )
     return {
         "remedies": remedies,
         "scalars": scalars,
-        "bias": {
-            problem: _bias(rows, remedies["starts"])
-            for problem, rows in remedies["bias"].items()
-        },
-        "regrets": _regrets(remedies),
-        "plain": "as it is",
+        "own": own,
+        "averaged": averaged,
+        "plain": PLAIN,
+        "summary": _summary(remedies["regret"]),
+        "regrets": _by_problem(remedies["regret"]),
         "mean": lambda change, problem: fmean(remedies["regret"][change][problem]),
         "means_of": lambda change: fmean(map(fmean, remedies["regret"][change].values())),
         "cases": _cases(scalars["cases"]),
+        "shares": [
+            case["share of the gap closed"]["mean"] for case in scalars["cases"].values()
+        ],
         "factors": dict(sorted(factors.items(), key=lambda item: item[1].mean)),
     }
 
 
-def _bias(rows: dict[str, list[float]], starts: list[float]) -> pd.DataFrame:
-    names = [_start(start) for start in starts]
+def _summary(regret: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(
-        {"scored at": label, **dict(zip(names, (f"{v:+.2f}" for v in found), strict=True))}
-        for label, found in rows.items()
+        {
+            "change": change,
+            "mean regret": _percent(fmean(map(fmean, found.values()))),
+            "worst": _percent(max(map(max, found.values()))),
+        }
+        for change, found in regret.items()
     )
 
 
-def _regrets(record: dict[str, Any]) -> pd.DataFrame:
-    names = [_start(start) for start in record["regret starts"]]
-    lines = []
-    for problem in next(iter(record["regret"].values())):
-        for change, found in record["regret"].items():
-            regrets = found[problem]
-            texts = map(_percent, [*regrets, sum(regrets) / len(regrets)])
-            cells = dict(zip([*names, "mean"], texts, strict=True))
-            lines.append({"problem": problem, "change": change, **cells})
-    return pd.DataFrame(lines)
+def _by_problem(regret: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"change": change, **{name: _percent(fmean(of)) for name, of in found.items()}}
+        for change, found in regret.items()
+    )
 
 
 def _cases(cases: dict[str, Any]) -> pd.DataFrame:
@@ -55,12 +64,9 @@ def _cases(cases: dict[str, Any]) -> pd.DataFrame:
         {
             "explored": label,
             "bad value": _listed(case["bad"].values()),
-            "best of sweep": _listed(case["best"].values()),
+            "best": _listed(case["best"].values()),
             "ended at": _listed(entry["mean"] for entry in case["final"].values()),
-            "loss: bad": f"{_estimate(case['loss at the bad value']):.3f}",
-            "explored ": f"{_estimate(case['loss explored']):.3f}",
-            "best": f"{_estimate(case['loss at the best value']):.3f}",
-            "share of the gap closed": f"{_estimate(case['share of the gap closed']):.2f}",
+            "gap closed": f"{case['share of the gap closed']['mean']:.0%}",
         }
         for label, case in cases.items()
     )
@@ -76,7 +82,3 @@ def _listed(values: Any) -> str:
 
 def _percent(value: float) -> str:
     return f"{value:+.1f} %" if abs(value) < 1000 else "diverged"
-
-
-def _start(value: float) -> str:
-    return f"{value:g}" if value >= 1 else f"1/{1 / value:.0f}"

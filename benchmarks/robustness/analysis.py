@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core.page import table as markdown
 from ..core.records import RECORDS
 from .methods import LABELS, OURS, PLAIN, START_FREE
 from .runs import CALIBRATED, RERUN, Runs, capped, start_label, start_point, sweep_point
@@ -37,8 +36,6 @@ TOLERANCE = 2.0
 MOST_NOISE = 1.0
 # Of one run, to the sweep's loss.
 BUDGET = 1.15
-# The problems that the page names as Explorer's worst.
-_ABOVE = ("ngram-adamw-cosine", "finetune-full")
 
 
 def references(runs: Runs) -> pd.DataFrame:
@@ -281,44 +278,86 @@ def page_values(
 ) -> dict[str, Any]:
     """Return the same of the contents of a run folder."""
     every = recorded(found)
-    problems = {problem["name"]: problem for problem in config["problems"]}
-    against = pd.DataFrame(found["references"]).astype({"noise": float})
     own = every[every["method"] == OURS]
-    confirmed = every[every["split"] == "confirmation"]
-    regrets = {
-        method: rows.groupby("problem")["regret"].apply(list).to_dict()
-        for method, rows in every.groupby("method")
-    }
+    standing = {one["method"]: one for one in standings(every).to_dict("records")}
+    optimizer = {one["name"]: one["optimizer"] for one in config["problems"]}
+    adamw = [
+        one["best_lr"] for one in found["references"] if optimizer[one["problem"]] == "adamw"
+    ]
     return {
         "config": config,
         "versions": versions,
         "starts": ",".join(map(start_label, config["starts"])),
-        "problems": [
-            {**problems[one["problem"]], **one, "table": problem_table(every, one["problem"])}
-            for one in against.to_dict("records")
-        ],
-        "noise": noise_table(against),
-        "most_noise": MOST_NOISE,
-        "noisiest": against["noise"].max(),
-        "noisy": sorted(against[against["noise"] > MOST_NOISE]["problem"]),
-        "budget": BUDGET,
-        "tolerance": TOLERANCE,
         "ours": label(OURS),
-        "confirmed": standings_table(confirmed) if len(confirmed) else None,
-        "standings": standings_table(every),
-        "own": own[own["start"] == 1]["regret"],
-        "regrets": regrets,
-        "others": own[~own["problem"].isin(_ABOVE)]["regret"].max(),
-        "each": lambda of: ", ".join(map(percent, of)),
-        "standing": {one["method"]: one for one in standings(every).to_dict("records")},
+        "standing": standing,
+        "summary": summary_table(every),
+        "lower": {
+            key: [
+                label(method)
+                for method, one in standing.items()
+                if one[key] < standing[OURS][key]
+            ]
+            for key in ("mean", "worst")
+        },
+        # Of Explorer, by problem, from all its starts.
+        "regrets": own.groupby("problem", sort=False)["regret"].apply(list).to_dict(),
+        "right": own[own["start"] == 1]["regret"],
+        "problems": problems_table(every, config, found["references"]),
+        "noisy": [
+            one["problem"] for one in found["references"] if (one["noise"] or 0) > MOST_NOISE
+        ],
+        "most_noise": MOST_NOISE,
+        "noisiest": max(one["noise"] or 0 for one in found["references"]),
+        "apart": max(adamw) / min(adamw),
+        "budget": BUDGET,
         "percent": percent,
     }
 
 
-def readme() -> str:
-    """Return the table over all problems and starts, as README.md has it."""
-    found = json.loads((RECORDS / "robustness" / "summary.json").read_text())
-    return markdown(standings_table(recorded(found)), bold=label(OURS))
+def summary_table(every: pd.DataFrame) -> pd.DataFrame:
+    """Return the methods over all starts, and over those of each split, as texts."""
+    means = every.groupby(["method", "split"], sort=False)["regret"].mean().unstack()
+    lines = []
+    for one in standings(every).itertuples():
+        free = one.method in START_FREE | {CALIBRATED}
+        where = "" if free else f" from {start_label(one.worst_start)}"
+        lines.append(
+            {
+                "method": label(one.method),
+                "mean": percent(one.mean),
+                "worst": percent(one.worst),
+                **{split: percent(means.loc[one.method, split]) for split in means},
+                "worst on": f"{one.worst_problem}{where}",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def problems_table(
+    every: pd.DataFrame, config: dict[str, Any], references: list[dict[str, Any]]
+) -> pd.DataFrame:
+    """Return a row for each problem: its setting, and where each method ends at worst."""
+    worst = every.groupby(["problem", "method"])["regret"].max().unstack()
+    # What has not run yet is a dash.
+    worst = worst.reindex([one["problem"] for one in references], columns=config["methods"])
+    setting = {one["name"]: one for one in config["problems"]}
+    lines = []
+    for one in references:
+        name = one["problem"]
+        its = setting[name]
+        ends = {label(m): percent(worst.loc[name, m]) for m in config["methods"]}
+        about = f"{its['optimizer']}, {its['schedule']}, {its['steps']:,} steps"
+        lines.append(
+            {
+                "problem": name,
+                "split": one["split"],
+                "setting": about,
+                "best rate": f"{one['best_lr']:.3g}",
+                "noise": percent(math.nan if one["noise"] is None else one["noise"])[1:],
+                **ends,
+            }
+        )
+    return pd.DataFrame(lines)
 
 
 def _mean_loss(row: Sequence[Mapping[str, Any]]) -> float:

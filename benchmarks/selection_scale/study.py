@@ -13,7 +13,6 @@ busy machine disturbs less.
 import multiprocessing
 import os
 import platform
-from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -72,20 +71,3 @@ def scale_table(record: dict[str, Any]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def draw(record: dict[str, Any], file: Path) -> None:
-    """Draw the processor's time of every selector over the number of clients."""
-    # Matplotlib is slow to import, and measuring needs none of it.
-    from ..core.plotting import figure, legend
-
-    runs = pd.DataFrame(record["runs"])
-    caption = f"Median of {record['calls']} calls on {record['threads']} thread."
-    with figure(file, 4.0, f"Time to choose {record['count']} clients", caption) as drawn:
-        ax = drawn.subplots()
-        for (name, rows), marker in zip(
-            runs.groupby("selector", sort=False), "ov^sDP*", strict=True
-        ):
-            ax.loglog(rows["clients"], rows["cpu_ms"], marker=marker, ms=5, label=str(name))
-        ax.set(xlabel="clients", ylabel="milliseconds of the processor")
-        legend(ax)

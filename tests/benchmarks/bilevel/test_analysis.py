@@ -4,15 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from benchmarks.bilevel.analysis import intervals, readme, tables
+from benchmarks.bilevel.analysis import intervals, ratios_table, tables
 from benchmarks.bilevel.findings import by_start, comparison, duels, hindsight, of, spread
 from benchmarks.bilevel.formats import count, loss, percent, power, ratio, ratio_interval
-from benchmarks.bilevel.plots import median_course
 from benchmarks.bilevel.study import Folder, Plan, Unit, unfinished
-from benchmarks.core.page import DOCS, render
 from benchmarks.core.statistics import estimate
 from tests.benchmarks.bilevel.made_up import METHODS, folder_of, of_unit, outcome
 
@@ -123,12 +120,8 @@ def test_how_numbers_read() -> None:
     assert {f(estimate([])) for f in (loss, ratio, ratio_interval, percent)} == {"–"}
 
 
-def test_a_course_is_what_was_had_when_so_much_was_spent() -> None:
-    paths = [[[0, 9.0, 1.0], [10, 5.0, 0.1]], [[0, 7.0, 1.0], [20, 1.0, 0.1]]]
-    found = median_course(paths, np.array([1.0, 10.0, 20.0]), 1)
-    assert found.tolist() == [8.0, 6.0, 3.0]
-
-
-def test_the_page_and_the_readme_come_from_the_record() -> None:
-    assert render("bilevel") == (DOCS / "bilevel-benchmark.md").read_text()
-    assert readme() in (DOCS.parent / "README.md").read_text()
+def test_the_pages_first_table_by_hand(runs: Any) -> None:
+    shown = ratios_table(runs, ["tv", "foe"]).set_index("method")
+    assert shown.loc["HOAG cubic", "tv"] == "3.006 / 3.006"
+    assert shown.loc["DFO-LS", "foe"] == ""
+    assert shown.loc["**MAID: the loss itself**", "foe"].endswith("→ 1.10")

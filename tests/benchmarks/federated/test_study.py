@@ -117,7 +117,7 @@ def test_the_command_stops_resumes_and_reports(
     assert output.splitlines()[-1] == f"Report: {out / 'report.html'}"
     page = (out / "report.html").read_text()
     assert "digits: every start" in page
-    assert page.count("data:image/png") == 2
+    assert page.count("data:image/png") == 1
     assert "--experiments rates --seeds 1" in page
     # The run done by a worker is the run done here.
     results = Folder(out).results()

@@ -134,7 +134,7 @@ def test_percent(value: float, text: str) -> None:
 def test_the_report_has_every_table_and_picture(tmp_path: Path) -> None:
     folder = fake_run(tmp_path, "ddp", "hdet", problems=(ONE, TWO))
     text = report(folder).read_text()
-    assert text.count("data:image/png;base64,") == 4
+    assert text.count("data:image/png;base64,") == 2
     # Two of all problems and of the confirmation ones, the noise, and each problem's.
     assert text.count("<table>") == 5
     assert "--methods hdet,ddp --seeds 2" in text
@@ -147,9 +147,16 @@ def test_the_pages_values_can_be_made_of_a_run_folder(
     report(folder)
     monkeypatch.setattr(analysis, "RECORDS", tmp_path)
     values = analysis.values()
-    assert [one["problem"] for one in values["problems"]] == ["one", "two"]
     assert values["config"]["methods"] == ["hdet", "ddp"]
-    row = values["noise"].to_dict("records")[1]
-    assert (row["problem"], row["split"], row["noise"]) == ("two", "confirmation", "0.50 %")
-    assert values["confirmed"] is not None
-    assert "**hdet**" in analysis.readme()
+    rows = values["problems"].to_dict("records")
+    assert [(row["problem"], row["split"]) for row in rows] == [
+        ("one", "tuning"),
+        ("two", "confirmation"),
+    ]
+    assert (rows[1]["noise"], rows[1]["plain DDP"]) == (
+        "0.50 %",
+        percent(100 * (INITIAL / 1.005 - 1)),
+    )
+    assert list(values["summary"]["method"]) == ["hdet", "plain DDP"]
+    assert "confirmation" in values["summary"]
+    assert values["lower"]["worst"] == []

@@ -1,0 +1,1 @@
+"""The front page of the results, from what all other pages say."""
