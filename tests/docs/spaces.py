@@ -111,7 +111,7 @@ def fabric() -> Space:
 
 
 def lightning() -> Space:
-    """Return a script with a LightningModule, and a Trainer that is content with one process."""
+    """Return a script with a LightningModule, and a Trainer of one process."""
     import lightning.pytorch as pl
 
     class Module(pl.LightningModule):
@@ -142,8 +142,7 @@ def fit(space: Space) -> None:
     module = space["Module"]()
     module.configure_optimizers = MethodType(space["configure_optimizers"], module)
     rows = [torch.cat(parts) for parts in zip(*space["loader"], strict=True)]
-    with_workers = {"num_workers": 0, "batch_size": 4}
-    space["trainer"].fit(module, DataLoader(TensorDataset(*rows), **with_workers))
+    space["trainer"].fit(module, DataLoader(TensorDataset(*rows), batch_size=4))
 
 
 def transformers() -> Space:
@@ -153,22 +152,27 @@ def transformers() -> Space:
 
     config = GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=1)
     config.bos_token_id = config.eos_token_id = None
-    args = {"max_steps": 4, "use_cpu": True, "report_to": [], "disable_tqdm": True}
-    args |= {"save_strategy": "no", "dataloader_pin_memory": False}
+    args = TrainingArguments(
+        "trained",
+        max_steps=4,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+    )
     draw = generator(0, "documentation")
     rows = torch.randint(0, 16, (64, 8), generator=draw)
     examples = [{"input_ids": row, "labels": row} for row in rows]
     model = GPT2LMHeadModel(config)
-    lora = {"fan_in_fan_out": True}
     return {
         "model": model,
         "base": model,
-        "args": TrainingArguments("trained", **args),
+        "args": args,
         "train": examples,
         "evaluation": examples[:8],
         "probe_dataset": examples[:32],
         "Trainer": Trainer,
-        "LoraConfig": lambda **given: LoraConfig(**given, **lora),
+        "LoraConfig": LoraConfig,
         "get_peft_model": get_peft_model,
     }
 

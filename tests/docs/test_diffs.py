@@ -1,12 +1,13 @@
 """Every diff leads to code that runs, in a script that has the usual names.
 
 One process and one replica, on the CPU; a page of a framework is run in that framework, where
-it is installed. torchtitan's page is the exception, since a Trainer of torchtitan is a whole
-run: there the code is compiled, and what it imports is looked up in the source. (Its own tests
-drive the real Trainer.)
+it is installed. Two pages are the exception: torchtitan's, whose Trainer is driven by tests of
+its own, and the one on other frameworks, DeepSpeed and Ray. There the code is compiled, and
+what it takes from hdet is looked up.
 """
 
 import ast
+import inspect
 import os
 import warnings
 from importlib.util import find_spec
@@ -16,11 +17,13 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+import hdet
+
 from .pages import PAGES, ROOT, blocks, name, new_side
 from .spaces import STEPS, fit, space_of
 
 DIFFS = [(name(p), new_side(d)) for p in PAGES for d in blocks(p.read_text(), "diff")]
-NOT_RUN = ["docs/guides/torchtitan.md"]
+NOT_RUN = ["docs/guides/torchtitan.md", "docs/guides/frameworks.md"]
 
 
 def _of_pages(run: bool) -> Any:
@@ -62,15 +65,21 @@ def test_a_diff_leads_to_code_that_runs(page, code):
 
 
 @_of_pages(run=False)
-def test_what_is_not_run_compiles_and_imports_what_there_is(page, code):
+def test_what_is_not_run_compiles_and_calls_what_there_is(page, code):
     for node in ast.walk(ast.parse(code, page)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hdet"):
             defined = _names_of(ROOT / "src" / (node.module or "").replace(".", "/"))
             assert {alias.name for alias in node.names} <= defined
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("hdet."):
+            called = getattr(hdet, ast.unparse(node.func).removeprefix("hdet."))
+            given = {str(keyword.arg): None for keyword in node.keywords}
+            inspect.signature(called).bind(*node.args, **given)
 
 
 def _names_of(module: Path) -> set[str]:
+    """Return what a module of hdet defines or imports, read from its source."""
     file = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
-    tree = ast.parse(file.read_text())
-    imported = [a.asname or a.name for n in ast.walk(tree) for a in getattr(n, "names", [])]
-    return {*imported, *(n.name for n in tree.body if hasattr(n, "name"))}
+    body = ast.parse(file.read_text()).body
+    imports = [n for n in body if isinstance(n, ast.ImportFrom)]
+    defined = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    return {*defined, *(a.asname or a.name for n in imports for a in n.names)}
