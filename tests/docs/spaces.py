@@ -66,8 +66,9 @@ def plain() -> Space:
         "device_type": "cpu",
         "replicas": 1,
         "shards": 1,
-        # What is kept beside the model, and looked at now and then.
+        # What is kept beside the model, and what is done with it now and then.
         "ema": deepcopy(model),
+        "save": lambda model: torch.save(model.state_dict(), "model.pt"),
         "evaluate": lambda model: compute_loss(model, _batches(1, 16)[0]),
     }
 

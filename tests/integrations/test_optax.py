@@ -3,7 +3,6 @@
 import logging
 import os
 import pickle
-import re
 import subprocess
 import sys
 from contextlib import contextmanager
