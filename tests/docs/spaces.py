@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
+import hdet
 from hdet.seeding import generator
 
 Space = dict[str, Any]
@@ -46,6 +47,7 @@ def plain() -> Space:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     return {
+        "hdet": hdet,
         "torch": torch,
         "nn": nn,
         "dist": dist,
@@ -56,6 +58,7 @@ def plain() -> Space:
         "CosineAnnealingLR": CosineAnnealingLR,
         "OneCycleLR": OneCycleLR,
         "model": model,
+        "ddp": DistributedDataParallel(model),
         "optimizer": optimizer,
         "scheduler": CosineAnnealingLR(optimizer, 1000),
         "loader": _batches(STEPS, 4),
@@ -73,24 +76,20 @@ def plain() -> Space:
     }
 
 
-def hdet_in_a_script() -> Space:
+def with_explorer() -> Space:
     """Return what a script has that uses hdet already."""
-    import hdet
-
     space = plain()
-    model, ddp = space["model"], DistributedDataParallel(space["model"])
-    probe = hdet.probe(model, space["probe_loader"], compute_loss)
-    scheduler = hdet.Explorer(space["optimizer"], space["scheduler"], probe=probe, model=ddp)
-    return {**space, "hdet": hdet, "ddp": ddp, "probe": probe, "scheduler": scheduler}
+    probe = hdet.probe(space["model"], space["probe_loader"], compute_loss)
+    given = {"probe": probe, "model": space["ddp"]}
+    scheduler = hdet.Explorer(space["optimizer"], space["scheduler"], **given)
+    return {**space, "probe": probe, "scheduler": scheduler}
 
 
 def trackers() -> Space:
     """Return a script that has a TensorBoard writer."""
     from torch.utils.tensorboard import SummaryWriter
 
-    space = hdet_in_a_script()
-    wrapped = CosineAnnealingLR(space["optimizer"], 1000)
-    return {**space, "scheduler": wrapped, "writer": SummaryWriter("runs")}
+    return {**plain(), "probe": lambda: 0.0, "writer": SummaryWriter("runs")}
 
 
 def accelerate() -> Space:
@@ -220,7 +219,7 @@ _OF_FRAMEWORKS: dict[str, tuple[str, Callable[[], Space]]] = {
 def space_of(page: str, code: str) -> tuple[str, Callable[[], Space]]:
     """Return which package a page's code needs, and what makes the names that it uses.
 
-    Code that does not import hdet is of a script that uses it already.
+    Code that does not make a scheduler of hdet's is of a script that has one already.
     """
-    imports = re.search(r"^(import|from) hdet", code, re.MULTILINE)
-    return _OF_FRAMEWORKS.get(page, ("torch", plain if imports else hdet_in_a_script))
+    makes = re.search(r"hdet\.(Explorer|OneCycleAutoLR)\(", code)
+    return _OF_FRAMEWORKS.get(page, ("torch", plain if makes else with_explorer))
