@@ -63,7 +63,7 @@ def test_files_that_are_named_are_there(page):
         assert (ROOT / file).exists(), file
 
 
-@_those(r"^(\w+=\S+ )*torchrun |^\S.*examples/\S+\.py")
+@_those(r"^(\w+=\S+ )*torchrun |^(\S.*)?examples/\S+\.py")
 def test_launcher_and_example_take_the_options(page, line):
     words = _words(line)
     if "torchrun" in words:
