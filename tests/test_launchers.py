@@ -10,7 +10,7 @@ import yaml
 
 pytest.importorskip("rich")
 
-PAGE = (Path(__file__).parents[1] / "docs" / "launchers.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "guides" / "nodes.md").read_text()
 
 
 def blocks(language: str) -> list[str]:

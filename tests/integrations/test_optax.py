@@ -3,7 +3,6 @@
 import logging
 import os
 import pickle
-import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -439,26 +438,6 @@ def test_a_probe_that_gives_no_number_is_refused():
 def test_a_run_that_is_too_short_for_its_search_is_warned_of():
     with pytest.warns(UserWarning, match="looks for the learning rate"):
         Explorer(optax.adam, 0.1, replicas=2, total_steps=100, search=True)
-
-
-def test_the_pages_loop_trains():
-    page = (ROOT / "docs" / "jax.md").read_text()
-    (diff,) = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
-    assert sum(line[0] == "+" for line in diff.splitlines() if line) <= 12
-    code = "\n".join(line[1:] for line in diff.splitlines() if line[:1] in ("+", " "))
-    steps = 100
-    given = {
-        "schedule": SCHEDULES["cosine"],
-        "steps": steps,
-        "params": start(),
-        "loss_fn": loss_fn,
-        "held_out": HELD_OUT,
-        "batches": [[x.reshape(-1, x.shape[-1]) for x in batches(t)] for t in range(steps)],
-    }
-    space = {"jax": jax, "optax": optax, **given}
-    exec(compile(code, "docs/guides/jax.md", "exec"), space)
-    assert space["losses"].mean() < 1.0
-    assert space["params"]["0.bias"].shape == (8,)
 
 
 def test_the_example_trains_on_a_mesh():

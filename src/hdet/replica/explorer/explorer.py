@@ -87,6 +87,9 @@ class Explorer(ExplorerIntake, ExplorerSearch):
 
     It is an `LRScheduler` and can be combined with others: what they, or the training loop,
     change between two steps carries over as a factor on the rate, or on what else is explored.
+    What is set over the replicas' own values, as by `group["lr"] = 1e-4`, becomes the base
+    value at the next sync; what is set at every step leaves nothing to explore, which is
+    warned of. `SequentialLR` goes inside.
 
     Args:
         optimizer: any torch optimizer whose update is scaled by `lr`. Under FSDP2 on a
@@ -94,10 +97,11 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         scheduler: a torch scheduler of this optimizer; or a callable that maps the optimizer
             step, from 0, to a factor on the optimizer's own rates; or None for constant
             rates. ReduceLROnPlateau is stepped once per sync, with the mean loss of all
-            replicas: its patience counts syncs.
+            replicas: its patience counts syncs, and its mode has to be "min".
         explore: a list of `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()` and
             `hdet.attribute(...)`. Default: the learning rate of every parameter group. An
-            empty list leaves the wrapped scheduler alone, bit for bit.
+            empty list leaves the wrapped scheduler alone, bit for bit. N replicas can tell
+            N - 2 of them apart; with more it warns once, and they move slowly.
         sync_every: optimizer steps between two syncs, at least 1. About 1 % of the run is a
             good interval. The search does not depend on it.
         warmup_steps: optimizer steps of plain training before exploration begins. It then
@@ -129,11 +133,14 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         mode: "tune", or "observe" to train as without Explorer, bit for bit: the replicas do
             not differ and are never averaged, and the probe is not called. At each sync what
             can be measured all the same is decided on, from the user's own values, and told by
-            the log and by `metrics()["would_be"]`. `warmup_steps` is taken for 0.
+            the log and by `metrics()["would_be"]`. `warmup_steps` is taken for 0. Such a run
+            goes on with the same checkpoint and "tune"; the other way is refused.
         freeze_after: optimizer steps, at least 1, after which exploration is over: at the
             first sync from then on all values move for the last time, and stay. All replicas
-            train with the base values then, as one, and there are no syncs any more. A search
-            for the rate is not cut short. Default None: never.
+            train with the base values then, as one, and there are no syncs any more, except
+            for ReduceLROnPlateau's loss and in local mode. A search for the rate is not cut
+            short, and the averaged weights are freed. A frozen state that is loaded without
+            it, or with a later one, explores on. Default None: never.
         on_sync: called with this Explorer, on every rank, after each sync and each step of
             the search, for trackers and for what a script wants to do then. It must not be
             collective. `hdet.integrations.trackers` has some.

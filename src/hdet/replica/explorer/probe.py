@@ -43,7 +43,9 @@ def probe(
     """Make a probe from a data loader and a loss function, for `Explorer(probe=...)`.
 
     At every sync the first process draws the next batch from its loader, starting over at
-    the end, and sends it to the others.
+    the end, and sends it to the others. Training does not notice: gradients, random state,
+    buffers and module modes stay bit-identical. Besides the forward pass it takes one more copy
+    of the weights for its time.
 
     Args:
         model: given to `loss`; the plain module rather than its DDP wrapper.

@@ -27,19 +27,40 @@ class ExplorerReadings(ExplorerState):
     def metrics(self, flat: bool = False) -> dict[str, Any]:
         """Return what is explored and what the last sync found. Local, on any rank.
 
+        Everything is a plain number, text, or a list or dictionary of these, and the same on
+        every rank, but for the times. Always there:
+
+        - `step`, `syncs`: optimizer steps and syncs so far;
+        - `base_lr`, `replica_lr`: learning rates in effect, per parameter group, and per group
+          and replica;
+        - `values`, `replica_values`: by the name of what is explored, the base value, and each
+          replica's; a learning rate's is the factor on its schedule;
+        - `phase`: "climb", "settle" or "trial" in the search, then "track"; or "frozen",
+          "observe";
+        - `rollbacks`, `exclusions`, `new_levels`: how often all replicas went back, one was
+          left out as diverged, and the loss was accepted at a new level;
+        - `decision`: the last one, in words.
+
+        After the first sync:
+
+        - `losses`, `probes`: per replica, the mean loss of the interval and that on the probe;
+        - `divergence`: per replica, its distance from the mean before averaging, relative;
+        - `slope`, `t`: by name, how the loss changes from the base value to the outermost
+          replica's, and that over its standard error;
+        - `confidence`: by name, how sure it is that a larger value is better, -1 to 1;
+        - `confounded`: whether there are too few replicas to tell all that is explored apart;
+        - `excluded`: replicas left out as diverged;
+        - `masked`, `masked_total`: replicas left out because they were not finite; how often
+          each was;
+        - `sync_ms`, `probe_ms`: milliseconds of the last sync and probe on this rank;
+        - `would_be`: by name, what the sync would have set; when observing only.
+
         Args:
             flat: whether to return finite floats alone, with names like `hdet/lr/base` and
                 `hdet/lr/replica/3`, as trackers take them.
 
         Returns:
-            `step`, `syncs`; `base_lr` and `replica_lr` per parameter group (and replica), in
-            effect now; `values` and `replica_values` by the dimension's name, a learning
-            rate's being the factor on its schedule; `phase` ("climb", "settle", "trial",
-            "track", "frozen" or "observe"); how many `rollbacks`, `exclusions`, `new_levels`;
-            the last `decision` in words; and after the first sync `losses`, `probes`,
-            `divergence` per replica, `slope`, `t` and `confidence` by name, `confounded`,
-            `excluded`, `masked`, `masked_total`, `sync_ms`, `probe_ms`; when observing
-            `would_be`, the values by name that the sync would have set.
+            The dictionary.
         """
         exploration, size = self._exploration, self._ensemble.replicas.size
         names = [d.name for d in exploration.dimensions]
