@@ -1,6 +1,6 @@
 """Train with Accelerate and a learning rate that is 30 times too high.
 
-    OMP_NUM_THREADS=1 accelerate launch --cpu --num_processes 2 examples/accelerate_loop.py
+    OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 examples/accelerate_loop.py
 
 What is hdet's are the lines marked so. The rate that was found is printed at the end.
 """

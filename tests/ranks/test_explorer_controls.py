@@ -156,6 +156,26 @@ def test_what_observing_would_have_done_is_told_and_not_done():
     assert other[1][2][3] == []
 
 
+def _towards(steps):
+    """Observe `steps` steps at a rate that is far too low; return the factors it would set."""
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    explorer = hdet.Explorer(optimizer, sync_every=2, model=model, mode="observe")
+    factors = []
+    for step in range(steps):
+        train_ddp(model, optimizer, explorer, dist.get_rank(), range(step, step + 1))
+        would = explorer.metrics().get("would_be")
+        factors += [would["lr/0"]] if would else []
+    return factors
+
+
+def test_each_observation_starts_anew_from_the_users_own_values():
+    # Each sync says "larger"; all together say more than `hold_span`, which bounds one run.
+    for factors in run_ranks(_towards, 2, 60):
+        assert factors[0] == pytest.approx(1.346, rel=1e-3)
+        assert factors[-1] == pytest.approx(1.336, rel=1e-3)
+
+
 def _plateau(mode, freeze_after):
     model, optimizer, explorer, _ = make("plateau", mode=mode, freeze_after=freeze_after)
     train_ddp(model, optimizer, explorer, dist.get_rank(), range(3 * T))

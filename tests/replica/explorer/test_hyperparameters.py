@@ -32,6 +32,14 @@ def test_groups_are_found_by_name():
         hdet.lr(groups=["head"]).dimensions(optimizer)
 
 
+@pytest.mark.parametrize("request_of", [hdet.lr, hdet.weight_decay, hdet.betas])
+def test_groups_without_parameters_are_left_out(request_of):
+    groups = [*two_groups(small_model()), {"params": []}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.1)
+    names = [found.name.rsplit("/", 1)[1] for found in request_of().dimensions(optimizer)]
+    assert names == ["0", "1"]
+
+
 def test_weight_decay_leaves_out_groups_without_one():
     groups = two_groups(small_model())
     groups[1]["weight_decay"] = 0.0

@@ -247,6 +247,11 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         if mode == "observe" and self._takes_part:
             self._agreement = UpdateAgreement(optimizer, replicas)
         self._ensemble.appear(self._takes_part)
+        if dimensions and replicas.size == 1:
+            logging.getLogger("hdet").warning(
+                "There is one replica, so nothing is explored and your schedule is followed as "
+                "it is. Start several processes, by torchrun for example, to tune it."
+            )
         why = self._why_no_trials()
         if self._exploration.search is not None and self._exploring and why is not None:
             self._say(logging.INFO, f"the search will end with the climb: {why}")

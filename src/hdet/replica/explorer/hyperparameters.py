@@ -31,7 +31,7 @@ def lr(
         spread: the highest replica's rate is (1 + spread) times the base rate, the lowest
             the base rate divided by it; > 0. It acts without a search, and after one on the
             ratios of several groups' rates: a single rate that was found is the same on all.
-        groups: indices or `name`s of the groups; None for all.
+        groups: indices or `name`s of the groups; None for all that have parameters.
         bounds: lowest and highest factor on the user's own schedule, both > 0, as in
             (0.1, 3.0). No replica leaves them, whether rates are searched, held, tracked or
             rolled back; a search begins at the lower one if that is above its usual start.
@@ -132,7 +132,7 @@ def betas(
     Args:
         index: which beta; 0 is also SGD's `momentum`.
         spread: as for `lr`, of the odds between the bounds.
-        groups: indices or `name`s of the groups; None for all.
+        groups: indices or `name`s of the groups; None for all that have parameters.
         bounds: lowest and highest value, within [0, 1].
 
     Returns:
@@ -324,7 +324,8 @@ def _groups(
     if len(set(names)) < len(names):
         names = [str(index) for index in range(len(groups))]
     if chosen is None:
-        return list(enumerate(names))
+        # Without parameters, as some frameworks make them, there is nothing to compare.
+        return [(i, name) for i, name in enumerate(names) if groups[i]["params"]]
     found = []
     for item in chosen:
         index = names.index(item) if isinstance(item, str) and item in names else item

@@ -33,12 +33,14 @@ class ExplorerStill(ExplorerReadings):
         """Decide, and only tell what would become of it."""
         self._schedule.read()
         exploration = self._exploration
-        start, before = list(exploration.coordinates), exploration.base_values()
+        start, lifted = list(exploration.coordinates), exploration.lifted
+        before = exploration.base_values()
         dimensions = exploration.dimensions
         shares = shares_of(dimensions, self._schedule.groups)
         decision = exploration.decide(gathered, shares)
         self._move_by_agreement(shares)
-        after, exploration.coordinates = exploration.base_values(), start
+        after = exploration.base_values()
+        exploration.coordinates, exploration.lifted = start, lifted
         words = decision.note or decision_line(dimensions, decision, before, after)
         self._say(logging.INFO, f"would be: {words}{self._evidence}")
         self._last = {"would_be": {d.name: x for d, x in zip(dimensions, after, strict=True)}}
