@@ -39,10 +39,9 @@ def draw(folder: Path) -> None:
     def record(step: Step, state: dict[str, Any]) -> None:
         theta = state["point"]["theta"]
         w = state["point"]["x"].flatten().requires_grad_()
-        value, slope = lower(w, theta) + RIDGE / 2 * w.square().sum(), upper(w)
-        distance = torch.autograd.grad(value, w)[0].norm() / RIDGE
-        size = torch.autograd.grad(slope, w)[0].norm()
-        about = slope.detach(), size, distance
+        g, h = upper(w), lower(w, theta) + RIDGE / 2 * w.square().sum()
+        slope, rest = (torch.autograd.grad(level, w)[0].norm() for level in (g, h))
+        about = g.detach(), slope, rest / RIDGE
         low = lower_bound(*about, smoothness, convex=True)
         bounds.append((low, upper_bound(*about, smoothness)))
         exact.append(hypergradient(problem, theta, w.detach(), accuracy=1e-10).upper)
