@@ -15,10 +15,11 @@ MESSAGES = [code for code in re.findall(r"`([^`\n]+)`", PAGE.read_text()) if "â€
 
 
 def text_of(node: ast.AST) -> str | None:
-    """Return a text of the source, with an ellipsis for what is filled in; None if it is none."""
+    """Return a text of the source, with an ellipsis for what is filled in; else None."""
     if isinstance(node, ast.JoinedStr):
         return "".join(text_of(part) or "â€¦" for part in node.values)
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+    value = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) else None
 
 
 @pytest.fixture(scope="module")
