@@ -1,20 +1,20 @@
 """`python -m benchmarks figures`: draw the pictures of the concept pages, in seconds."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import explorer, fedhyper, hdet, heteroselect, maid
-from .drawing import IMAGES
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+FIGURES = ("hdet", "explorer", "fedhyper", "heteroselect", "maid")
 
-FIGURES = {
-    "hdet": hdet.draw,
-    "explorer": explorer.draw,
-    "fedhyper": fedhyper.draw,
-    "heteroselect": heteroselect.draw,
-    "maid": maid.draw,
-}
+
+def draw(name: str, folder: Path) -> Path:
+    """Draw one of `FIGURES` into a folder, and return its file."""
+    # Only now: matplotlib takes seconds to import, and every other command would wait for it.
+    import_module(f".{name}", __package__).draw(folder)
+    return folder / f"concept-{name}.png"
 
 
 def command(
@@ -27,5 +27,4 @@ def command(
     if unknown := [name for name in names or [] if name not in FIGURES]:
         raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(FIGURES)}.")
     for name in names or FIGURES:
-        FIGURES[name](out)
-        print(out / f"concept-{name}.png")
+        print(draw(name, out))

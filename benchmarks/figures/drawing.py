@@ -1,4 +1,4 @@
-"""What the pictures of the concept pages share: their size and their folder.
+"""What the pictures of the concept pages share.
 
 They are narrower than the studies' pictures, so that their letters can still be read where a
 phone shows them 360 pixels wide.
@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from ..core.plotting import figure
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
 WIDTH = 5.6  # inches
 
 
