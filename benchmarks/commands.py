@@ -12,6 +12,7 @@ from .converging.study import command as converging
 from .core.page import PAGES, write
 from .cost.study import command as cost
 from .federated.command import federated
+from .figures.command import command as figures
 from .overhead.study import command as overhead
 from .penalties.study import command as penalties
 from .rate_rules.study import command as rate_rules
@@ -34,6 +35,7 @@ for name, study in {
     "bilevel-speed": bilevel_speed,
     "converging": converging,
     "cost": cost,
+    "figures": figures,
     "overhead": overhead,
     "penalties": penalties,
     "rate-rules": rate_rules,

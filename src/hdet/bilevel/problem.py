@@ -26,9 +26,11 @@ class Problem:
         upper: g(x) as a scalar tensor; with `samples` one value per sample, [m]. It need not
             depend on every tensor of x.
         lower: h(x, theta) likewise. It must depend on every tensor of theta and, without a
-            ridge, on every tensor of x. Autograd differentiates both levels twice, so they
-            must consist of functions of torch that allow it. Neither sees the caller's
-            `torch.no_grad()` or `torch.inference_mode()`.
+            ridge, on every tensor of x: one that it never reads, or reads through `.detach()`,
+            would look like a minimum, and is an error that names it. Autograd differentiates
+            both levels twice, so they must consist of functions of torch that allow it. Neither
+            sees the caller's `torch.no_grad()` or `torch.inference_mode()`; but clone tensors
+            that were made in inference mode before a level computes with them.
         mu: the strong convexity of h in x, for every theta that may be visited: a number, or a
             function of theta. If it is too large, no accuracy holds; a curvature below it is
             an error as soon as one is seen. None if `ridge` provides it.

@@ -13,7 +13,7 @@ largest factor of one step, up *and* down, and `beta_max`, an absolute bound bes
 one. With a limit on growth alone, as in the authors' code, one negative product sends the rate
 to its lower bound, from which it takes dozens of steps to come back: clients with many classes,
 whose gradients agree least, then hardly train, and the model ends below FedAvg's
-(docs/guides/flower.md has the numbers).
+(docs/results/federated.md has the numbers).
 """
 
 from typing import Any
@@ -44,6 +44,9 @@ def next_rate(beta: Tensor, product: Tensor, low: float, high: float, growth: fl
 
 class ClientLocalRate:
     """FedHyper-CL on one client in one round: make a new one each round.
+
+    Clients keep no state between rounds. The rule reads gradients, whatever the optimizer makes
+    of them; inner products are taken in float64.
 
     Args:
         beta: beta^0 > 0, the rate of the first step; the message's learning rate.

@@ -54,6 +54,15 @@ class Round:
 class Selector(ABC):
     """Chooses the clients of each round by the reports of earlier rounds.
 
+    All draws are keyed by the seed and the round, and depend on the order in which the clients
+    are listed, never on their ids. Late, duplicate or missing replies, clients that vanish and
+    return, and losses that are not finite leave counts and staleness right. A loss, duration or
+    norm that is not finite, or beyond 1e30, counts as unknown, and the client as average.
+
+    Losses may have any sign. Where a loss is multiplied by examples (`Oort`, `HeteroSelect`) it
+    counts from 0, or from the lowest loss known of any client if one is below 0. To count from
+    another bound, subtract it from the losses that clients report.
+
     Args:
         seed: the run's seed.
         sizes: examples of each client, for those known beforehand.

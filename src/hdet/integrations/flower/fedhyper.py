@@ -48,7 +48,10 @@ class FedHyper(ScaledStep):
     The local rate reaches clients as `config["lr"]`, which Flower's own apps read; CL needs
     `local_training` there, and from round two on sends clients the last mean update, as much
     again as the model. What the clients lack for it is logged once, after the first round. The
-    metrics of each round have "fedhyper-alpha", "fedhyper-beta" and "fedhyper-hypergradient".
+    rates come from the replies themselves: noise that the wrapped strategy adds for
+    differential privacy does not cover them. Each reply is checked, and an unusable one is left
+    out of its round, with the reason in the log. The metrics of each round have
+    "fedhyper-alpha", "fedhyper-beta" and "fedhyper-hypergradient".
 
     Args:
         strategy: aggregates the replies; wrapped or not.

@@ -61,6 +61,11 @@ class OneCycleAutoLR(OneCycleState):
     collective once every `model_sync_interval` steps, `converge` always; all else is local.
     With one replica, or a spread of 0 under shared gradients, it is OneCycleLR, bit for bit.
 
+    A sync averages the weights, the buffers of `model`, and optimizer state that follows the
+    weights: under coupled weight decay (that of Adam, SGD, RMSprop, Adagrad), and copies of
+    weights (Schedule-Free's `z`, Lookahead's slow weights, masters under `master_param`). State
+    made of gradients alone is equal on all replicas, and left alone.
+
     Args:
         optimizer: any torch optimizer whose update is scaled by `lr`. Under FSDP2 on a
             (replicate, shard) mesh the replicas are the replicate axis.
@@ -82,7 +87,9 @@ class OneCycleAutoLR(OneCycleState):
             paper uses 1/9.
         model_sync_interval: T, optimizer steps between two averagings, at least 1.
         auto_lr_warmup_steps: S_warm >= 0, optimizer steps before the controller may act;
-            the default is the paper's, for runs of millions of steps.
+            the default is the paper's, for runs of millions of steps. Leave 60 intervals or
+            more after it: the base rate falls by `final_div_factor / div_factor` over them, and
+            with fewer the velocity outlives the rate that it was measured at.
         enable_auto_lr: whether the controller acts at all.
         loss_scale: sigma > 0, the loss difference that makes a replica's weight e times
             larger; 0.002 by default as in the published code, 0.1 in the paper. It is
