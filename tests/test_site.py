@@ -75,3 +75,12 @@ def test_no_page_asks_another_host_for_anything(site):
             r'<link[^>]*\shref="([^"]+)"[^>]*rel="stylesheet"', page.read_text()
         )
         assert not [source for source in loaded if source.startswith(("http", "//"))], page
+
+
+def test_every_command_is_on_the_site(site):
+    from hdet.commands import app
+
+    text = (site / "api" / "commands" / "index.html").read_text()
+    for command in app.registered_commands:
+        assert command.callback
+        assert f'id="hdet-{command.callback.__name__}"' in text
