@@ -231,6 +231,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._nonfinite_syncs = 0  # in a row
         self._listeners = [] if on_sync is None else [on_sync]
         self._log = None if log is None else self._new_log(log)
+        self._tried, self._climbed = None, (0.0, 0.0)
         self._last: dict[str, Any] = {}
         self._evidence = ""
         self._last_line = ""  # what the last sync decided, in words

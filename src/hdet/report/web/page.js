@@ -1,0 +1,473 @@
+// Draws a report's figure by plotly: panels over one axis, with one cursor over all of them.
+// Text, grid and reference lines are coloured by the style sheet, which follows light and dark.
+"use strict";
+const $ = (id) => document.getElementById(id);
+const PANEL = 200, GAP = 46, TOP = 46, BOTTOM = 48, LEFT = 58, RIGHT = 14;
+const BANDS = { climb: "#2f83d6", settle: "#7d8794", trial: "#a05fc4", hold: "#16966f", track: "#16966f", frozen: "#ad7d12", observe: "#7d8794" };
+const SEARCHING = ["climb", "settle", "trial"];
+const MARKS = { "roll-back": ["triangle-down", "#d6336c", "▼"], "replica left out": ["x", "#ad7d12", "✕"], "new level": ["diamond", "#a05fc4", "◆"] };
+const state = { off: new Set(), choice: 0, range: null, cursor: null, at: null };
+let figure = JSON.parse($("data").textContent);
+
+const element = (tag, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+};
+const say = (value) => {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(2).replace("e+", "e");
+  return String(Number(value.toPrecision(4)));
+};
+const finite = (values) => values.filter((v) => v !== null && v !== undefined);
+const shown = () => figure.runs.filter((run) => !state.off.has("run " + run.name));
+const curves = (run) => run.curves.filter((c) => (c.choice === undefined || c.choice === state.choice) && !state.off.has(c.kind));
+const panels = () => figure.panels.map((p, i) => (i === 0 && figure.choices ? figure.choices[state.choice] : p));
+const ends = () => {
+  const all = figure.runs.flatMap((run) => (run.x.length ? [run.x[0], run.x[run.x.length - 1]] : []));
+  return all.length ? [Math.min(...all), Math.max(...all, Math.min(...all) + 1)] : [0, 1];
+};
+const view = () => state.range || ends();
+
+// --- what is drawn
+
+function nearest(xs, x) {
+  let low = 0, high = xs.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (xs[middle] < x) low = middle + 1; else high = middle;
+  }
+  return low > 0 && x - xs[low - 1] <= xs[low] - x ? low - 1 : low;
+}
+
+// The ends of a panel's axis, of what is in view. A loss that has diverged must not flatten the
+// rest: the axis ends a little above what most of the run has, and above its beginning.
+function bounds(index, panel) {
+  const [from, to] = view(), values = [], first = [];
+  for (const run of shown()) {
+    for (const curve of curves(run)) {
+      if (curve.panel !== index) continue;
+      const seen = (ys) => ys.filter((y, i) => y !== null && run.x[i] >= from && run.x[i] <= to);
+      const base = seen(curve.y);
+      values.push(...base);
+      if (base.length) first.push(base[0]);
+      if (!state.off.has("replicas") && !panel.clip) curve.replicas.forEach((ys) => { for (const y of seen(ys)) values.push(y); });
+      if (index === 0 && curve.written && drawsRates()) values.push(curve.written);
+      if (index === 0 && curve.found && drawsRates()) values.push(curve.found);
+    }
+  }
+  const good = values.filter((y) => !panel.log || y > 0).sort((a, b) => a - b);
+  if (!good.length) return [0, 1];
+  let low = good[0], high = good[good.length - 1];
+  if (panel.log) {
+    low = Math.log10(Math.max(panel.low || low, high / 1e5));
+    high = Math.log10(panel.high || high);
+    const room = Math.max(0.07 * (high - low), 0.05);
+    return [low - room, high + room];
+  }
+  if (panel.clip) {
+    const most = good[Math.floor(0.8 * (good.length - 1))], begun = Math.max(...first);
+    const reach = from <= ends()[0] ? begun + 0.35 * (begun - low) : -Infinity;
+    high = Math.min(high, Math.max(reach, most + 2 * (most - low)));
+  }
+  low = panel.low ?? low; high = panel.high ?? high;
+  const room = Math.max(0.06 * (high - low), 1e-6 * Math.abs(high), 1e-12);
+  return [low - room, high + room];
+}
+
+const drawsRates = () => shown().length === 1 && !state.off.has("reference");
+
+function traces(limits) {
+  const made = [], names = panels();
+  const add = (run, panel, x, y, more) => made.push({
+    type: "scatter", mode: "lines", hoverinfo: "skip", x, y, xaxis: "x", yaxis: panel ? "y" + (panel + 1) : "y", ...more,
+  });
+  for (const run of shown()) {
+    for (const curve of curves(run)) {
+      const dash = curve.kind === "probe loss" ? "dot" : run.dash;
+      const y = names[curve.panel].log ? (ys) => ys.map((v) => (v > 0 ? v : null)) : (ys) => ys;
+      if (!state.off.has("replicas")) {
+        for (const ys of curve.replicas) add(run, curve.panel, run.x, y(ys), { opacity: 0.45, line: { color: run.colour, width: 1, dash } });
+      }
+      add(run, curve.panel, run.x, y(curve.y), { line: { color: run.colour, width: curve.kind === "probe loss" ? 1.6 : 2.4, dash } });
+    }
+    if (!state.off.has("events")) events(run, limits, names, add);
+  }
+  return made;
+}
+
+function events(run, limits, names, add) {
+  for (const [kind, [symbol, color]] of Object.entries(MARKS)) {
+    const steps = (run.events || []).filter((e) => e.kind === kind).map((e) => e.step);
+    if (!steps.length) continue;
+    for (const curve of curves(run)) {
+      if (curve.kind === "probe loss") continue;
+      const [low, high] = limits[curve.panel], log = names[curve.panel].log;
+      const y = steps.map((step) => {
+        const value = curve.y[nearest(run.x, step)];
+        if (value === null) return log ? null : high;
+        return log ? value : Math.min(value, high);
+      });
+      add(run, curve.panel, steps, y, { mode: "markers", cliponaxis: false, marker: { symbol, color, size: 10, line: { width: 1, color: "#fff" } } });
+    }
+  }
+  for (const curve of curves(run)) {
+    if (!names[curve.panel].clip) continue;
+    const high = limits[curve.panel][1];
+    const over = run.x.filter((_, i) => curve.y[i] > high);
+    if (over.length) add(run, curve.panel, over, over.map(() => high), { mode: "markers", cliponaxis: false, marker: { symbol: "triangle-up", color: run.colour, size: 8 } });
+  }
+}
+
+function shapes() {
+  const runs = shown(), made = [];
+  if (runs.length !== 1) return made;
+  const run = runs[0], steps = run.x, spans = run.spans || [];
+  spans.forEach(([phase, from, to], i) => {
+    const end = i + 1 < spans.length ? spans[i + 1][1] : to;
+    made.push({ type: "rect", layer: "below", xref: "x", yref: "paper", x0: from, x1: end, y0: 0, y1: 1, line: { width: 0 }, fillcolor: BANDS[phase] || "#7d8794", opacity: 0.09 });
+  });
+  if (!state.off.has("events")) {
+    for (const step of run.resumed || []) made.push({ type: "line", xref: "x", yref: "paper", x0: step, x1: step, y0: 0, y1: 1, line: { width: 1.4, dash: "dot", color: "#7d8794" } });
+  }
+  if (drawsRates()) {
+    for (const curve of curves(run)) {
+      if (curve.panel !== 0) continue;
+      const line = (y, dash) => made.push({ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: y, y1: y, line: { width: 1.4, dash, color: "#7d8794" } });
+      if (curve.written) line(curve.written, "dash");
+      if (curve.found) line(curve.found, "dot");
+    }
+  }
+  return made;
+}
+
+function layout(limits) {
+  const names = panels(), count = names.length;
+  const inner = count * PANEL + (count - 1) * GAP;
+  const made = {
+    width: $("picture").clientWidth, height: TOP + inner + BOTTOM, margin: { l: LEFT, r: RIGHT, t: TOP, b: BOTTOM }, showlegend: false, hovermode: false,
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { size: 12, family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif" }, shapes: shapes(), annotations: [],
+    xaxis: { title: { text: figure.x, standoff: 6 }, range: view(), anchor: count > 1 ? "y" + count : "y", showgrid: false, zeroline: false, nticks: 7, tickformat: ",~r", exponentformat: "none" },
+  };
+  names.forEach((panel, i) => {
+    const top = 1 - (i * (PANEL + GAP)) / inner, bottom = top - PANEL / inner;
+    const axis = { domain: [Math.max(0, bottom), Math.min(1, top)], range: limits[i], fixedrange: true, zeroline: false, nticks: 6, ticklen: 0 };
+    if (panel.log) {
+      const span = limits[i][1] - limits[i][0];
+      Object.assign(axis, { type: "log", dtick: span > 2.2 ? 1 : span > 0.9 ? "D2" : undefined, exponentformat: "power", minexponent: 4 });
+    }
+    made["yaxis" + (i ? i + 1 : "")] = axis;
+    made.annotations.push({ text: panel.title, x: 0, xref: "paper", xanchor: "left", xshift: -LEFT + 8, y: top, yref: "paper", yanchor: "bottom", yshift: i ? 8 : 24, showarrow: false, font: { size: 13 } });
+  });
+  return made;
+}
+
+async function draw() {
+  const limits = panels().map((panel, i) => bounds(i, panel));
+  await Plotly.react($("picture"), traces(limits), layout(limits), { responsive: false, displayModeBar: false, doubleClick: false });
+  if (!$("picture").bound) {
+    $("picture").bound = true;
+    $("picture").on("plotly_relayout", (change) => {
+      if (change["xaxis.range[0]"] !== undefined) zoom([change["xaxis.range[0]"], change["xaxis.range[1]"]].map(Math.round));
+    });
+  }
+  label(limits);
+  place();
+}
+
+// --- what lies over the picture, in HTML: names of the phases, the rates' labels, the cursor
+
+const scale = () => {
+  const [from, to] = view(), width = $("picture").clientWidth - LEFT - RIGHT;
+  return { from, to, width, x: (step) => LEFT + ((step - from) / (to - from)) * width };
+};
+
+function label(limits) {
+  const box = $("labels"), runs = shown(), { from, to, width, x } = scale();
+  box.replaceChildren();
+  if (runs.length !== 1) return;
+  const spans = (runs[0].spans || []).map(([phase, a, b], i, all) => [phase, a, i + 1 < all.length ? all[i + 1][1] : b]);
+  const clamp = (step) => x(Math.min(Math.max(step, from), to));
+  const strip = (name, a, b) => {
+    if (b < from || a > to) return false;
+    const left = clamp(a), room = clamp(b) - left, text = element("span", { textContent: name });
+    text.style.cssText = `left:${left}px;top:${TOP - 20}px`;
+    box.append(text);
+    const fits = text.getBoundingClientRect().width + 4 <= room;
+    if (fits) text.style.width = room + "px"; else text.remove();
+    return fits;
+  };
+  for (const [phase, a, b] of spans) {
+    if (b < from || a > to) continue;
+    const bar = element("i");
+    bar.style.cssText = `left:${clamp(a)}px;width:${Math.max(clamp(b) - clamp(a), 1)}px;top:${TOP - 20}px;background:${BANDS[phase] || "#7d8794"}`;
+    box.append(bar);
+  }
+  const searched = spans.filter(([phase]) => SEARCHING.includes(phase));
+  const put = searched.map(([phase, a, b]) => strip(phase, a, b));
+  if (searched.length > 1 && put.some((fits) => !fits)) {
+    [...box.querySelectorAll("span")].forEach((one) => one.remove());
+    strip("search", searched[0][1], searched[searched.length - 1][2]);
+  }
+  spans.filter(([phase]) => !SEARCHING.includes(phase)).forEach(([phase, a, b]) => strip(phase, a, b));
+  if (!drawsRates()) return;
+  const rates = curves(runs[0]).find((c) => c.panel === 0), [low, high] = limits[0];
+  if (!rates || !rates.written) return;
+  const y = (rate) => TOP + PANEL * (1 - (Math.log10(rate) - low) / (high - low));
+  const note = (words, rate) => {
+    const made = element("span", { textContent: words, className: "note" });
+    const above = y(rate) - 18 < TOP ? y(rate) + 3 : y(rate) - 18;
+    made.style.cssText = `right:${RIGHT + 4}px;top:${above}px`;
+    box.append(made);
+  };
+  const near = rates.found && Math.abs(y(rates.found) - y(rates.written)) < 34;
+  if (near) note(`you wrote ${say(rates.written)}, found ${say(rates.found)}`, Math.max(rates.written, rates.found));
+  else {
+    note(`you wrote ${say(rates.written)}`, rates.written);
+    if (rates.found) note(`found ${say(rates.found)}`, rates.found);
+  }
+}
+
+function place() {
+  const cursor = $("cursor"), { from, to, width, x } = scale(), all = ends();
+  cursor.style.cssText = `left:${LEFT}px;top:${TOP}px;width:${width}px;height:${$("picture").clientHeight - TOP - BOTTOM}px`;
+  const at = state.cursor ?? all[1];
+  cursor.firstElementChild.style.left = x(at) - LEFT + "px";
+  cursor.firstElementChild.hidden = at < from || at > to;
+  const lines = read(at);
+  $("readout").replaceChildren(...lines);
+  cursor.setAttribute("aria-valuemin", all[0]);
+  cursor.setAttribute("aria-valuemax", all[1]);
+  cursor.setAttribute("aria-valuenow", at);
+  cursor.setAttribute("aria-valuetext", $("readout").textContent);
+}
+
+function read(at) {
+  const lines = [element("b", { textContent: `${figure.x} ${at.toLocaleString("en")}` })], several = figure.runs.length > 1;
+  for (const run of shown()) {
+    if (!run.x.length || (several && (at > run.x[run.x.length - 1] || at < run.x[0]))) continue;
+    const i = nearest(run.x, at), parts = [];
+    const phase = (run.spans || []).filter(([, a]) => a <= run.x[i]).pop();
+    if (phase && !several) parts.push(phase[0]);
+    for (const curve of curves(run)) {
+      const name = curve.kind === "base" ? panels()[curve.panel].title : curve.kind;
+      const each = finite(curve.replicas.map((ys) => ys[i]));
+      if (curve.y[i] === null && !(curve.panel && !SEARCHING.includes(phase && phase[0]))) continue;
+      let text = `${name} ${curve.y[i] === null ? "not finite" : say(curve.y[i])}`;
+      if (each.length > 1 && !several) text += ` (replicas ${say(Math.min(...each))} to ${say(Math.max(...each))})`;
+      parts.push(text);
+    }
+    const happened = (run.events || []).filter((e) => e.step === run.x[i]).map((e) => e.kind);
+    if (several) lines.push(element("br"), swatch(run), element("span", { textContent: `${run.name}: ${[...parts, ...happened].join(", ")}` }));
+    else {
+      lines.push(...[...parts, ...happened].map((text) => element("span", { textContent: text })));
+      if (run.words && run.words[i]) lines.push(element("br"), element("span", { className: "soft", textContent: run.words[i] }));
+    }
+  }
+  return lines;
+}
+
+// --- what the reader does
+
+function move(step) {
+  const all = ends();
+  state.cursor = Math.min(Math.max(step, all[0]), all[1]);
+  place();
+}
+
+function advance(rows) {
+  const run = shown().find((one) => one.x.length);
+  if (!run) return;
+  const i = nearest(run.x, state.cursor ?? ends()[1]);
+  move(run.x[Math.min(Math.max(i + rows, 0), run.x.length - 1)]);
+}
+
+function zoom(range) {
+  const all = ends();
+  if (range) {
+    range = [Math.max(range[0], all[0]), Math.min(range[1], all[1])];
+    if (range[1] - range[0] < 2) range = [Math.max(range[0] - 1, all[0]), Math.min(range[1] + 1, all[1])];
+    if (range[0] <= all[0] && range[1] >= all[1]) range = null;
+  }
+  state.range = range;
+  buttons();
+  return draw();
+}
+
+function zoomBy(factor) {
+  const [from, to] = view(), at = Math.min(Math.max(state.cursor ?? to, from), to);
+  return zoom([at - (at - from) * factor, at + (to - at) * factor]);
+}
+
+function keys(event) {
+  const [from, to] = view(), rows = Math.max(1, Math.round((shown()[0]?.x.length || 10) / 20));
+  const doing = {
+    ArrowLeft: () => advance(-1), ArrowRight: () => advance(1), ArrowDown: () => advance(-1), ArrowUp: () => advance(1),
+    PageDown: () => advance(-rows), PageUp: () => advance(rows), Home: () => move(from), End: () => move(to),
+    "+": () => zoomBy(0.5), "=": () => zoomBy(0.5), "-": () => zoomBy(2), Escape: () => zoom(null),
+  }[event.key];
+  if (!doing || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  doing();
+}
+
+function point(event) {
+  const { from, to, width } = scale(), left = $("picture").getBoundingClientRect().left + LEFT;
+  const share = (event.clientX - left) / width;
+  if (share < -0.02 || share > 1.02) return;
+  const at = from + share * (to - from), steps = shown().flatMap((run) => (run.x.length ? [run.x[nearest(run.x, at)]] : []));
+  if (steps.length) move(steps.reduce((a, b) => (Math.abs(b - at) < Math.abs(a - at) ? b : a)));
+}
+
+const swatch = (run, dash) => {
+  const name = "http://www.w3.org/2000/svg", svg = document.createElementNS(name, "svg"), line = document.createElementNS(name, "line");
+  for (const [key, value] of Object.entries({ width: 26, height: 8, "aria-hidden": true, class: "swatch" })) svg.setAttribute(key, value);
+  const strokes = { solid: "", dash: "6 3", dot: "2 3" };
+  for (const [key, value] of Object.entries({ x2: 26, y1: 4, y2: 4, stroke: run.colour, "stroke-width": 3, "stroke-dasharray": strokes[dash || run.dash] || "" })) line.setAttribute(key, value);
+  svg.append(line);
+  return svg;
+};
+
+function toggle(key, words, picture) {
+  const box = element("input", { type: "checkbox", checked: !state.off.has(key) });
+  box.addEventListener("change", () => {
+    if (box.checked) state.off.delete(key); else state.off.add(key);
+    draw();
+  });
+  return element("label", {}, box, ...(picture ? [picture] : []), words);
+}
+
+// Controls are made anew only where they differ: the one in use must keep its focus.
+let controls = "";
+function toggles() {
+  const runs = figure.runs, all = runs.flatMap((run) => run.curves), made = [];
+  const kinds = new Set(all.map((c) => c.kind)), happened = new Set(runs.flatMap((run) => (run.events || []).map((e) => e.kind)));
+  const resumed = runs.some((run) => (run.resumed || []).length), replicas = all.some((c) => c.replicas.length);
+  const written = runs.length === 1 && all.some((c) => c.written);
+  const now = JSON.stringify([runs.map((r) => [r.name, r.colour, r.dash]), [...kinds], [...happened], resumed, replicas, written, figure.choices]);
+  if (now === controls) return;
+  controls = now;
+  if (runs.length > 1) made.push(...runs.map((run) => toggle("run " + run.name, run.name, swatch(run))));
+  if (figure.choices && figure.choices.length > 1) {
+    const choose = element("select", { id: "choose", ariaLabel: "Drawn above" }, ...figure.choices.map((c, i) => element("option", { value: i, textContent: c.title, selected: i === state.choice })));
+    choose.addEventListener("change", () => { state.choice = Number(choose.value); draw(); });
+    made.push(choose);
+  }
+  const one = runs[0];
+  if (kinds.has("training loss") && kinds.has("probe loss")) made.push(toggle("training loss", "training loss"), toggle("probe loss", "probe loss", one && swatch({ colour: "currentColor" }, "dot")));
+  if (replicas) made.push(toggle("replicas", "each replica"));
+  if (written) made.push(toggle("reference", "rates written and found"));
+  if (happened.size || resumed) {
+    made.push(toggle("events", "events"));
+    for (const kind of happened) made.push(key(kind, MARKS[kind][2], MARKS[kind][1]));
+    if (resumed) made.push(key("resumed", "┊", "currentColor"));
+  }
+  $("toggles").replaceChildren(...made);
+}
+
+const key = (words, sign, color) => {
+  const mark = element("span", { className: "sign", textContent: sign, ariaHidden: "true" });
+  mark.style.cssText = `color:${color};margin-right:.3rem`;
+  return element("span", { className: "key" }, mark, words);
+};
+
+let offered = "";
+function buttons() {
+  const spans = figure.runs.length === 1 ? figure.runs[0].spans || [] : [], searched = spans.filter(([phase]) => SEARCHING.includes(phase));
+  const all = ends(), end = searched.length && searched[searched.length - 1][2], offer = [["Whole run", null]];
+  if (searched.length && end < all[1]) offer.push(["Search", [all[0], end + 1]], ["After it", [end + 1, all[1]]]);
+  const pressed = (range) => JSON.stringify(range) === JSON.stringify(state.range);
+  const now = JSON.stringify([offer, state.range]);
+  if (now === offered) return;
+  offered = now;
+  const old = [...$("zooms").children];
+  if (old.length !== offer.length) $("zooms").replaceChildren(...offer.map(([words]) => element("button", { type: "button", textContent: words })));
+  [...$("zooms").children].forEach((button, i) => {
+    button.onclick = () => zoom(offer[i][1]);
+    button.setAttribute("aria-pressed", pressed(offer[i][1]));
+  });
+}
+
+function copies() {
+  for (const button of document.querySelectorAll("button[data-copy]")) {
+    button.onclick = async () => {
+      const text = button.parentElement.querySelector("pre");
+      try {
+        await navigator.clipboard.writeText(text.textContent);
+        button.textContent = "Copied";
+      } catch {
+        getSelection().selectAllChildren(text);  // for the reader's own Ctrl-C
+      }
+    };
+  }
+}
+
+// --- beginning, and new data
+
+async function unpack() {
+  const packed = $("plotly");
+  const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
+  packed.remove();
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const code = await new Response(stream).text();
+  document.head.append(element("script", { textContent: code }));
+}
+
+function show() {
+  const empty = !figure.runs.some((run) => run.x.length);
+  $("figure").hidden = $("keys").hidden = empty;
+  if (empty) return undefined;
+  toggles();
+  buttons();
+  return draw();
+}
+
+// A run under way: the server sends the figure and the words whenever there is more.
+function listen() {
+  const source = new EventSource("events"), live = $("live");
+  source.onmessage = async (event) => {
+    const news = JSON.parse(event.data);
+    live.textContent = news.live;
+    if (!news.figure) return;
+    figure = news.figure;
+    const open = [...document.querySelectorAll("details[open]")].map((one) => one.dataset.name);
+    const active = document.activeElement, within = $("words").contains(active);
+    if (!within) {
+      $("words").innerHTML = news.words;
+      document.querySelectorAll("details").forEach((one) => { one.open ||= open.includes(one.dataset.name); });
+      copies();
+    }
+    document.title = news.title;
+    await show();
+  };
+  source.onerror = () => {
+    live.textContent = "The connection is lost; trying again …";
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 1000);
+  };
+}
+
+async function begin() {
+  copies();
+  if (typeof DecompressionStream === "undefined") {
+    $("keys").textContent = "This browser is too old for the picture. The numbers below are complete.";
+    return;
+  }
+  await unpack();
+  const picture = $("picture");
+  await show();
+  document.querySelector(".frame").addEventListener("pointermove", point);
+  document.querySelector(".frame").addEventListener("pointerdown", point);
+  picture.parentElement.addEventListener("dblclick", () => zoom(null));
+  $("cursor").addEventListener("keydown", keys);
+  let width = picture.clientWidth;
+  new ResizeObserver(() => {
+    if (picture.clientWidth === width || !picture.clientWidth) return;
+    width = picture.clientWidth;
+    draw();
+  }).observe(picture);
+  if ($("live")) listen();
+  document.body.dataset.ready = String(Math.round(performance.now()));
+}
+begin();
