@@ -47,7 +47,7 @@ def test_a_real_run(real_record: Path, tmp_path: Path) -> None:
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert 1_000_000 < len(html) < 5_000_000
     assert "http://" not in html.split('id="plotly"')[0].replace("http://www.w3.org", "")
-    for words in ("went back to its averaged weights", "What the search tried", "lrs = ["):
+    for words in ("went back to its averaged weights", "What the search tried", "lr = ["):
         assert words in html
 
 

@@ -39,7 +39,7 @@ def parts(records: Sequence[Record]) -> tuple[str, dict[str, Any], Markup]:
     names = names_of([record.path for record in records])
     pairs = zip(records, names, strict=True)
     runs = [_run(record, name, n) for n, (record, name) in enumerate(pairs)]
-    text = rendering.words("run.html", runs=runs, header=_HEADER)
+    text = rendering.words("run.html", runs=runs, header=_HEADER, stands_for=WRITTEN)
     return title_of(names), figure(records, names), text
 
 
@@ -93,7 +93,6 @@ def _run(record: Record, name: str, place: int) -> dict[str, Any]:
             f"{record.steps[-1]:,}",
         ],
         "paste": paste(record),
-        "stands_for": WRITTEN,
         "groups": groups(record),
         "trials": trials(record),
         "evidence": evidence(record),

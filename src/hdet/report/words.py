@@ -1,6 +1,7 @@
 """What happened in a run, in sentences and in the numbers to take home. Pure text."""
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -12,7 +13,7 @@ WRITTEN = (
     "Found rates stand in place of those that you wrote: of max_lr where your schedule has "
     "one, else of the optimizer's lr."
 )
-_LAST = 6  # decisions that are told
+_LAST = 3  # decisions that are told, and as many events
 _NAMED = 4  # steps that a sentence names
 
 
@@ -45,20 +46,20 @@ def paste(record: Record) -> str:
     """Return the values as lines of Python for a plain run; nothing before they are known."""
     if not record.latest:
         return ""
-    lines, found = [], record.found or []
-    if len({number(rate) for rate in found}) == 1:
-        lines.append(f"lr = {number(found[0])}")
-    elif found:
-        lines.append(f"lrs = [{', '.join(number(rate) for rate in found)}]  # by group")
     values = {**record.latest["values"], **record.latest.get("would_be", {})}
+    by_name: dict[str, list[float]] = {"lr": record.found or []}
     for name, value in values.items():
         if not name.startswith("lr/") and value is not None:
-            lines.append(f"{_identifier(name)} = {number(value)}")
+            # `weight_decay/0` is that of the first parameter group.
+            by_name.setdefault(re.sub(r"/\d+$", "", name), []).append(value)
+    lines = []
+    for name, row in by_name.items():
+        texts, name = [number(value) for value in row], re.sub(r"\W+", "_", name).strip("_")
+        if len({*texts}) == 1:
+            lines.append(f"{name} = {texts[0]}")
+        elif texts:
+            lines.append(f"{name} = [{', '.join(texts)}]  # by group")
     return "\n".join(lines)
-
-
-def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name).strip("_").removesuffix("_0")
 
 
 def _search(record: Record) -> str:
@@ -126,7 +127,7 @@ def _trouble(record: Record) -> str:
 
 def _values(record: Record) -> list[str]:
     values = record.latest.get("values", {})
-    others = [f"{n} {number(x)}" for n, x in values.items() if not n.startswith("lr/")]
+    others = [f"{number(x)} ({n})" for n, x in values.items() if not n.startswith("lr/")]
     return [f"The other values stand at {', '.join(others)}."] if others else []
 
 
@@ -168,7 +169,7 @@ def trials(record: Record) -> list[tuple[str, str]]:
     told = record.trials
     pairs = sorted(zip(told.get("factors", []), told.get("losses", []), strict=False))
     rows = [(number(record.written[0] * factor), number(loss, 4)) for factor, loss in pairs]
-    return [("before", number(told.get("before"), 4)), *rows] if rows else []
+    return [("before the trials", number(told.get("before"), 4)), *rows] if rows else []
 
 
 def evidence(record: Record) -> list[tuple[str, ...]]:
@@ -210,7 +211,7 @@ def cost(record: Record) -> list[tuple[str, str]]:
         rows.append(("a probe", f"{number(sorted(probes)[len(probes) // 2])} ms"))
     if syncs and record.seconds:
         share = (sum(syncs) + sum(probes)) / 10 / record.seconds
-        rows.append(("share of the time", f"{number(share, 2)} %"))
+        rows.append(("their share of the time", f"{number(share, 2)} %"))
     return rows
 
 

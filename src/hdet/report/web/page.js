@@ -6,7 +6,7 @@ const PANEL = 200, GAP = 46, TOP = 46, BOTTOM = 48, LEFT = 58, RIGHT = 14;
 const BANDS = { climb: "#2f83d6", settle: "#7d8794", trial: "#a05fc4", hold: "#16966f", track: "#16966f", frozen: "#ad7d12", observe: "#7d8794" };
 const SEARCHING = ["climb", "settle", "trial"];
 const MARKS = { "roll-back": ["triangle-down", "#d6336c", "▼"], "replica left out": ["x", "#ad7d12", "✕"], "new level": ["diamond", "#a05fc4", "◆"] };
-const state = { off: new Set(), choice: 0, range: null, cursor: null, at: null };
+const state = { off: new Set(), choice: 0, range: null, cursor: null };
 let figure = JSON.parse($("data").textContent);
 
 const element = (tag, properties = {}, ...children) => {
@@ -14,11 +14,11 @@ const element = (tag, properties = {}, ...children) => {
   made.append(...children);
   return made;
 };
-const say = (value) => {
+const say = (value, digits = 4) => {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(2).replace("e+", "e");
-  return String(Number(value.toPrecision(4)));
+  return String(Number(value.toPrecision(digits)));
 };
 const finite = (values) => values.filter((v) => v !== null && v !== undefined);
 const shown = () => figure.runs.filter((run) => !state.off.has("run " + run.name));
@@ -52,7 +52,7 @@ function bounds(index, panel) {
       const base = seen(curve.y);
       values.push(...base);
       if (base.length) first.push(base[0]);
-      if (!state.off.has("replicas") && !panel.clip) curve.replicas.forEach((ys) => { for (const y of seen(ys)) values.push(y); });
+      if (!state.off.has("replicas")) curve.replicas.forEach((ys) => { for (const y of seen(ys)) values.push(y); });
       if (index === 0 && curve.written && drawsRates()) values.push(curve.written);
       if (index === 0 && curve.found && drawsRates()) values.push(curve.found);
     }
@@ -112,10 +112,12 @@ function events(run, limits, names, add) {
       add(run, curve.panel, steps, y, { mode: "markers", cliponaxis: false, marker: { symbol, color, size: 10, line: { width: 1, color: "#fff" } } });
     }
   }
+  // What lies beyond the axis is marked at its end, unless an event is marked there.
+  const marked = new Set((run.events || []).map((e) => e.step));
   for (const curve of curves(run)) {
-    if (!names[curve.panel].clip) continue;
+    if (names[curve.panel].log) continue;
     const high = limits[curve.panel][1];
-    const over = run.x.filter((_, i) => curve.y[i] > high);
+    const over = run.x.filter((step, i) => curve.y[i] > high && !marked.has(step));
     if (over.length) add(run, curve.panel, over, over.map(() => high), { mode: "markers", cliponaxis: false, marker: { symbol: "triangle-up", color: run.colour, size: 8 } });
   }
 }
@@ -223,10 +225,10 @@ function label(limits) {
     box.append(made);
   };
   const near = rates.found && Math.abs(y(rates.found) - y(rates.written)) < 34;
-  if (near) note(`you wrote ${say(rates.written)}, found ${say(rates.found)}`, Math.max(rates.written, rates.found));
+  if (near) note(`you wrote ${say(rates.written, 3)}, found ${say(rates.found, 3)}`, Math.max(rates.written, rates.found));
   else {
-    note(`you wrote ${say(rates.written)}`, rates.written);
-    if (rates.found) note(`found ${say(rates.found)}`, rates.found);
+    note(`you wrote ${say(rates.written, 3)}`, rates.written);
+    if (rates.found) note(`found ${say(rates.found, 3)}`, rates.found);
   }
 }
 
@@ -247,7 +249,8 @@ function place() {
 function read(at) {
   const lines = [element("b", { textContent: `${figure.x} ${at.toLocaleString("en")}` })], several = figure.runs.length > 1;
   for (const run of shown()) {
-    if (!run.x.length || (several && (at > run.x[run.x.length - 1] || at < run.x[0]))) continue;
+    const slack = 0.01 * (view()[1] - view()[0]);
+    if (!run.x.length || at > run.x[run.x.length - 1] + slack || at < run.x[0] - slack) continue;
     const i = nearest(run.x, at), parts = [];
     const phase = (run.spans || []).filter(([, a]) => a <= run.x[i]).pop();
     if (phase && !several) parts.push(phase[0]);
@@ -256,7 +259,7 @@ function read(at) {
       const each = finite(curve.replicas.map((ys) => ys[i]));
       if (curve.y[i] === null && !(curve.panel && !SEARCHING.includes(phase && phase[0]))) continue;
       let text = `${name} ${curve.y[i] === null ? "not finite" : say(curve.y[i])}`;
-      if (each.length > 1 && !several) text += ` (replicas ${say(Math.min(...each))} to ${say(Math.max(...each))})`;
+      if (!several && Math.min(...each) < Math.max(...each)) text += ` (replicas ${say(Math.min(...each))} to ${say(Math.max(...each))})`;
       parts.push(text);
     }
     const happened = (run.events || []).filter((e) => e.step === run.x[i]).map((e) => e.kind);
@@ -339,7 +342,7 @@ function toggle(key, words, picture) {
   return element("label", {}, box, ...(picture ? [picture] : []), words);
 }
 
-// Controls are made anew only where they differ: the one in use must keep its focus.
+// Controls are made anew only where they differ, and the one in use keeps its focus.
 let controls = "";
 function toggles() {
   const runs = figure.runs, all = runs.flatMap((run) => run.curves), made = [];
@@ -364,7 +367,10 @@ function toggles() {
     for (const kind of happened) made.push(key(kind, MARKS[kind][2], MARKS[kind][1]));
     if (resumed) made.push(key("resumed", "┊", "currentColor"));
   }
+  const name = (one) => one.id || one.labels?.[0]?.textContent, active = document.activeElement;
+  const held = $("toggles").contains(active) && name(active);
   $("toggles").replaceChildren(...made);
+  if (held) [...$("toggles").querySelectorAll("input, select")].find((one) => name(one) === held)?.focus();
 }
 
 const key = (words, sign, color) => {
@@ -378,6 +384,7 @@ function buttons() {
   const spans = figure.runs.length === 1 ? figure.runs[0].spans || [] : [], searched = spans.filter(([phase]) => SEARCHING.includes(phase));
   const all = ends(), end = searched.length && searched[searched.length - 1][2], offer = [["Whole run", null]];
   if (searched.length && end < all[1]) offer.push(["Search", [all[0], end + 1]], ["After it", [end + 1, all[1]]]);
+  $("zooms").hidden = offer.length < 2 && !state.range;
   const pressed = (range) => JSON.stringify(range) === JSON.stringify(state.range);
   const now = JSON.stringify([offer, state.range]);
   if (now === offered) return;
@@ -407,8 +414,8 @@ function copies() {
 // --- beginning, and new data
 
 async function unpack() {
-  const packed = $("plotly");
-  const bytes = Uint8Array.from(atob(packed.textContent), (c) => c.charCodeAt(0));
+  const packed = $("plotly"), letters = atob(packed.textContent), bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
   packed.remove();
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const code = await new Response(stream).text();
@@ -458,7 +465,10 @@ async function begin() {
   const picture = $("picture");
   await show();
   document.querySelector(".frame").addEventListener("pointermove", point);
-  document.querySelector(".frame").addEventListener("pointerdown", point);
+  document.querySelector(".frame").addEventListener("pointerdown", (event) => {
+    point(event);
+    $("cursor").focus({ preventScroll: true });  // for the arrow keys
+  });
   picture.parentElement.addEventListener("dblclick", () => zoom(null));
   $("cursor").addEventListener("keydown", keys);
   let width = picture.clientWidth;
