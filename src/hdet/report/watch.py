@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(403, "Only for this machine: use http://127.0.0.1")
         elif self.path == "/":
             self._send("text/html; charset=utf-8")
-            self.wfile.write(self._watched.page().encode())
+            self.wfile.write(self._server.watched.page().encode())
         elif self.path == "/events":
             self._send("text/event-stream")
             self._tell()
@@ -98,9 +98,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     @property
-    def _watched(self) -> Watched:
+    def _server(self) -> "_Server":
         assert isinstance(self.server, _Server)
-        return self.server.watched
+        return self.server
 
     def _send(self, kind: str) -> None:
         self.send_response(200)
@@ -109,17 +109,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _tell(self) -> None:
-        """Send news until the browser is gone."""
-        watched, version, said = self._watched, -1, 0.0
+        """Send news until the browser is gone, or the server."""
+        watched, version, said = self._server.watched, -1, 0.0
         self.wfile.write(b"retry: 1000\n\n")
-        while True:
+        while not self._server.closed.wait(SECONDS if version >= 0 else 0):
             watched.look()
             if watched.version != version or time.monotonic() - said > _ALIVE:
                 text = watched.news(watched.version != version)
                 version, said = watched.version, time.monotonic()
                 self.wfile.write(text.encode())
                 self.wfile.flush()
-            time.sleep(SECONDS)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the terminal is the user's."""
@@ -127,7 +126,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    watched: Watched
+
+    def __init__(self, run: Path, port: int) -> None:
+        self.watched, self.closed = Watched(run), threading.Event()
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def server_close(self) -> None:
+        """End the event streams, too."""
+        self.closed.set()
+        super().server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Pass over browsers that have gone away."""
@@ -143,6 +150,4 @@ def serve(run: Path, port: int) -> _Server:
     Raises:
         OSError: if the port is taken.
     """
-    server = _Server(("127.0.0.1", port), _Handler)
-    server.watched = Watched(run)
-    return server
+    return _Server(run, port)
