@@ -113,3 +113,19 @@ def test_a_folder_without_records_says_why(tmp_path: Path) -> None:
         records_in([tmp_path])
     with pytest.raises(RecordError, match="there is no .*nowhere"):
         records_in([tmp_path / "nowhere"])
+
+
+def test_a_long_first_line_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", "0" * 5_000_000)
+    with pytest.raises(RecordError, match="is not the record of a run"):
+        read_record(path)
+
+
+def test_what_is_wrong_is_told_as_long_as_it_is_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", {"epoch": 1})
+    follower = Follower(path)
+    for _ in range(2):
+        with pytest.raises(RecordError):
+            follower.read()
+    write(path, HEADER, sync(10))
+    assert follower.read()

@@ -5,7 +5,7 @@ panels. Here a figure is made of records; `picture` makes one of a demo's runs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .lines import MOST_DRAWN, Quantity
@@ -35,6 +35,8 @@ def figure(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     rates = max((len(record.rates) for record in records), default=1)
     others = list(dict.fromkeys(name for record in records for name in record.others))
     others = others[:MOST_DRAWN]
+    places = {other: place for place, other in enumerate(others, rates)}
+    share = _CELLS // max(len(records), 1)
     choices = [{"title": _rate_title(g, rates), "log": True} for g in range(rates)]
     choices += [{"title": name, "log": False} for name in others]
     return {
@@ -42,7 +44,7 @@ def figure(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
         "choices": choices,
         "panels": [choices[0], {"title": "loss", "clip": True}],
         "runs": [
-            _run(record, name, number, others, len(records))
+            _run(record, name, number, places, share)
             for number, (record, name) in enumerate(zip(records, names, strict=True))
         ],
     }
@@ -63,11 +65,12 @@ def _rate_title(group: int, groups: int) -> str:
 
 
 def _run(
-    record: Record, name: str, number: int, others: Sequence[str], runs: int
+    record: Record, name: str, number: int, others: Mapping[str, int], cells: int
 ) -> dict[str, Any]:
+    """Return a run with its curves; `others` are the choices of what else is explored."""
     drawn = [*record.rates, *record.others.values(), record.loss, record.probe]
     columns = sum(1 + min(len(quantity.replicas), _LINES) for quantity in drawn)
-    most = min(_ROWS, max(60, _CELLS // (columns * runs)))
+    most = min(_ROWS, max(60, cells // columns))
     rows = rows_to_draw(record, drawn, most)
     written, found = record.written, record.found or []
     curves = [
@@ -79,7 +82,7 @@ def _run(
         }
         for g, quantity in enumerate(record.rates)
     ]
-    for choice, other in enumerate(others, len(record.rates)):
+    for other, choice in others.items():
         if other in record.others:
             curves.append({**_curve(record.others[other], rows, 0, "base"), "choice": choice})
     for kind, quantity in (("training loss", record.loss), ("probe loss", record.probe)):

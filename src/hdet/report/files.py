@@ -46,7 +46,11 @@ class Follower:
             if status.st_size == self._read:
                 return False
             file.seek(self._read)
-            self.record.add(self._lines(file))
+            try:
+                self.record.add(self._lines(file))
+            except RecordError:
+                self._forget()  # so that it is told again as long as it is so
+                raise
         return True
 
     def _lines(self, file: BinaryIO) -> Iterator[bytes]:
@@ -55,6 +59,8 @@ class Follower:
             self._read += len(chunk)
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             yield from (line for line in lines if line.strip())
+            if len(self._rest) >= _CHUNK and not self.record.header:
+                yield self._rest  # no record begins with such a line
 
 
 def read_record(path: Path) -> Record:
@@ -87,8 +93,10 @@ def records_in(runs: Sequence[Path]) -> list[Record]:
     for run in runs:
         if run.is_dir():
             found |= dict(_of_folder(run))
-        elif run.exists():
+        elif run.is_file():
             found[run] = read_record(run)
+        elif run.exists():
+            raise RecordError(f"{run} is no file: give the file of Explorer(log=...).")
         else:
             raise RecordError(f"there is no {run}: give the file of Explorer(log=...).")
     return list(found.values())

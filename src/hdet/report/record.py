@@ -51,7 +51,6 @@ class Record:
         probe: their loss on the probe.
         others: whatever else is explored, by name.
         latest: the newest line that has everything.
-        trials: what the search's trials have tried, of the newest line that tells.
         words: decisions, by row.
     """
 
@@ -72,7 +71,7 @@ class Record:
     )
     words: dict[int, str] = field(default_factory=dict)
     latest: dict[str, Any] = field(default_factory=dict)
-    trials: dict[str, Any] = field(default_factory=dict)
+    _tried: dict[int, dict[str, Any]] = field(default_factory=dict)
     _left_out: dict[int, list[int]] = field(default_factory=dict)
     _sections: list[int] = field(default_factory=list)  # rows at which a process began
 
@@ -152,7 +151,7 @@ class Record:
         if isinstance(line.get("excluded"), list) and line["excluded"]:
             self._left_out[place] = line["excluded"]
         if isinstance(line.get("tried"), dict):
-            self.trials = line["tried"]
+            self._tried[place] = line["tried"]
         if isinstance(line.get("values"), dict):
             self.latest = line
 
@@ -165,7 +164,7 @@ class Record:
         columns = (self.steps, self.times, self.sync_ms, self.probe_ms, self.phases)
         for column in (*columns, *self.counts.values()):
             del column[rows:]
-        for kept in (self.words, self._left_out):
+        for kept in (self.words, self._left_out, self._tried):
             for row in [row for row in kept if row >= rows]:
                 del kept[row]
         self.resumed = [one for one in self.resumed if one < step]
@@ -202,6 +201,11 @@ class Record:
                 found.append((name, row, row))
             searched |= phase in SEARCHING
         return found
+
+    @property
+    def trials(self) -> dict[str, Any]:
+        """What the search's trials have tried: loss `before`, `factors` and their `losses`."""
+        return [*self._tried.values()][-1] if self._tried else {}
 
     @property
     def interval(self) -> int:

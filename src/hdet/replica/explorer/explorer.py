@@ -138,7 +138,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             the search, for trackers and for what a script wants to do then. It must not be
             collective. `hdet.integrations.trackers` has some.
         log: a file to which the first process appends a line of JSON at the same steps: the
-            record of the run. Its folder is made.
+            record of the run, which `hdet report` draws. Its folder is made.
         config: the constants of the search; default `SearchConfig()`.
 
     Raises:

@@ -59,7 +59,8 @@ class RunLog:
         if not self._begun:
             lines.insert(0, {"hdet": version("hdet"), "format": FORMAT, **self._header})
         try:
-            self._append("".join(json.dumps(_rounded(line)) + "\n" for line in lines))
+            texts = [json.dumps(_rounded(line), separators=(",", ":")) for line in lines]
+            self._append("".join(text + "\n" for text in texts))
         except OSError as error:
             self._failed = True
             warnings.warn(
