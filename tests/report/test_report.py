@@ -79,9 +79,22 @@ def test_phases_without_a_search(tmp_path: Path) -> None:
     assert "The rate is climbing; it stands at 0.0002." in summary(read_record(going))[0]
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([sync(10, loss=None)], "The training loss was never finite."),
+        ([{**sync(10), "losses": []}], "The record has no loss yet"),
+        ([sync(10), sync(20)], "The training loss is 2, as at the beginning (steps 10 to 20)."),
+        ([sync(10), sync(20, loss=None)], "at the last sync it was not finite"),
+    ],
+)
+def test_losses_in_words(tmp_path: Path, lines: list, words: str) -> None:
+    assert words in summary(read_record(write(tmp_path / "x.jsonl", HEADER, *lines)))[1]
+
+
 def test_numbers_and_ratios() -> None:
-    assert [number(x) for x in (0.00886914, 1e-7, 12345.6, None, math.nan)] == [
-        "0.00887", "1e-7", "1.23e4", "–", "–"]  # fmt: skip
+    assert [number(x) for x in (0.00886914, 1e-7, 1e12, 12345.6, None, math.nan)] == [
+        "0.00887", "1e-7", "1e12", "1.23e4", "–", "–"]  # fmt: skip
     assert ratio(0.01, 0.01) == "1 times"
     assert ratio(0.2, 0.1) == "2 times higher"
     assert ratio(0.0, 0.1) == "–"

@@ -77,7 +77,7 @@ def test_a_page_grows_with_its_run(tab: Tab, tmp_path: Path) -> None:
         # The run is resumed from step 10, and what it had thrown away vanishes.
         append(path, HEADER, sync(11, loss=1.0))
         tab.until(f"({LAST}) === 11")
-        assert "resumed once, after step 10" in tab.evaluate("document.body.innerText")
+        assert "resumed once, before step 11" in tab.evaluate("document.body.innerText")
     tab.until("document.getElementById('live').textContent.includes('trying again')")
     complaints = [one for one in tab.complaints if "ERR_CONNECTION" not in one
                   and "ERR_INCOMPLETE" not in one]  # fmt: skip

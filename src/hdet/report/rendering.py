@@ -54,7 +54,7 @@ def page(
             footer=footer,
             live=live,
             style=_file("page.css"),
-            script=_file("page.js"),
+            script=_file("picture.js") + _file("page.js"),
             data=Markup(as_json(figure).replace("<", "\\u003c")),
             plotly=_plotly(),
         )

@@ -21,9 +21,10 @@ from . import rendering
 from .files import Follower, files_in
 from .record import Record, RecordError
 from .report import footer, parts
+from .words import duration
 
 SECONDS = 0.5  # between two looks at the record
-_ALIVE = 10.0  # seconds after which a silent connection is written to, to see that it stands
+_ALIVE = 5.0  # seconds after which a silent connection is written to, to see that it stands
 
 
 class Watched:
@@ -38,6 +39,7 @@ class Watched:
         self._followers: dict[Path, Follower] = {}
         self._lock = threading.Lock()
         self._why = ""
+        self._newest = 0.0  # when the newest line was written, in seconds since the epoch
         self.version = 0  # changes with all that is sent
         self.title, self.figure, self.words = self._waiting("")
 
@@ -61,6 +63,7 @@ class Watched:
             self._why = why
             records: list[Record] = [f.record for f in self._followers.values()]
             records = [record for record in records if len(record)]
+            self._newest = max((r.times[-1] / 1000 for r in records), default=0.0)
             made = parts(records) if records else self._waiting(why)
             self.title, self.figure, self.words = made
             self.version += 1
@@ -72,9 +75,11 @@ class Watched:
 
     def news(self, whole: bool) -> str:
         """Return an event; `whole` if figure and words have changed."""
-        at = datetime.now().strftime("%H:%M:%S")
-        known = bool(self.figure["runs"])
-        said: dict[str, Any] = {"live": f"Live. Looked at {at}." if known else "Waiting."}
+        said: dict[str, Any] = {"live": "Waiting."}
+        if self._newest > 0:
+            at = datetime.fromtimestamp(self._newest).strftime("%H:%M:%S")
+            ago = duration(max(time.time() - self._newest, 0))
+            said["live"] = f"Live. The newest line was written at {at}, {ago} ago."
         if whole:
             said |= {"title": self.title, "figure": self.figure, "words": self.words}
         return f"data: {json.dumps(said, separators=(',', ':'), allow_nan=False)}\n\n"

@@ -22,7 +22,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:.{digits}g}"
-    return text.replace("e-0", "e-").replace("e+0", "e")
+    return re.sub(r"e\+?(-?)0*", r"e\1", text)
 
 
 def summary(record: Record) -> list[str]:
@@ -74,7 +74,7 @@ def _search(record: Record) -> str:
         return ""
     came, wrote = in_short(found), in_short(written)
     against = ""
-    if len({*written}) == len({number(rate) for rate in found}) == 1:
+    if found[0] > 0 and len({*written}) == len({number(rate) for rate in found}) == 1:
         against = f", {ratio(found[0], written[0])}"
     rate = "a learning rate" if len(found) == 1 else "learning rates"
     wrote = f"You wrote {rate} of {wrote}."
@@ -84,23 +84,30 @@ def _search(record: Record) -> str:
     if searched:
         steps = record.steps[searched[-1]]
         return f"{wrote} Explorer searched for {steps:,} steps and found {came}{against}."
-    return f"{wrote} Explorer moved it to {came}{against}."
+    them = "it" if len(found) == 1 else "them"
+    return f"{wrote} Explorer moved {them} to {came}{against}."
 
 
 def _loss(record: Record) -> str:
     for quantity, name in ((record.loss, "training loss"), (record.probe, "probe loss")):
         known = [(row, x) for row, x in enumerate(quantity.base) if x == x]
-        if len(known) > 1:
-            (first, began), (last, ends) = known[0], known[-1]
-            least = min(x for _, x in known)
+        if not known:
+            continue
+        (first, began), (last, ends) = known[0], known[-1]
+        if number(began) == number(ends):
+            text = f"The {name} is {number(ends)}, as at the beginning"
+        else:
             verb = "fell" if ends < began else "rose"
             text = f"The {name} {verb} from {number(began)} to {number(ends)}"
-            if ends > least + 0.1 * abs(began - least):
-                text += f"; the least was {number(least)}"
-            if not math.isfinite(quantity.base[-1]):
-                text += "; at the last sync it was not finite"
-            return f"{text} (steps {record.steps[first]:,} to {record.steps[last]:,})."
-    return "The record has no loss: give it to explorer.step(loss)."
+        least = min(x for _, x in known)
+        if ends > least + 0.1 * abs(began - least) and number(least) != number(began):
+            text += f"; the least was {number(least)}"
+        if quantity.base[-1] != quantity.base[-1] and record.phases[-1] not in SEARCHING:
+            text += "; at the last sync it was not finite"
+        return f"{text} (steps {record.steps[first]:,} to {record.steps[last]:,})."
+    if record.loss.replicas:
+        return "The training loss was never finite."
+    return "The record has no loss yet: give it to explorer.step(loss)."
 
 
 def _trouble(record: Record) -> str:
@@ -122,7 +129,9 @@ def _trouble(record: Record) -> str:
         )
     if levels := [e for e in events if e.kind == "new level"]:
         said.append(f"The loss stayed at a new level ({_steps(record, levels)}).")
-    return " ".join(said) or "Nothing went wrong: no roll-back, and no replica left out."
+    if not said and record.phases[-1] not in SEARCHING:
+        return "Nothing went wrong: no roll-back, and no replica left out."
+    return " ".join(said)
 
 
 def _values(record: Record) -> list[str]:
@@ -135,8 +144,8 @@ def _end(record: Record) -> str:
     said = ""
     if record.resumed:
         times = "once" if len(record.resumed) == 1 else f"{len(record.resumed)} times"
-        steps = ", ".join(f"{step - 1:,}" for step in record.resumed[-_NAMED:])
-        said = f"The run was resumed {times}, after step {steps}. "
+        steps = ", ".join(f"{step:,}" for step in record.resumed[-_NAMED:])
+        said = f"The run was resumed {times}, before step {steps}. "
     if record.phases[-1] == "frozen":
         said += f"Since step {record.steps[-1]:,} all values are frozen."
     return said.strip()
