@@ -11,6 +11,7 @@ from typing import Any
 from .lines import MOST_DRAWN, Quantity
 from .record import Record
 from .thinning import rows_to_draw
+from .words import short
 
 # Blue, vermilion, green, purple, grey, ochre: colour-blind readers can tell them apart, and
 # each stands out by 3 to 1 from the light and from the dark ground.
@@ -97,7 +98,7 @@ def _run(
         "x": [record.steps[row] for row in rows],
         "spans": [(p, record.steps[a], record.steps[b]) for p, a, b in record.spans()],
         "curves": curves,
-        "words": {i: _short(text.split(": ", 1)[-1]) for i, text in words.items()},
+        "words": {i: short(text.split(": ", 1)[-1], _WORDS) for i, text in words.items()},
         "events": [
             {"step": record.steps[e.row], "kind": NAMES[e.kind]}
             for e in record.events()[-_EVENTS:]
@@ -123,10 +124,6 @@ def _curve(quantity: Quantity, rows: Sequence[int], panel: int, kind: str) -> di
         "y": _plain(base),
         "replicas": [_plain(column) for column in replicas],
     }
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _WORDS else f"{text[:_WORDS].rsplit(' ', 1)[0]} …"
 
 
 def _same(first: Sequence[float], second: Sequence[float]) -> bool:

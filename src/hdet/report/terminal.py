@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .record import Record
-from .words import cost, decisions, evidence, number, paste, summary
+from .words import cost, decisions, evidence, number, paste, short, summary
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 3  # lines of a curve
+_WORDS = 150  # letters of a decision
 
 
 def curve(values: Sequence[float], width: int, height: int, log: bool = False) -> list[str]:
@@ -79,7 +80,7 @@ def shown(record: Record, name: str, width: int) -> RenderableType:
     parts += ["", Text(" ".join(summary(record))), ""]
     if found := paste(record):
         parts += [Padding(Text(found, style="bold green"), (0, 2)), ""]
-    parts += [Text(f"- {words}") for words in decisions(record)]
+    parts += [Text(f"- {short(words, _WORDS)}") for words in decisions(record)]
     if rows := evidence(record):
         table = Table("hyperparameter", "value", "slope", "t", "verdict", box=None)
         for row in rows:

@@ -25,6 +25,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return re.sub(r"e\+?(-?)0*", r"e\1", text)
 
 
+def short(text: str, most: int) -> str:
+    """Return a text, or its beginning where it is longer."""
+    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} …"
+
+
 def summary(record: Record) -> list[str]:
     """Return what happened, the most important first."""
     said = [_search(record), _loss(record), _trouble(record), *_values(record), _end(record)]
