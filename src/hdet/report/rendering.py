@@ -15,6 +15,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+# The figure of a page that has none yet.
+EMPTY: Mapping[str, Any] = {"x": "", "panels": [], "runs": []}
 _WEB = Path(__file__).with_name("web")
 
 
@@ -42,7 +44,7 @@ def page(
         title: its heading.
         figure: as from `figure.figure`.
         text: what stands below it, as from `words`.
-        footer: its last line.
+        footer: its last line; may be empty.
         live: whether a server goes on to send news.
     """
     return (
@@ -56,7 +58,7 @@ def page(
             style=_file("page.css"),
             script=_file("picture.js") + _file("page.js"),
             data=Markup(as_json(figure).replace("<", "\\u003c")),
-            plotly=_plotly(),
+            plotly=_plotly() if live or figure["runs"] else "",
         )
     )
 

@@ -1,6 +1,6 @@
 """The page of a user's own runs, from their records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def title_of(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{len(names)} runs"
 
 
-def parts(records: Sequence[Record]) -> tuple[str, dict[str, Any], Markup]:
+def parts(records: Sequence[Record]) -> tuple[str, Mapping[str, Any], Markup]:
     """Return title, figure and words of a page about some runs."""
     names = names_of([record.path for record in records])
     pairs = zip(records, names, strict=True)

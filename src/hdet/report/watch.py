@@ -9,6 +9,7 @@ read what a name that it has pointed here answers.
 import json
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -43,9 +44,9 @@ class Watched:
         self.version = 0  # changes with all that is sent
         self.title, self.figure, self.words = self._waiting("")
 
-    def _waiting(self, why: str) -> tuple[str, dict[str, Any], Markup]:
-        figure = {"x": "optimizer step", "panels": [], "runs": []}
-        return self._run.stem, figure, rendering.words("waiting.html", run=self._run, why=why)
+    def _waiting(self, why: str) -> tuple[str, Mapping[str, Any], Markup]:
+        text = rendering.words("waiting.html", run=self._run, why=why)
+        return self._run.stem, rendering.EMPTY, text
 
     def look(self) -> None:
         """Read what is new, and draw it if there is anything."""

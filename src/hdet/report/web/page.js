@@ -184,7 +184,9 @@ function listen() {
 
 async function begin() {
   copies();
+  if (!$("plotly").textContent) return;  // a page without a picture
   if (typeof DecompressionStream === "undefined") {
+    $("keys").hidden = false;
     $("keys").textContent = "This browser is too old for the picture. The numbers below are complete.";
     return;
   }
