@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,35 @@ def test_the_terminal_shows_curve_values_and_decisions(tmp_path: Path) -> None:
     assert "\x1b" not in said
     for words in ("x   step 200   phase hold", "▁", "█", "lr = 0.01", "- step 200: lr factor"):
         assert words in said
+
+
+WHOLE = sync(20, decision="step 20: x", would_be={}, slope={"lr/0": 0.1}, t={"lr/0": 2.0},
+             found=[0.05], excluded=[1], tried={"before": 2.0, "factors": [1], "losses": [1.5]},
+             probes=[1.0, 2.0], probe_ms=1.0)  # fmt: skip
+JUNK = (None, 0, -1, 1e308, math.nan, "x", True, [], {}, [None], ["a"], [[2]], {"lr/0": "x"})
+
+
+@pytest.mark.parametrize("key", [*HEADER, *WHOLE])
+def test_damage_is_told_or_passed_over(tmp_path: Path, key: str) -> None:
+    for junk in JUNK:
+        header, line = dict(HEADER), dict(WHOLE)
+        (header if key in HEADER else line)[key] = junk
+        path = write(tmp_path / "x.jsonl", header, sync(10), line, sync(30))
+        for name in ("report", "show"):
+            code, said = command(name, path)
+            assert code == 0 or (code == 2 and said.count("\n") == 1), (junk, said)
+
+
+@pytest.mark.parametrize("name", ["report", "show"])
+def test_no_torch_is_loaded(tmp_path: Path, name: str) -> None:
+    code = (
+        f"import sys; sys.argv[1:] = ['{name}', {str(searched(tmp_path))!r}]\n"
+        "from hdet.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('loaded:', *{'torch', 'plotly', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("loaded:\n"), done.stdout

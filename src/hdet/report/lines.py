@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 MOST_DRAWN = 8  # parameter groups, and as many other hyperparameters, that are kept in full
 
+_LATEST = 1e14  # milliseconds since the epoch: the year 5138
 Numbers = list[float]
 Values = tuple[float, Numbers]  # of the run, and of each replica
 
@@ -26,6 +27,7 @@ def parsed(line: dict[str, Any]) -> Row | None:
     """Return what a line tells of a step; None where it is damaged."""
     get = line.get
     try:
+        _check_tables(line)
         rows = line["replica_lr"][:MOST_DRAWN]
         rates = list(
             zip(_numbers(line["base_lr"])[: len(rows)], map(_numbers, rows), strict=True)
@@ -39,15 +41,36 @@ def parsed(line: dict[str, Any]) -> Row | None:
             names = [name for name in values if not name.startswith("lr/")]
             each = line["replica_values"]
             others = {n: (_number(values[n]), _numbers(each[n])) for n in names[:MOST_DRAWN]}
-        times = _number(get("time_ms")), _number(get("sync_ms")), _number(get("probe_ms"))
+        times = _moment(get("time_ms")), _number(get("sync_ms")), _number(get("probe_ms"))
         probe = (_mean(probes), probes)
         return Row(line["step"], str(get("phase")), times, rates, loss, probe, others)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
+def _check_tables(line: dict[str, Any]) -> None:
+    """Raise where what is kept of a line as it stands is not what it has to be."""
+    for key in ("values", "would_be", "slope", "t"):
+        _numbers([*line.get(key, {}).values()])
+    tried = line.get("tried", {})
+    _numbers([tried.get("before"), *tried.get("factors", []), *tried.get("losses", [])])
+    if None in _known(line.get("found", [])):
+        raise ValueError
+
+
+def _known(values: list[Any]) -> list[Any]:
+    """Return numbers, and None for what is none or is not finite."""
+    return [float(x) if x is not None and math.isfinite(x) else None for x in values]
+
+
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def _moment(value: Any) -> float:
+    """Return milliseconds since the epoch, NaN where no clock tells such a time."""
+    moment = _number(value)
+    return moment if 0 <= moment < _LATEST else math.nan
 
 
 def _numbers(values: Any) -> Numbers:

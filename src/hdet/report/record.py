@@ -12,7 +12,7 @@ import json
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,17 @@ from .lines import Quantity, Row, parsed
 FORMAT = 1
 SEARCHING = ("climb", "settle", "trial")  # the phases of the search
 _EVENTS = {"rollbacks": "rollback", "exclusions": "left out", "new_levels": "new level"}
+# What a header has to have.
+_HEADER: dict[str, Callable[[Any], bool]] = {
+    "written": lambda x: isinstance(x, list) and x != [] and all(map(_is_number, x)),
+    "explored": lambda x: isinstance(x, list) and all(isinstance(name, str) for name in x),
+    "sync_every": lambda x: isinstance(x, int) and x > 0,
+    "replicas": lambda x: isinstance(x, int) and x > 0,
+}
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and math.isfinite(x)
 
 
 class RecordError(ValueError):
@@ -108,10 +119,11 @@ class Record:
                 f"{self.path} was written by hdet {header['hdet']}, in a newer format "
                 f"({header['format']}) than this version reads ({FORMAT}): upgrade hdet."
             )
-        written = header.get("written")
-        good = isinstance(written, list) and all(isinstance(x, int | float) for x in written)
-        if not good:
-            raise RecordError(f"{self.path} has a damaged header: `written` is {written!r}.")
+        for key, good in _HEADER.items():
+            if not good(header.get(key)):
+                raise RecordError(
+                    f"{self.path} has a damaged header: `{key}` is {header.get(key)!r}."
+                )
         self.header = header
         self._sections.append(len(self))
 
@@ -210,7 +222,7 @@ class Record:
     @property
     def interval(self) -> int:
         """Optimizer steps between two syncs."""
-        return int(self.header.get("sync_every", 1))
+        return self.header["sync_every"]
 
     @property
     def written(self) -> list[float]:
@@ -223,7 +235,7 @@ class Record:
         rates = self.latest.get("found")
         if rates is None and self.latest:
             values = {**self.latest["values"], **self.latest.get("would_be", {})}
-            rates = [x * values.get(f"lr/{g}", 1.0) for g, x in enumerate(self.written)]
+            rates = [x * (values.get(f"lr/{g}") or 1.0) for g, x in enumerate(self.written)]
         return rates
 
     @property
@@ -231,4 +243,5 @@ class Record:
         """How long the processes have trained, without the pauses between them."""
         ends = [*self._sections[1:], len(self)]
         pairs = [(a, b) for a, b in zip(self._sections, ends, strict=True) if b - a > 1]
-        return sum(self.times[b - 1] - self.times[a] for a, b in pairs) / 1000
+        known = [self.times[b - 1] - self.times[a] for a, b in pairs]
+        return sum(x for x in known if x > 0) / 1000

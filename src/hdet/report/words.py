@@ -244,7 +244,7 @@ def _with_most(units: Sequence[tuple[str, int]]) -> Any:
 
 def ended(record: Record) -> str:
     """Return when the newest line was written."""
-    if not record.times or record.times[-1] != record.times[-1]:
-        return ""
+    if record.times[-1] != record.times[-1]:
+        return "–"
     moment = datetime.fromtimestamp(record.times[-1] / 1000, tz=timezone.utc)
     return moment.strftime("%Y-%m-%d %H:%M UTC")
