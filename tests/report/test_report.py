@@ -59,7 +59,7 @@ def test_what_happened_in_words(tmp_path: Path) -> None:
         "You wrote a learning rate of 0.1. Explorer searched for 5 steps and found 0.01, "
         "10 times lower.",
         "The training loss fell from 5 to 1.5 (steps 1 to 200).",
-        "Nothing went wrong: no roll-back, and no replica left out.",
+        "There was no roll-back, and no replica was left out.",
     ]
     assert paste(record) == "lr = 0.01"
     spiked = read_record(searched(tmp_path, loss=9.0, rollbacks=1, exclusions=1, excluded=[1]))

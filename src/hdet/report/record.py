@@ -55,14 +55,18 @@ class Record:
         path: of the file.
         header: the newest one.
         resumed: the steps at which the run went on from a checkpoint.
-        rows: step, milliseconds since the epoch, milliseconds of sync and of probe.
-        phases: of each row.
+        steps: of each row.
+        times: when it was written, in milliseconds since the epoch.
+        sync_ms: how long the last sync took.
+        probe_ms: how long the probe took at it.
+        phases: as in `Explorer.metrics()`.
         rates: of the first `MOST_DRAWN` parameter groups, in effect.
         loss: of training, the mean over the replicas.
         probe: their loss on the probe.
         others: whatever else is explored, by name.
-        latest: the newest line that has everything.
+        counts: of what happens seldom, by the record's names.
         words: decisions, by row.
+        latest: the newest line that has everything.
     """
 
     path: Path

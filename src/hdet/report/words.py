@@ -135,7 +135,7 @@ def _trouble(record: Record) -> str:
     if levels := [e for e in events if e.kind == "new level"]:
         said.append(f"The loss stayed at a new level ({_steps(record, levels)}).")
     if not said and record.phases[-1] not in SEARCHING:
-        return "Nothing went wrong: no roll-back, and no replica left out."
+        return "There was no roll-back, and no replica was left out."
     return " ".join(said)
 
 
