@@ -15,6 +15,8 @@ from hdet.commands import app
 
 from .interrupted import signalled, started
 
+COMMANDS = ("demo", "doctor", "report", "show", "watch")
+
 
 def run(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, list(arguments))
@@ -22,7 +24,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["demo", "--help"], ["doctor", "--help"], []]
+    "arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS), []]
 )
 def test_help_and_version_load_neither_torch_nor_plotly(arguments: list[str]) -> None:
     code = (

@@ -84,7 +84,7 @@ def compare(
 def report(folder: RunFolder) -> Path:
     """Write `summary.json`, plots and `report.html`, and show the table; return the page."""
     # Matplotlib is slow to import, and the hours of a run need none of it.
-    from .plots import draw_all
+    from .plots import draw_all, to_hover
 
     settings, rows, lacking = folder.plan(), summarise(folder), missing(folder)
     write_json(folder.path / "summary.json", {"rows": rows, "missing": lacking})
@@ -100,6 +100,7 @@ def report(folder: RunFolder) -> Path:
         f"Six configurations of the HDET paper and their controls: {settings.replicas} "
         f"replicas, {settings.steps} steps, {settings.seeds} seeds, T = {settings.sync_every}. "
         f"Losses are means ± standard errors over seeds; the rate is the mean over steps.",
+        to_hover(folder),
     )
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from hdet.report.figure import COLOURS
+
 from ..core.plotting import figure, legend, logarithmic, plain
 from .records import Configuration, RunFolder, Settings
 
@@ -44,6 +46,30 @@ def draw_all(folder: RunFolder) -> dict[str, Path]:
         drawn["Every replica's learning rate"] = _replica_rates(plots, folder, settings, row)
         drawn["What the controller saw and did"] = _controller(plots, folder, settings, row)
     return drawn
+
+
+def to_hover(folder: RunFolder) -> dict[str, Any]:
+    """Return rate and loss of every configuration, as the figures of `hdet.report`."""
+    settings = folder.plan()
+    runs = [
+        {
+            "name": row.label,
+            "colour": COLOURS[number % len(COLOURS)],
+            "dash": "solid" if row.role == "paper" else "dash",
+            "x": curve.index.tolist(),
+            "curves": [
+                {"panel": panel, "kind": "base", "replicas": [], "y": _known(curve[name])}
+                for panel, name in enumerate(("rate", "loss"))
+            ],
+        }
+        for number, (row, curve) in enumerate(_curves(folder, settings))
+    ]
+    panels = [{"title": "base learning rate", "log": True}, {"title": "loss", "clip": True}]
+    return {"x": "optimizer step", "panels": panels, "runs": runs}
+
+
+def _known(column: pd.Series) -> list[float | None]:
+    return [float(f"{y:.5g}") if np.isfinite(y) else None for y in column]
 
 
 def _curves(

@@ -1,6 +1,7 @@
 """What a run folder shows people: the numbers as tables, the pictures, and how to do it again.
 
-`report.html` holds its pictures and loads nothing, so that it can be sent on alone. It has no
+`report.html` holds its pictures and loads nothing, so that it can be sent on alone. It is the
+page of `hdet.report`, with curves that can be hovered over where there are some. It has no
 verdicts: what the numbers of a record mean is written by people, on the pages in docs/.
 """
 
@@ -11,10 +12,13 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from hdet.report import rendering
 
 from .files import write_whole
 
@@ -28,6 +32,7 @@ def write_report(
     environment: Mapping[str, Any],
     missing: int = 0,
     introduction: str = "",
+    figure: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `report.html` whole, or leave what was there.
 
@@ -40,19 +45,20 @@ def write_report(
         environment: versions and machine.
         missing: runs that have no result yet.
         introduction: what was measured, and how to read the tables.
+        figure: curves, as `hdet.report.figure` has them.
 
     Returns:
         The page.
     """
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(
+    template = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
-    about = {"title": title, "command": command, "introduction": introduction}
+    about = {"command": command, "introduction": introduction, "missing": missing}
     drawn = {text: base64.b64encode(p.read_bytes()).decode() for text, p in pictures.items()}
-    found = {"tables": tables, "pictures": drawn, "missing": missing}
-    text = page.render(about, **found, environment=environment)
-    return write_whole(folder / "report.html", text)
+    words = template.render(about, tables=tables, pictures=drawn, environment=environment)
+    page = rendering.page(title, figure or rendering.EMPTY, Markup(words), "")
+    return write_whole(folder / "report.html", page)
 
 
 def print_table(rows: pd.DataFrame, caption: str = "") -> None:

@@ -3,6 +3,8 @@
 Nothing here imports torch before a demo runs: help and errors come at once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from importlib import import_module
@@ -81,13 +83,19 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise DemoError(f"--out {folder} is not empty: name another folder.")
-        page = import_module(f".demo.{which.name}", __package__).run(console, seed, length)
+        # Only Explorer leaves records.
+        records = {"folder": folder} if which is Demo.learning_rate else {}
+        run = import_module(f".demo.{which.name}", __package__).run
+        page = run(console, seed, length, **records)
         table = Table(*page.header)
         for run in page.runs:
             table.add_row(run.name, *run.cells, style="bold" if run.ours else "")
         console.print(table)
         console.print(page.closing, highlight=False)
         console.print(f"Report: {page.write(folder)}", highlight=False, soft_wrap=True)
+        if records:
+            words = f"Explorer's runs, more closely: hdet report {folder}"
+            console.print(words, highlight=False, soft_wrap=True)
     except (DemoError, RankError, OSError) as error:
         said = f"[red]hdet demo:[/red] {escape(str(error))}"
         Console(stderr=True).print(said, highlight=False, soft_wrap=True)
@@ -138,3 +146,89 @@ def doctor(
         console.print(f"[bold]{closing}[/]", highlight=False)
     company.leave()
     raise typer.Exit(1 if wrong else 0)
+
+
+_Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN...", help="Record of Explorer(log=...), or a folder of them."),
+]
+
+
+@app.command()
+def report(
+    runs: _Runs,
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write.", show_default="beside the record")
+    ] = None,
+) -> None:
+    """Write the page of a run, or of several side by side.
+
+    It is one file that loads nothing: what Explorer did with the learning rate, the loss below
+    it, and the rate to take home.
+    """
+    with _refusals("report"):
+        _require("plotly", "jinja2")
+        from .report.files import records_in
+        from .report.report import page_beside, write_report
+
+        records = records_in(runs)
+        out = out or page_beside(runs[0])
+        write_report(records, out)
+    Console().print(f"Report: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def show(runs: _Runs) -> None:
+    """Show a run in the terminal."""
+    with _refusals("show"):
+        from .report.files import names_of, records_in
+        from .report.terminal import show as print_runs
+
+        records = records_in(runs)
+        print_runs(Console(), records, names_of([record.path for record in records]))
+
+
+@app.command()
+def watch(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Record of Explorer(log=...), or a folder of them."),
+    ],
+    port: Annotated[
+        int, typer.Option(help="On 127.0.0.1; 0 for any that is free.", min=0, max=65535)
+    ] = 7321,
+) -> None:
+    """Show the page of a run while it goes on, in your browser; Ctrl-C ends it.
+
+    The record need not be there yet. On a remote machine forward the port first:
+    ssh -L 7321:127.0.0.1:7321 HOST.
+    """
+    with _refusals("watch"):
+        _require("plotly", "jinja2")
+        from .report.watch import serve
+
+        try:
+            server = serve(run, port)
+        except OSError as error:
+            remedy = f"--port {port} cannot be used ({error.strerror}): try --port 0."
+            raise OSError(remedy) from None
+        address = f"http://127.0.0.1:{server.server_port}"
+        words = f"Watching {run} at {address} (Ctrl-C ends it)"
+        Console().print(words, highlight=False, soft_wrap=True)
+        server.serve_forever()
+
+
+def _require(*packages: str) -> None:
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise ValueError(f'needs {", ".join(missing)}: pip install "hdet[cli]"')
+
+
+@contextmanager
+def _refusals(command: str) -> Iterator[None]:
+    """Say in one line what cannot be, and end with exit code 2."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        said = f"[red]hdet {command}:[/red] {escape(str(error))}"
+        Console(stderr=True).print(said, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None

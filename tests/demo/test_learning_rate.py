@@ -15,14 +15,18 @@ from hdet.demo.learning_rate import LOSS, RATE, RIGHT_RATE
 from hdet.demo.ranks import RankError, run_ranks
 from hdet.demo.showing import DemoError, beside
 from hdet.replica.explorer.config import DEFAULT
+from hdet.report.files import records_in
 
 
 @pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_six_runs_from_three_rates() -> None:
+def test_six_runs_from_three_rates(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
-    page = learning_rate.run(console, seed=0, length=0.02, ranks=2)
+    page = learning_rate.run(console, seed=0, length=0.02, ranks=2, folder=tmp_path)
+    records = records_in([tmp_path])
+    assert [record.path.stem for record in records] == ["30x-too-high", "30x-too-low", "right"]
+    assert all([*record.steps] == [1, 2, 3, 4, 5, 6] for record in records)
     names = [(run.method, run.start) for run in page.runs]
     starts = ("30x too low", "right", "30x too high")
     assert names == [(m, s) for s in starts for m in ("plain DDP", "Explorer")]

@@ -23,8 +23,17 @@ STDLIB = Path(sysconfig.get_paths()["stdlib"])
 RATE, LOSS = "learning rate", "training loss"
 
 
-def run(console: Console, seed: int, length: float = 1.0, ranks: int = 4) -> Page:
-    """Run the demo, show it on the way, and return what it has shown."""
+def run(
+    console: Console,
+    seed: int,
+    length: float = 1.0,
+    ranks: int = 4,
+    folder: Path | None = None,
+) -> Page:
+    """Run the demo, show it on the way, and return what it has shown.
+
+    Explorer's runs leave their records in `folder`, if there is one.
+    """
     if sum(file.stat().st_size for file in STDLIB.glob("*.py")) < 1_000_000:
         raise DemoError(
             f"needs the source of Python's standard library as its text, which is not in "
@@ -33,10 +42,12 @@ def run(console: Console, seed: int, length: float = 1.0, ranks: int = 4) -> Pag
     pairs = [(method, start) for start in FACTORS for method in ("plain DDP", "Explorer")]
     runs = [Run(method, start, method == "Explorer") for method, start in pairs]
     jobs = [(RIGHT_RATE * FACTORS[one.start], one.ours) for one in runs]
+    names = [f"{one.start.replace(' ', '-')}.jsonl" for one in runs]
+    logs = [str(folder / name) if folder else None for name in names]
     losses, rates, steps = [0.0] * len(runs), [0.0] * len(runs), round(STEPS * length)
     title = "A small transformer learns Python's source code"
     console.print(f"{title}: starting {ranks} processes ...", highlight=False)
-    messages = run_ranks("hdet.demo.training", ranks, steps, seed, jobs)
+    messages = run_ranks("hdet.demo.training", ranks, steps, seed, jobs, logs)
     with closing(messages), shown(console, title, runs, steps, "step") as draw:
         for message in messages:
             match message:

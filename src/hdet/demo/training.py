@@ -29,14 +29,17 @@ def train(
     steps: int,
     seed: int,
     jobs: Sequence[tuple[float, bool]],
+    logs: Sequence[str | None],
 ) -> None:
     """Train from each job's rate, by Explorer or not; rank 0 sends how it goes.
+
+    An Explorer writes its record to the job's log.
 
     That is (job, step, rate, training loss) after each interval, then (job, held-out loss, rate
     found).
     """
     trainer = _Trainer(rank, size, steps, seed)
-    runs = [trainer.run(*job) for job in jobs]
+    runs = [trainer.run(*job, log) for job, log in zip(jobs, logs, strict=True)]
     # Every rank takes the same turns, and so makes the same collective calls.
     for turn in zip(*runs, strict=True):
         for number, said in enumerate(turn):
@@ -56,7 +59,7 @@ class _Trainer:
         spread = torch.linspace(0, len(held_out) - 1, HELD_OUT).long()
         self.held_out = held_out[spread[rank::size]].split(64)
 
-    def run(self, lr: float, explores: bool) -> Iterator[tuple[float, ...]]:
+    def run(self, lr: float, explores: bool, log: str | None) -> Iterator[tuple[float, ...]]:
         # These processes are the demo's own; all runs begin at the same weights.
         torch.set_rng_state(generator(self.seed, "demo", "weights").get_state())
         model = ByteTransformer()
@@ -71,6 +74,7 @@ class _Trainer:
                 model=ddp,
                 sync_every=self.interval,
                 seed=self.seed,
+                log=log,
             )
         losses = torch.zeros(())
         for step, batch in enumerate(self.batches[: self.steps], 1):

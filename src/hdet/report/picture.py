@@ -1,15 +1,14 @@
-"""The picture of a report: panels over one axis, with a line for each run, by plotly.
+"""The picture of a demo: panels over one axis, with a line for each run.
 
-Solid and dotted lines tell the methods, colours the starts. The page's style sheet colours text
-and grid, which follow its light and dark mode; the lines stand out on both.
+Solid and dotted lines tell the methods, colours the starts.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-# Blue, green, vermilion, grey: colour-blind readers can tell them apart.
-COLOURS = ("#3d8fe0", "#1aa67c", "#e2622b", "#8a93a0")
+from .figure import COLOURS
 
 
 @dataclass
@@ -50,46 +49,29 @@ class Panel:
     high: float | None = None
 
 
-def colour_of(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the colour of each start, in the order of the runs."""
-    return dict(zip(dict.fromkeys(run.start for run in runs), COLOURS, strict=False))
-
-
-def picture(runs: Sequence[Run], panels: Sequence[Panel], x_title: str) -> str:
-    """Return the picture as HTML, with all of plotly's script in it."""
-    import plotly.graph_objects as go
-    from plotly.io import to_html
-    from plotly.subplots import make_subplots
-
-    titles = [panel.title for panel in panels]
-    figure = make_subplots(
-        len(panels), 1, shared_xaxes=True, vertical_spacing=0.1, subplot_titles=titles
-    )
-    colours = colour_of(runs)
-    for row, panel in enumerate(panels, 1):
-        # The library's own runs come last, and so lie above the others.
-        for run in sorted(runs, key=lambda run: run.ours):
-            dash, width = ("solid", 2.4) if run.ours else ("dot", 1.8)
-            line = {"color": colours[run.start], "dash": dash, "width": width}
-            y = run.curves[panel.title]
-            figure.add_trace(go.Scatter(x=run.x, y=y, name=run.name, line=line), row, 1)
-        axis = {"type": "log", "dtick": 1, "exponentformat": "power"} if panel.log else {}
-        ends = (
-            end and math.log10(end) if panel.log else end for end in (panel.low, panel.high)
-        )
-        figure.update_yaxes(**axis, range=list(ends), row=row, col=1)
-    figure.update_xaxes(title={"text": x_title, "standoff": 8}, row=len(panels), col=1)
-    figure.update_annotations(x=0, xanchor="left", font_size=14)
-    hover = "%{y:.3g} at %{x}<extra>%{fullData.name}</extra>"
-    figure.update_traces(mode="lines", hovertemplate=hover)
-    figure.update_layout(
-        template="none",
-        showlegend=False,
-        dragmode=False,
-        height=300 * len(panels),
-        margin={"l": 52, "r": 14, "t": 30, "b": 56},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-    )
-    config = {"responsive": True, "displayModeBar": False}
-    return to_html(figure, config, full_html=False, include_plotlyjs=True, div_id="picture")
+def picture(runs: Sequence[Run], panels: Sequence[Panel], x_title: str) -> dict[str, Any]:
+    """Return the figure of the runs, as `figure.figure` makes one of records."""
+    starts = list(dict.fromkeys(run.start for run in runs))
+    # The library's own runs come last, and so lie above the others.
+    return {
+        "x": x_title,
+        "panels": [vars(panel) for panel in panels],
+        "runs": [
+            {
+                "name": run.name,
+                "colour": COLOURS[starts.index(run.start) % len(COLOURS)],
+                "dash": "solid" if run.ours else "dot",
+                "x": run.x,
+                "curves": [
+                    {
+                        "panel": number,
+                        "kind": "base",
+                        "y": [y if math.isfinite(y) else None for y in run.curves[panel.title]],
+                        "replicas": [],
+                    }
+                    for number, panel in enumerate(panels)
+                ],
+            }
+            for run in sorted(runs, key=lambda run: run.ours)
+        ],
+    }

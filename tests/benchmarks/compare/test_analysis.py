@@ -58,7 +58,11 @@ def test_the_report_stands_alone_and_its_summary_is_strict_json(folder: RunFolde
     assert "Runs without a result: 1." in page
     assert "Averaging, &lt;b&gt;no&lt;/b&gt; spread" in page
     assert page.count("data:image/png;base64,") == 5
-    assert "http" not in page
+    assert "<script src" not in page
+    assert "Content-Security-Policy" in page
+    drawn = json.loads(page.split('id="data">')[1].split("</script>")[0])["runs"]
+    assert [run["name"] for run in drawn][:2] == ["Baseline-Low", "Baseline-High"]
+    assert all(len(run["curves"]) == 2 for run in drawn)
     assert str(folder.path) not in page
     content = json.loads((folder.path / "summary.json").read_text(), parse_constant=refuse)
     assert content["rows"][2]["train_loss"] is None

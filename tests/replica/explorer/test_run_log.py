@@ -14,7 +14,7 @@ TRACK = {
     "losses": [1.0, math.nan],
     "decision": "step 40: lr factor 0.5 -> 0.4",
 }
-CLIMB = {**TRACK, "step": 3, "phase": "climb", "decision": ""}
+CLIMB = {**TRACK, "step": 3, "phase": "climb", "decision": "", "found": [0.1]}
 
 
 def lines(path):
@@ -28,11 +28,22 @@ def test_a_header_and_then_a_line_for_each_sync(tmp_path):
     log.add(TRACK)
     header, climb, track = lines(path)
     assert header["replicas"] == 2
+    assert header["format"] == 1
     assert header["hdet"].count(".") == 2
     assert {*climb} == {"time_ms", "step", "phase", "base_lr", "replica_lr"}
     assert track["base_lr"] == [0.012346]
     assert track["losses"] == [1.0, None]
     assert track["decision"] == TRACK["decision"]
+
+
+def test_the_search_tells_of_its_losses_and_trials(tmp_path):
+    path = tmp_path / "x.jsonl"
+    tried = {"before": 2.0, "factors": [0.1, 0.2], "losses": [1.5, math.inf]}
+    RunLog(path, HEADER, writes=True).add({**CLIMB, "loss": 3.0, "tried": tried})
+    line = lines(path)[1]
+    assert line["loss"] == 3.0
+    assert line["tried"] == {**tried, "losses": [1.5, None]}
+    assert "found" not in line
 
 
 def test_a_decision_stands_there_once(tmp_path):
@@ -78,6 +89,7 @@ def test_a_sync_of_eight_replicas_takes_at_most_a_kilobyte(tmp_path):
         **{"slope": {"lr": 0.00123}, "t": {"lr": 2.3456}, "confidence": {"lr": 0.98765}},
         **{"rollbacks": 0, "exclusions": 0, "new_levels": 0, "syncs": 1000, "masked": []},
         **{"excluded": [], "confounded": False, "sync_ms": 12.345, "probe_ms": 3.21},
+        "found": [0.123456789],
         "decision": "step 123456: lr factor 0.7 -> 0.65, larger is worse (t = 2.3, loss slope "
         "0.004 +- 0.0017); cosine of updates and gradients -0.01: smaller is better",
     }

@@ -145,7 +145,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             the search, for trackers and for what a script wants to do then. It must not be
             collective. `hdet.integrations.trackers` has some.
         log: a file to which the first process appends a line of JSON at the same steps: the
-            record of the run. Its folder is made.
+            record of the run, which `hdet report` draws. Its folder is made.
         config: the constants of the search; default `SearchConfig()`.
 
     Raises:
@@ -238,6 +238,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._nonfinite_syncs = 0  # in a row
         self._listeners = [] if on_sync is None else [on_sync]
         self._log = None if log is None else self._new_log(log)
+        self._tried, self._climbed = None, (0.0, 0.0)
         self._last: dict[str, Any] = {}
         self._evidence = ""
         self._last_line = ""  # what the last sync decided, in words

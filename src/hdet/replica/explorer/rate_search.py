@@ -210,6 +210,14 @@ class RateSearch:
         self.steps = 0
         return Turn(part=True, note=note)
 
+    def tried(self) -> dict[str, Any]:
+        """Return the loss before the trials, and the loss of each factor that was tried."""
+        return {
+            "before": self._initial,
+            "factors": [math.exp(x) for x, _ in self._tried],
+            "losses": [loss for _, loss in self._tried],
+        }
+
     def _weighted(self) -> float:
         """Return the weighted mean of what was tried; the least of all if nothing is finite."""
         finite = [(x, loss) for x, loss in self._tried if math.isfinite(loss)]

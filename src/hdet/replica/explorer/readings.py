@@ -163,10 +163,26 @@ class ExplorerReadings(ExplorerState):
 
     def _tell(self) -> None:
         """Let the record and all listeners know where it stands. Local."""
-        if self._log is not None:
-            self._log.add(self.metrics())
+        if self._log is not None and self._log.writes:
+            self._log.add({**self.metrics(), "found": self.found(), **self._searched()})
         for listener in self._listeners:
             listener(self)
+
+    def _searched(self) -> dict[str, Any]:
+        """Return what a step of the search has seen, for the record. Local.
+
+        In the climb each step waits for the device anyway, so this replica's loss can be read.
+        """
+        seen: dict[str, Any] = {}
+        if self._tried is not None:
+            seen["tried"], self._tried = self._tried, None
+        if self._phase == "climb":
+            total, count = self._ensemble.meter.sums()
+            before, counted = self._climbed
+            if count > counted:
+                seen["loss"] = (total - before) / (count - counted)
+            self._climbed = total, count
+        return seen
 
     def _new_log(self, path: str | Path) -> RunLog:
         header = {

@@ -19,7 +19,9 @@ from typing import Any
 from ...errors import where
 
 _DIGITS = 5
-_SEARCHED = ("step", "phase", "base_lr", "replica_lr")  # all that changes within the search
+# All that changes within the search.
+_SEARCHED = ("step", "phase", "base_lr", "replica_lr", "loss", "tried")
+FORMAT = 1
 _NAME = "Explorer"
 
 
@@ -33,7 +35,8 @@ class RunLog:
     """
 
     def __init__(self, path: str | Path, header: Mapping[str, Any], writes: bool) -> None:
-        self._path, self._header, self._writes = Path(path), header, writes
+        self._path, self._header = Path(path), header
+        self.writes = writes
         self._begun = self._failed = False
         self._decision = ""
 
@@ -41,9 +44,10 @@ class RunLog:
         """Append a line for what `Explorer.metrics()` returned. Local.
 
         Args:
-            metrics: as they are after a sync or a step of the search.
+            metrics: as they are after a sync or a step of the search; besides, where known,
+                `found`, the `loss` of a step of the climb, and what a trial `tried`.
         """
-        if not self._writes or self._failed:
+        if not self.writes or self._failed:
             return
         searching = metrics["phase"] in ("climb", "settle", "trial")
         record = {k: x for k, x in metrics.items() if not searching or k in _SEARCHED}
@@ -53,9 +57,10 @@ class RunLog:
             record.pop("decision", None)
         lines = [{"time_ms": time.time_ns() // 1_000_000, **record}]
         if not self._begun:
-            lines.insert(0, {"hdet": version("hdet"), **self._header})
+            lines.insert(0, {"hdet": version("hdet"), "format": FORMAT, **self._header})
         try:
-            self._append("".join(json.dumps(_rounded(line)) + "\n" for line in lines))
+            texts = [json.dumps(_rounded(line), separators=(",", ":")) for line in lines]
+            self._append("".join(text + "\n" for text in texts))
         except OSError as error:
             self._failed = True
             warnings.warn(

@@ -181,6 +181,7 @@ class ExplorerSearch(ExplorerStill):
                 f"averaged. Train in bfloat16 without a scaler, or with `search=False`."
             )
         turn = search.judge(gathered.probes)
+        self._tried = search.tried()
         self._agree()
         return turn
 

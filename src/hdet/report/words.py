@@ -1,0 +1,250 @@
+"""What happened in a run, in sentences and in the numbers to take home. Pure text."""
+
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from .record import SEARCHING, Event, Record
+
+_SIMILAR = 1.25  # a ratio of rates below which they are much the same
+WRITTEN = (
+    "Found rates stand in place of those that you wrote: of max_lr where your schedule has "
+    "one, else of the optimizer's lr."
+)
+_LAST = 3  # decisions that are told, and as many events
+_NAMED = 4  # steps that a sentence names
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number as people write it, a dash for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}g}"
+    return re.sub(r"e\+?(-?)0*", r"e\1", text)
+
+
+def short(text: str, most: int) -> str:
+    """Return a text, or its beginning where it is longer."""
+    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} …"
+
+
+def summary(record: Record) -> list[str]:
+    """Return what happened, the most important first."""
+    said = [_search(record), _loss(record), _trouble(record), *_values(record), _end(record)]
+    return [sentence for sentence in said if sentence]
+
+
+def ratio(found: float, written: float) -> str:
+    """Return how a rate relates to the one that was written."""
+    if not (found > 0 and written > 0):
+        return "–"
+    if max(found / written, written / found) < _SIMILAR:
+        return f"{found / written:.2g} times"
+    if found > written:
+        return f"{number(found / written, 2)} times higher"
+    return f"{number(written / found, 2)} times lower"
+
+
+def paste(record: Record) -> str:
+    """Return the values as lines of Python for a plain run; nothing before they are known."""
+    if not record.latest:
+        return ""
+    values = {**record.latest["values"], **record.latest.get("would_be", {})}
+    by_name: dict[str, list[float]] = {"lr": record.found or []}
+    for name, value in values.items():
+        if not name.startswith("lr/") and value is not None:
+            # `weight_decay/0` is that of the first parameter group.
+            by_name.setdefault(re.sub(r"/\d+$", "", name), []).append(value)
+    lines = []
+    for name, row in by_name.items():
+        texts, name = [number(value) for value in row], re.sub(r"\W+", "_", name).strip("_")
+        if len({*texts}) == 1:
+            lines.append(f"{name} = {texts[0]}")
+        elif texts:
+            lines.append(f"{name} = [{', '.join(texts)}]  # by group")
+    return "\n".join(lines)
+
+
+def _search(record: Record) -> str:
+    spans, found, written = record.spans(), record.found, record.written
+    phase = record.phases[-1]
+    if phase in SEARCHING:
+        now = {"climb": "The rate is climbing", "settle": "The rate has climbed and settles"}
+        doing = now.get(phase, "The replicas are trying rates of their own")
+        rate = record.rates[0].base[-1] if record.rates else math.nan
+        return f"The search is going on. {doing}; it stands at {number(rate)}."
+    if not found:
+        return ""
+    came, wrote = in_short(found), in_short(written)
+    against = ""
+    if found[0] > 0 and len({*written}) == len({number(rate) for rate in found}) == 1:
+        against = f", {ratio(found[0], written[0])}"
+    rate = "a learning rate" if len(found) == 1 else "learning rates"
+    wrote = f"You wrote {rate} of {wrote}."
+    if phase == "observe":
+        return f"{wrote} Explorer only observed; it would set {came}{against}."
+    searched = [b for name, _, b in spans if name in SEARCHING]
+    if searched:
+        steps = record.steps[searched[-1]]
+        return f"{wrote} Explorer searched for {steps:,} steps and found {came}{against}."
+    them = "it" if len(found) == 1 else "them"
+    return f"{wrote} Explorer moved {them} to {came}{against}."
+
+
+def _loss(record: Record) -> str:
+    for quantity, name in ((record.loss, "training loss"), (record.probe, "probe loss")):
+        known = [(row, x) for row, x in enumerate(quantity.base) if x == x]
+        if not known:
+            continue
+        (first, began), (last, ends) = known[0], known[-1]
+        if number(began) == number(ends):
+            text = f"The {name} is {number(ends)}, as at the beginning"
+        else:
+            verb = "fell" if ends < began else "rose"
+            text = f"The {name} {verb} from {number(began)} to {number(ends)}"
+        least = min(x for _, x in known)
+        if ends > least + 0.1 * abs(began - least) and number(least) != number(began):
+            text += f"; the least was {number(least)}"
+        if quantity.base[-1] != quantity.base[-1] and record.phases[-1] not in SEARCHING:
+            text += "; at the last sync it was not finite"
+        return f"{text} (steps {record.steps[first]:,} to {record.steps[last]:,})."
+    if record.loss.replicas:
+        return "The training loss was never finite."
+    return "The record has no loss yet: give it to explorer.step(loss)."
+
+
+def _trouble(record: Record) -> str:
+    events = record.events()
+    back = [e for e in events if e.kind == "rollback"]
+    out = [e for e in events if e.kind == "left out"]
+    said = []
+    if back:
+        times = "once" if len(back) == 1 else f"{len(back)} times"
+        said.append(
+            f"The loss spiked and the run went back to its averaged weights {times} "
+            f"({_steps(record, back)})."
+        )
+    if out:
+        syncs = "one sync" if len(out) == 1 else f"{len(out)} syncs"
+        said.append(
+            f"At {syncs} a replica had diverged and was left out of the average "
+            f"({_steps(record, out)})."
+        )
+    if levels := [e for e in events if e.kind == "new level"]:
+        said.append(f"The loss stayed at a new level ({_steps(record, levels)}).")
+    if not said and record.phases[-1] not in SEARCHING:
+        return "There was no roll-back, and no replica was left out."
+    return " ".join(said)
+
+
+def _values(record: Record) -> list[str]:
+    values = record.latest.get("values", {})
+    others = [f"{number(x)} ({n})" for n, x in values.items() if not n.startswith("lr/")]
+    return [f"The other values stand at {', '.join(others)}."] if others else []
+
+
+def _end(record: Record) -> str:
+    said = ""
+    if record.resumed:
+        times = "once" if len(record.resumed) == 1 else f"{len(record.resumed)} times"
+        steps = ", ".join(f"{step:,}" for step in record.resumed[-_NAMED:])
+        said = f"The run was resumed {times}, before step {steps}. "
+    if record.phases[-1] == "frozen":
+        said += f"Since step {record.steps[-1]:,} all values are frozen."
+    return said.strip()
+
+
+def _steps(record: Record, events: Sequence[Event]) -> str:
+    named = ", ".join(f"{record.steps[e.row]:,}" for e in events[-_NAMED:])
+    if len(events) > _NAMED:
+        return f"last at steps {named}"
+    return f"step{'s' if len(events) > 1 else ''} {named}"
+
+
+def in_short(rates: Sequence[float]) -> str:
+    """Return a rate, or the least and the largest of several."""
+    low, high = number(min(rates)), number(max(rates))
+    return low if low == high else f"{low} to {high}"
+
+
+def groups(record: Record) -> list[tuple[str, ...]]:
+    """Return what was written and found, by parameter group."""
+    pairs = zip(record.written, record.found or [], strict=False)
+    return [
+        (str(g), number(written), number(found), ratio(found, written))
+        for g, (written, found) in enumerate(pairs)
+    ]
+
+
+def trials(record: Record) -> list[tuple[str, str]]:
+    """Return the rates of the first group that the search has tried, with their losses."""
+    told = record.trials
+    pairs = sorted(zip(told.get("factors", []), told.get("losses", []), strict=False))
+    rows = [(number(record.written[0] * factor), number(loss, 4)) for factor, loss in pairs]
+    return [("before the trials", number(told.get("before"), 4)), *rows] if rows else []
+
+
+def evidence(record: Record) -> list[tuple[str, ...]]:
+    """Return each hyperparameter with its slope and what follows from it."""
+    line, rows = record.latest, []
+    for name, slope in line.get("slope", {}).items():
+        t = line.get("t", {}).get(name) or 0.0
+        if t == 0:
+            continue
+        verdict = "larger is worse" if t > 0 else "larger is better"
+        verdict = verdict if abs(t) >= 1 else "no clear slope"
+        value = line.get("values", {}).get(name)
+        shown = name.replace("lr/", "lr factor, group ")
+        rows.append((shown, number(value), number(slope, 2), number(t, 2), verdict))
+    return rows
+
+
+def decisions(record: Record) -> list[str]:
+    """Return the last decisions, and before them those at which something happened."""
+    seldom = {event.row for event in record.events()}
+    searched = {row for row in record.words if record.phases[row] in SEARCHING}
+    searched |= {b + 1 for name, _, b in record.spans() if name == "trial"}
+    last = [*record.words][-_LAST:]
+    kept = sorted({*last, *sorted(seldom)[-_LAST:], *searched} & {*record.words})
+    return [record.words[row] for row in kept]
+
+
+def cost(record: Record) -> list[tuple[str, str]]:
+    """Return what the run and Explorer have taken, as names and values."""
+    rows = [("optimizer steps", f"{record.steps[-1]:,}")]
+    if record.seconds:
+        rows.append(("time", duration(record.seconds)))
+    syncs = [x for x in record.sync_ms if x == x]
+    if syncs:
+        rows.append(("syncs", f"{len(syncs):,}, one each {record.interval:,} steps"))
+        rows.append(("a sync", f"{number(sorted(syncs)[len(syncs) // 2])} ms"))
+    probes = [x for x in record.probe_ms if x > 0]
+    if probes:
+        rows.append(("a probe", f"{number(sorted(probes)[len(probes) // 2])} ms"))
+    if syncs and record.seconds:
+        share = (sum(syncs) + sum(probes)) / 10 / record.seconds
+        rows.append(("their share of the time", f"{number(share, 2)} %"))
+    return rows
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that it has."""
+    whole = round(seconds)
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    parts = [f"{whole // size % most} {unit}" for (unit, size), most in _with_most(units)]
+    parts = [part for part in parts if not part.startswith("0 ")]
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _with_most(units: Sequence[tuple[str, int]]) -> Any:
+    return zip(units, (10**9, 24, 60, 60), strict=True)
+
+
+def ended(record: Record) -> str:
+    """Return when the newest line was written."""
+    if record.times[-1] != record.times[-1]:
+        return "–"
+    moment = datetime.fromtimestamp(record.times[-1] / 1000, tz=timezone.utc)
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
