@@ -341,7 +341,7 @@ def test_every_decision_is_one_line_with_its_evidence_on_the_first_rank_only():
         assert line.startswith(f"step {(k + 1) * T}: ")
     _, last = lines[-1]
     for name in ("lr/0", "weight_decay/0"):
-        assert f"-> {metrics['values'][name]:.3g}, " in last
+        assert f" {metrics['values'][name]:.3g}, " in last
         assert f"(t = {metrics['t'][name]:.2g}, loss slope" in last
 
 

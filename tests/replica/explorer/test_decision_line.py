@@ -21,16 +21,22 @@ def decision(slope, t, excluded=()) -> Decision:
 @pytest.mark.parametrize(
     ("slope", "t", "words"),
     [
-        (0.004, 2.0, "larger is worse (t = 2, loss slope 0.004 +- 0.002)"),
-        (-0.0046, -2.3, "larger is better (t = -2.3, loss slope -0.0046 +- 0.002)"),
-        (0.001, 0.5, "no clear slope (t = 0.5, loss slope 0.001 +- 0.002)"),
-        (0.0, 0.0, "nothing measured"),
+        (0.004, 2.0, ", larger is worse (t = 2, loss slope 0.004 +- 0.002)"),
+        (-0.0046, -2.3, ", larger is better (t = -2.3, loss slope -0.0046 +- 0.002)"),
+        (0.001, 0.5, ", no clear slope (t = 0.5, loss slope 0.001 +- 0.002)"),
+        (0.0, 0.0, ""),
     ],
 )
 def test_a_move_is_told_with_its_slope_and_the_slopes_error(slope, t, words):
     dimensions = explore(["one lr"]).dimensions
     line = decision_line(dimensions, decision([slope], [t]), [0.7], [0.65])
-    assert line == f"lr factor 0.7 -> 0.65, {words}"
+    assert line == f"lr factor 0.7 -> 0.65{words}"
+
+
+def test_a_value_that_does_not_move_stays():
+    dimensions = explore(["one lr"]).dimensions
+    line = decision_line(dimensions, decision([0.0], [0.0]), [0.7], [0.7])
+    assert line == "lr factor stays at 0.7"
 
 
 def test_each_rate_is_told_and_the_surest_first_and_who_is_left_out_too():

@@ -29,16 +29,14 @@ def decision_line(
         before: the base value of each dimension until now.
         after: the same from now on.
     """
-    rates = [j for j, d in enumerate(dimensions) if d.is_rate]
-    together = rates if len(rates) == 1 else []
-    rows = [("lr factor", together)] if together else []
-    rows += [(d.name, [j]) for j, d in enumerate(dimensions) if j not in together]
+    alone = sum(d.is_rate for d in dimensions) == 1
+    rows = [
+        ("lr factor" if d.is_rate and alone else d.name, j) for j, d in enumerate(dimensions)
+    ]
     slope, t = decision.slopes.slope, decision.slopes.t
-    rows.sort(key=lambda row: -abs(t[row[1][0]]))  # what is shown first is the surest
+    rows.sort(key=lambda row: -abs(t[row[1]]))  # what is shown first is the surest
     moves = [
-        f"{name} {_range([before[j] for j in which])} -> {_range([after[j] for j in which])}, "
-        f"{_evidence(slope[which[0]], t[which[0]])}"
-        for name, which in rows
+        f"{name} {_move(before[j], after[j])}{_evidence(slope[j], t[j])}" for name, j in rows
     ]
     line = in_short(moves, "; ")
     if decision.excluded:
@@ -52,15 +50,15 @@ def in_short(parts: Sequence[str], joint: str = ", ") -> str:
     return joint.join([*parts[:_MOST], *([f"{more} more"] if more > 0 else [])])
 
 
-def _range(values: Sequence[float]) -> str:
-    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
-    return low if low == high else f"{low} to {high}"
+def _move(before: float, after: float) -> str:
+    old, new = f"{before:.3g}", f"{after:.3g}"
+    return f"stays at {new}" if old == new else f"{old} -> {new}"
 
 
 def _evidence(slope: float, t: float) -> str:
     if t == 0:
-        return "nothing measured"
+        return ""
     verdict = "no clear slope"
     if abs(t) >= _CLEAR:
         verdict = "larger is worse" if t > 0 else "larger is better"
-    return f"{verdict} (t = {t:.2g}, loss slope {slope:.2g} +- {abs(slope / t):.2g})"
+    return f", {verdict} (t = {t:.2g}, loss slope {slope:.2g} +- {abs(slope / t):.2g})"
