@@ -113,7 +113,15 @@ def test_the_keyboard_reaches_everything(tab: Tab, page: str) -> None:
         if reached and one == reached[0]:
             break
         reached.append(one)
-    for name in ("choose", "each replica", "events", "Whole run", "Search", "cursor", "Copy"):
+    for name in (
+        "choose",
+        "each replica (thin)",
+        "events",
+        "Whole run",
+        "Search",
+        "cursor",
+        "Copy",
+    ):
         assert name in reached, reached
 
 
@@ -142,7 +150,7 @@ def test_series_are_toggled_and_groups_chosen(tab: Tab, page: str) -> None:
     count = "document.querySelectorAll('#picture .scatterlayer .trace').length"
     before = tab.evaluate(count)
     script = "[...document.querySelectorAll('#toggles label')].find(l => l.textContent === {})"
-    tab.evaluate(script.format("'each replica'") + ".querySelector('input').focus()")
+    tab.evaluate(script.format("'each replica (thin)'") + ".querySelector('input').focus()")
     tab.press(" ")
     tab.until(f"{count} < {before}")
     tab.evaluate(

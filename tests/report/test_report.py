@@ -16,7 +16,16 @@ from typer.testing import CliRunner
 from hdet.commands import app
 from hdet.report.figure import figure
 from hdet.report.files import read_record
-from hdet.report.words import number, paste, ratio, summary
+from hdet.report.words import (
+    decisions,
+    evidence_note,
+    number,
+    paste,
+    ratio,
+    status,
+    summary,
+    trials_note,
+)
 
 from .runs import HEADER, climb, sync, write
 
@@ -49,24 +58,61 @@ def test_a_real_run(real_record: Path, tmp_path: Path) -> None:
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert 1_000_000 < len(html) < 5_000_000
     assert "http://" not in html.split('id="plotly"')[0].replace("http://www.w3.org", "")
-    for words in ("went back to its averaged weights", "What the search tried", "lr = ["):
+    for words in (
+        "went back to its averaged weights",
+        "What the search tried",
+        "},  # group 1",
+    ):
         assert words in html
 
 
 def test_what_happened_in_words(tmp_path: Path) -> None:
     record = read_record(searched(tmp_path, loss=1.5))
     assert summary(record) == [
-        "You wrote a learning rate of 0.1. Explorer searched for 5 steps and found 0.01, "
-        "10 times lower.",
+        "You wrote a learning rate of 0.1. The search took 5 steps and found 0.01, 10 times "
+        "lower.",
         "The training loss fell from 5 to 1.5 (steps 1 to 200).",
         "There was no roll-back, and no replica was left out.",
     ]
+    assert status([record]) == ("Learning rate found: 0.01. Nothing went wrong.", "good")
     assert paste(record) == "lr = 0.01"
     spiked = read_record(searched(tmp_path, loss=9.0, rollbacks=1, exclusions=1, excluded=[1]))
     told = summary(spiked)
     assert told[1].startswith("The training loss rose from 5 to 9; the least was 2.1")
     assert "went back to its averaged weights once (step 200)" in told[2]
     assert "At one sync a replica had diverged" in told[2]
+    assert status([record, spiked]) == (
+        "Learning rate found: 0.01. Look closer: 1 roll-back and 1 sync without a replica.",
+        "warn",
+    )
+
+
+def test_what_the_search_found_is_told_beside_what_the_rate_has_moved_to(
+    tmp_path: Path,
+) -> None:
+    lines = [climb(1, 1e-4), sync(10, 0.02, found=[0.02]), sync(20, 0.03, found=[0.03])]
+    record = read_record(write(tmp_path / "x.jsonl", HEADER, *lines))
+    assert record.searched == [0.02]
+    assert "found 0.02; since then it has moved to 0.03, 3.3 times lower" in summary(record)[0]
+
+
+def test_only_decisions_that_move_a_value_and_what_is_seldom_are_told(tmp_path: Path) -> None:
+    said = ["lr factor 0.1 -> 0.2", "lr factor stays at 0.2", "lr factor 0.2 -> 0.3"]
+    lines = [sync(10 * k, 0.1, decision=f"step {10 * k}: {w}") for k, w in enumerate(said, 1)]
+    record = read_record(write(tmp_path / "x.jsonl", HEADER, *lines))
+    assert decisions(record) == [f"step 10: {said[0]}", f"step 30: {said[2]}"]
+
+
+def test_too_few_replicas_and_trials_that_say_little_are_named(tmp_path: Path) -> None:
+    tried = {"before": 2.0, "factors": [0.1, 0.2], "losses": [2.5, 3.0]}
+    slopes = {"lr/0": 0.1, "weight_decay/0": 0.1}
+    line = sync(10, 0.1, slope=slopes, t={name: 1.6 for name in slopes})
+    trial = {**climb(5, 0.1), "phase": "trial", "tried": tried}
+    record = read_record(write(tmp_path / "x.jsonl", HEADER, trial, line))
+    assert "No trial lowered the loss" in trials_note(record)
+    assert evidence_note(record).startswith("2 replicas cannot tell 2 hyperparameters apart")
+    record.header["replicas"] = 4
+    assert evidence_note(record) == ""
 
 
 def test_phases_without_a_search(tmp_path: Path) -> None:

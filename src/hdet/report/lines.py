@@ -116,6 +116,12 @@ class Quantity:
             del column[rows:]
 
     @property
+    def ends_broken(self) -> bool:
+        """Whether there were numbers, and the last row, which has its replicas', has none."""
+        given = bool(self.replicas) and self.known
+        return given and self.base[-1] != self.base[-1]
+
+    @property
     def known(self) -> bool:
         """Whether there is any number."""
         return any(x == x for x in self.base)

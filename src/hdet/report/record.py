@@ -67,6 +67,7 @@ class Record:
         counts: of what happens seldom, by the record's names.
         words: decisions, by row.
         latest: the newest line that has everything.
+        searched: the rates that the search ended with, by parameter group; empty before.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Record:
     )
     words: dict[int, str] = field(default_factory=dict)
     latest: dict[str, Any] = field(default_factory=dict)
+    searched: list[float] = field(default_factory=list)
     _tried: dict[int, dict[str, Any]] = field(default_factory=dict)
     _left_out: dict[int, list[int]] = field(default_factory=dict)
     _sections: list[int] = field(default_factory=list)  # rows at which a process began
@@ -170,6 +172,8 @@ class Record:
             self._tried[place] = line["tried"]
         if isinstance(line.get("values"), dict):
             self.latest = line
+            if place > 0 and self.phases[place - 1] in SEARCHING:
+                self.searched = line.get("found", [])
 
     def _cut(self, step: int) -> None:
         """Forget what a restart has thrown away: all from this step on."""
@@ -187,6 +191,8 @@ class Record:
         self._sections = [min(row, rows) for row in self._sections]
         if self.latest.get("step", 0) >= step:
             self.latest = {}
+        if rows == 0 or self.phases[-1] in SEARCHING:
+            self.searched = []
 
     # --- what follows from it
 

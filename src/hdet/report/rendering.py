@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 # The figure of a page that has none yet.
-EMPTY: Mapping[str, Any] = {"x": "", "panels": [], "runs": []}
+EMPTY: Mapping[str, Any] = {"x": "", "panels": [], "runs": [], "status": "", "look": ""}
 _WEB = Path(__file__).with_name("web")
 
 
@@ -52,6 +52,7 @@ def page(
         .get_template("page.html")
         .render(
             title=title,
+            figure={"status": "", "look": "", **figure},
             words=text,
             footer=footer,
             live=live,

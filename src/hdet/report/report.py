@@ -17,12 +17,15 @@ from .words import (
     decisions,
     ended,
     evidence,
+    evidence_note,
     groups,
     in_short,
     number,
     paste,
+    status,
     summary,
     trials,
+    trials_note,
 )
 
 _GENERATOR = '<meta name="generator" content="hdet">'
@@ -40,7 +43,9 @@ def parts(records: Sequence[Record]) -> tuple[str, Mapping[str, Any], Markup]:
     pairs = zip(records, names, strict=True)
     runs = [_run(record, name, n) for n, (record, name) in enumerate(pairs)]
     text = rendering.words("run.html", runs=runs, header=_HEADER, stands_for=WRITTEN)
-    return title_of(names), figure(records, names), text
+    said, look = status(records)
+    drawn = {**figure(records, names), "status": said, "look": look}
+    return title_of(names), drawn, text
 
 
 def write_report(records: Sequence[Record], out: Path) -> None:
@@ -76,7 +81,7 @@ def _run(record: Record, name: str, place: int) -> dict[str, Any]:
         ("file", str(record.path)),
         ("last line", ended(record)),
         ("replicas", str(record.header.get("replicas", "–"))),
-        ("explored", ", ".join(record.header.get("explored", [])) or "nothing"),
+        ("explored", ", ".join(record.header["explored"]) or "nothing"),
         ("written by", f"hdet {record.header['hdet']}"),
     ]
     return {
@@ -95,7 +100,9 @@ def _run(record: Record, name: str, place: int) -> dict[str, Any]:
         "paste": paste(record),
         "groups": groups(record),
         "trials": trials(record),
+        "trials_note": trials_note(record),
         "evidence": evidence(record),
+        "evidence_note": evidence_note(record),
         "decisions": decisions(record),
         "cost": cost(record),
         "about": about,

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .record import Record
-from .words import cost, decisions, evidence, number, paste, short, summary
+from .words import cost, decisions, evidence, number, paste, short, status, summary
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 3  # lines of a curve
@@ -77,7 +77,9 @@ def shown(record: Record, name: str, width: int) -> RenderableType:
             parts.append(Text(ends))
             lines = curve(values, width - 4, _HEIGHT, log)
             parts.append(Padding(Text("\n".join(lines), style="blue"), (0, 2)))
-    parts += ["", Text(" ".join(summary(record))), ""]
+    said, look = status([record])
+    style = {"good": "green", "warn": "yellow"}.get(look, "cyan")
+    parts += ["", Text(said, style=style), Text(" ".join(summary(record))), ""]
     if found := paste(record):
         parts += [Padding(Text(found, style="bold green"), (0, 2)), ""]
     parts += [Text(f"- {short(words, _WORDS)}") for words in decisions(record)]

@@ -80,7 +80,7 @@ class Watched:
         if self._newest > 0:
             at = datetime.fromtimestamp(self._newest).strftime("%H:%M:%S")
             ago = duration(max(time.time() - self._newest, 0))
-            said["live"] = f"Live. The newest line was written at {at}, {ago} ago."
+            said["live"] = f"Live. The newest line was written {ago} ago, at {at}."
         if whole:
             said |= {"title": self.title, "figure": self.figure, "words": self.words}
         return f"data: {json.dumps(said, separators=(',', ':'), allow_nan=False)}\n\n"

@@ -10,10 +10,11 @@ from .record import SEARCHING, Event, Record
 
 _SIMILAR = 1.25  # a ratio of rates below which they are much the same
 WRITTEN = (
-    "Found rates stand in place of those that you wrote: of max_lr where your schedule has "
-    "one, else of the optimizer's lr."
+    "Write these rates in place of your own: as max_lr if your schedule has one, otherwise as "
+    "the optimizer's lr."
 )
 _LAST = 3  # decisions that are told, and as many events
+_MOVED = " -> "  # in the words of a decision that moves a value
 _NAMED = 4  # steps that a sentence names
 
 
@@ -36,6 +37,26 @@ def summary(record: Record) -> list[str]:
     return [sentence for sentence in said if sentence]
 
 
+def status(records: Sequence[Record]) -> tuple[str, str]:
+    """Return the state of the runs in a line, and "good", "warn" or "going" for its look."""
+    events = [e.kind for record in records for e in record.events()]
+    back, out = events.count("rollback"), events.count("left out")
+    if any(record.phases[-1] in SEARCHING for record in records):
+        return "The search for the learning rate is going on.", "going"
+    found = [rate for record in records for rate in record.found or []]
+    what = f"Learning rate found: {in_short(found)}." if found else "No learning rate is known."
+    if back or out or any(record.loss.ends_broken for record in records):
+        wrong = [_times(back, "roll-back"), _times(out, "sync", " without a replica")]
+        if not (back or out):
+            wrong = ["the loss is not finite"]
+        return f"{what} Look closer: {' and '.join(filter(None, wrong))}.", "warn"
+    return f"{what} Nothing went wrong.", "good"
+
+
+def _times(count: int, one: str, more: str = "") -> str:
+    return f"{count} {one}{'s' if count > 1 else ''}{more}" if count else ""
+
+
 def ratio(found: float, written: float) -> str:
     """Return how a rate relates to the one that was written."""
     if not (found > 0 and written > 0):
@@ -52,19 +73,27 @@ def paste(record: Record) -> str:
     if not record.latest:
         return ""
     values = {**record.latest["values"], **record.latest.get("would_be", {})}
-    by_name: dict[str, list[float]] = {"lr": record.found or []}
+    groups: list[list[str]] = [[f'"lr": {number(rate)}'] for rate in record.found or []]
+    single = [f"lr = {number(rate)}" for rate in (record.found or [])[:1]]
     for name, value in values.items():
-        if not name.startswith("lr/") and value is not None:
-            # `weight_decay/0` is that of the first parameter group.
-            by_name.setdefault(re.sub(r"/\d+$", "", name), []).append(value)
-    lines = []
-    for name, row in by_name.items():
-        texts, name = [number(value) for value in row], re.sub(r"\W+", "_", name).strip("_")
-        if len({*texts}) == 1:
-            lines.append(f"{name} = {texts[0]}")
-        elif texts:
-            lines.append(f"{name} = [{', '.join(texts)}]  # by group")
-    return "\n".join(lines)
+        if name.startswith("lr/") or value is None:
+            continue
+        # `weight_decay/0` is that of the first parameter group.
+        entry, _, group = name.rpartition("/")
+        if group.isdecimal() and int(group) < len(groups) > 1:
+            groups[int(group)].append(f'"{entry}": {number(value)}')
+        else:
+            single.append(f"{_identifier(entry or name)} = {number(value)}")
+    if len(groups) < 2:
+        return "\n".join(single)
+    rows = [
+        f'{{"params": ..., {", ".join(row)}}},  # group {g}' for g, row in enumerate(groups)
+    ]
+    return "\n".join([*rows, *single[1:]])
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_")
 
 
 def _search(record: Record) -> str:
@@ -87,8 +116,10 @@ def _search(record: Record) -> str:
         return f"{wrote} Explorer only observed; it would set {came}{against}."
     searched = [b for name, _, b in spans if name in SEARCHING]
     if searched:
-        steps = record.steps[searched[-1]]
-        return f"{wrote} Explorer searched for {steps:,} steps and found {came}{against}."
+        steps, first = record.steps[searched[-1]], in_short(record.searched or found)
+        if first != came:
+            came = f"{first}; since then it has moved to {came}"
+        return f"{wrote} The search took {steps:,} steps and found {came}{against}."
     them = "it" if len(found) == 1 else "them"
     return f"{wrote} Explorer moved {them} to {came}{against}."
 
@@ -186,6 +217,23 @@ def trials(record: Record) -> list[tuple[str, str]]:
     return [("before the trials", number(told.get("before"), 4)), *rows] if rows else []
 
 
+def title_of_value(name: str, groups: int) -> str:
+    """Return how a page calls what is explored: `lr/0` is the rate of the first group."""
+    what, _, group = name.rpartition("/")
+    if what != "lr":
+        return name
+    return "learning rate, times yours" if groups == 1 else f"learning rate, group {group}"
+
+
+def trials_note(record: Record) -> str:
+    """Return a warning where no trial has lowered the loss; usually nothing."""
+    told = record.trials
+    losses = [x for x in told.get("losses", []) if x is not None]
+    if not losses or told.get("before") is None or min(losses) < told["before"]:
+        return ""
+    return "No trial lowered the loss, so they say little about the rate."
+
+
 def evidence(record: Record) -> list[tuple[str, ...]]:
     """Return each hyperparameter with its slope and what follows from it."""
     line, rows = record.latest, []
@@ -196,9 +244,27 @@ def evidence(record: Record) -> list[tuple[str, ...]]:
         verdict = "larger is worse" if t > 0 else "larger is better"
         verdict = verdict if abs(t) >= 1 else "no clear slope"
         value = line.get("values", {}).get(name)
-        shown = name.replace("lr/", "lr factor, group ")
-        rows.append((shown, number(value), number(slope, 2), number(t, 2), verdict))
+        rows.append(
+            (
+                title_of_value(name, len(record.written)),
+                number(value),
+                number(slope, 2),
+                number(t, 2),
+                verdict,
+            )
+        )
     return rows
+
+
+def evidence_note(record: Record) -> str:
+    """Return what replicas too few for what they explore cannot tell; usually nothing."""
+    explored, replicas = len(record.latest.get("slope", {})), record.header["replicas"]
+    if explored <= max(replicas - 2, 1):
+        return ""
+    return (
+        f"{replicas} replicas cannot tell {explored} hyperparameters apart: these slopes are "
+        f"shares of what they see together."
+    )
 
 
 def decisions(record: Record) -> list[str]:
@@ -206,26 +272,32 @@ def decisions(record: Record) -> list[str]:
     seldom = {event.row for event in record.events()}
     searched = {row for row in record.words if record.phases[row] in SEARCHING}
     searched |= {b + 1 for name, _, b in record.spans() if name == "trial"}
-    last = [*record.words][-_LAST:]
+    last = [row for row, words in record.words.items() if _MOVED in words][-_LAST:]
     kept = sorted({*last, *sorted(seldom)[-_LAST:], *searched} & {*record.words})
     return [record.words[row] for row in kept]
 
 
 def cost(record: Record) -> list[tuple[str, str]]:
     """Return what the run and Explorer have taken, as names and values."""
-    rows = [("optimizer steps", f"{record.steps[-1]:,}")]
+    steps = record.steps[-1]
+    rows = [("optimizer steps", f"{steps:,}")]
+    searched = [record.steps[b] for name, _, b in record.spans() if name in SEARCHING]
+    if searched and steps > 0:
+        rows.append(("of the search", f"{searched[-1]:,} ({searched[-1] / steps:.2g} of them)"))
     if record.seconds:
         rows.append(("time", duration(record.seconds)))
     syncs = [x for x in record.sync_ms if x == x]
     if syncs:
         rows.append(("syncs", f"{len(syncs):,}, one each {record.interval:,} steps"))
-        rows.append(("a sync", f"{number(sorted(syncs)[len(syncs) // 2])} ms"))
+        rows.append(("time of a sync (median)", f"{number(sorted(syncs)[len(syncs) // 2])} ms"))
     probes = [x for x in record.probe_ms if x > 0]
     if probes:
-        rows.append(("a probe", f"{number(sorted(probes)[len(probes) // 2])} ms"))
+        rows.append(
+            ("time of a probe (median)", f"{number(sorted(probes)[len(probes) // 2])} ms")
+        )
     if syncs and record.seconds:
         share = (sum(syncs) + sum(probes)) / 10 / record.seconds
-        rows.append(("their share of the time", f"{number(share, 2)} %"))
+        rows.append(("syncs and probes", f"{number(share, 2)} % of the time"))
     return rows
 
 

@@ -87,8 +87,8 @@ function toggles() {
   }
   const one = runs[0];
   if (kinds.has("training loss") && kinds.has("probe loss")) made.push(toggle("training loss", "training loss"), toggle("probe loss", "probe loss", one && swatch({ colour: "currentColor" }, "dot")));
-  if (replicas) made.push(toggle("replicas", "each replica"));
-  if (written) made.push(toggle("reference", "rates written and found"));
+  if (replicas) made.push(toggle("replicas", "each replica (thin)"));
+  if (written) made.push(toggle("reference", "rate you wrote (dashed) and found (dotted)"));
   if (happened.size || resumed) {
     made.push(toggle("events", "events"));
     for (const kind of happened) made.push(key(kind, MARKS[kind][2], MARKS[kind][1]));
@@ -110,7 +110,7 @@ let offered = "";
 function buttons() {
   const spans = figure.runs.length === 1 ? figure.runs[0].spans || [] : [], searched = spans.filter(([phase]) => SEARCHING.includes(phase));
   const all = ends(), end = searched.length && searched[searched.length - 1][2], offer = [["Whole run", null]];
-  if (searched.length && end < all[1]) offer.push(["Search", [all[0], end + 1]], ["After it", [end + 1, all[1]]]);
+  if (searched.length && end < all[1]) offer.push(["Search", [all[0], end + 1]], ["After the search", [end + 1, all[1]]]);
   $("zooms").hidden = offer.length < 2 && !state.range;
   const pressed = (range) => JSON.stringify(range) === JSON.stringify(state.range);
   const now = JSON.stringify([offer, state.range]);
@@ -174,6 +174,8 @@ function listen() {
       copies();
     }
     document.title = news.title;
+    $("status").textContent = figure.status;
+    $("status").className = figure.look;
     await show();
   };
   source.onerror = () => {

@@ -237,9 +237,9 @@ function place() {
   const cursor = $("cursor"), { from, to, width, x } = scale(), all = ends();
   cursor.style.cssText = `left:${LEFT}px;top:${TOP}px;width:${width}px;height:${$("picture").clientHeight - TOP - BOTTOM}px`;
   const at = Math.min(Math.max(state.cursor ?? to, from), to);
+  cursor.firstElementChild.hidden = state.cursor === null;
   cursor.firstElementChild.style.left = x(at) - LEFT + "px";
-  const lines = read(at);
-  $("readout").replaceChildren(...lines);
+  $("readout").replaceChildren(...read(at));
   cursor.setAttribute("aria-valuemin", all[0]);
   cursor.setAttribute("aria-valuemax", all[1]);
   cursor.setAttribute("aria-valuenow", at);
@@ -247,7 +247,7 @@ function place() {
 }
 
 function read(at) {
-  const lines = [element("b", { textContent: `${figure.x} ${at.toLocaleString("en")}` })], several = figure.runs.length > 1;
+  const lines = [element("b", { textContent: `${state.cursor === null ? "Newest: " : ""}${figure.x} ${at.toLocaleString("en")}` })], several = figure.runs.length > 1;
   for (const run of shown()) {
     const slack = 0.01 * (view()[1] - view()[0]);
     if (!run.x.length || at > run.x[run.x.length - 1] + slack || at < run.x[0] - slack) continue;
