@@ -87,9 +87,7 @@ def test_what_happened_in_words(tmp_path: Path) -> None:
     )
 
 
-def test_what_the_search_found_is_told_beside_what_the_rate_has_moved_to(
-    tmp_path: Path,
-) -> None:
+def test_what_the_search_found_is_told_beside_what_has_become_of_it(tmp_path: Path) -> None:
     lines = [climb(1, 1e-4), sync(10, 0.02, found=[0.02]), sync(20, 0.03, found=[0.03])]
     record = read_record(write(tmp_path / "x.jsonl", HEADER, *lines))
     assert record.searched == [0.02]
@@ -106,7 +104,7 @@ def test_only_decisions_that_move_a_value_and_what_is_seldom_are_told(tmp_path: 
 def test_too_few_replicas_and_trials_that_say_little_are_named(tmp_path: Path) -> None:
     tried = {"before": 2.0, "factors": [0.1, 0.2], "losses": [2.5, 3.0]}
     slopes = {"lr/0": 0.1, "weight_decay/0": 0.1}
-    line = sync(10, 0.1, slope=slopes, t={name: 1.6 for name in slopes})
+    line = sync(10, 0.1, slope=slopes, t=dict.fromkeys(slopes, 1.6))
     trial = {**climb(5, 0.1), "phase": "trial", "tried": tried}
     record = read_record(write(tmp_path / "x.jsonl", HEADER, trial, line))
     assert "No trial lowered the loss" in trials_note(record)

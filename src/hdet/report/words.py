@@ -222,7 +222,7 @@ def title_of_value(name: str, groups: int) -> str:
     what, _, group = name.rpartition("/")
     if what != "lr":
         return name
-    return "learning rate, times yours" if groups == 1 else f"learning rate, group {group}"
+    return "learning rate, times yours" if groups == 1 else f"group {group}'s rate, times yours"
 
 
 def trials_note(record: Record) -> str:
