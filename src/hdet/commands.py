@@ -120,7 +120,7 @@ def doctor(
     Run it as the run itself: torchrun --nproc-per-node 8 -m hdet doctor train:make. All
     processes are looked at and one reports. FUNCTION is called on each of them, in a process
     group that is there already; it wraps the model, and returns the Explorer. Exit code 1 if
-    anything has to be mended.
+    anything has to be fixed.
     """
     if steps is not None and target is None:
         raise typer.BadParameter("needs MODULE:FUNCTION", param_hint="--steps")
@@ -142,7 +142,8 @@ def doctor(
                 f"[{styles[one.level]}]{one.level:<6}[/] {one.subject:<10} {escape(one.words)}"
             )
             console.print(line, highlight=False, soft_wrap=True)
-        closing = f"{wrong} to be mended." if wrong else "Nothing is wrong."
+        problems = "problem" if wrong == 1 else "problems"
+        closing = f"{wrong} {problems} to fix." if wrong else "Nothing is wrong."
         console.print(f"[bold]{closing}[/]", highlight=False)
     company.leave()
     raise typer.Exit(1 if wrong else 0)

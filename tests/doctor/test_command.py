@@ -87,7 +87,7 @@ def test_what_cannot_be_is_wrong(name, line):
     code, said = doctor(f"{RUNS}:{name}")
     assert code == 1
     assert line in said
-    assert said.endswith("1 to be mended.\n")
+    assert said.endswith("1 problem to fix.\n")
 
 
 def test_a_module_that_is_not_there_is_wrong():
@@ -131,7 +131,7 @@ def test_a_launcher_that_tells_too_little_is_one_line(monkeypatch):
     ("name", "code", "last"),
     [
         ("make", 0, "Nothing is wrong."),
-        ("fails_on_rank_1", 1, "1 to be mended."),
+        ("fails_on_rank_1", 1, "1 problem to fix."),
     ],
 )
 def test_under_torchrun_there_is_one_report(name, code, last):

@@ -47,9 +47,11 @@ class Run:
         probed=True,
         norm=False,
         by_hand=False,
+        tells=True,
         **more,
     ):
         self.model = small_model(norm=norm)
+        self.tells = tells  # its losses
         self.by_hand = by_hand  # gradients are averaged in the loop
         self.ddp = self.model if by_hand else DistributedDataParallel(self.model)
         self.optimizer = OPTIMIZERS[name](self.model)
@@ -81,7 +83,7 @@ class Run:
             self.rates.append([float(g["lr"]) for g in self.optimizer.param_groups])
             self.phases.append(self.explorer.metrics()["phase"])
             self.optimizer.step()
-            self.explorer.step(loss)
+            self.explorer.step(loss if self.tells else None)
 
     def saved(self):
         """Return this rank's checkpoint."""

@@ -1,6 +1,7 @@
 """What may happen in a search for the rate: evaluations, other loops, what others change."""
 
 import copy
+import math
 import re
 
 import pytest
@@ -311,3 +312,49 @@ def test_no_replica_leaves_the_bounds_in_a_search():
         low, high = 0.02 * 0.2, 0.2 * 0.2
         assert all(low - 1e-12 <= x <= high + 1e-12 for row in searched for x in row)
         assert all(0.02 <= value <= 0.2 for value in values.values())
+
+
+def _told_nothing(spikes):
+    """Search and train without losses; return the probe's calls at each step, and phases."""
+    run = Run("one group", tells=False)
+    calls = []
+
+    def spike(t):
+        calls.append(run.calls)
+        if spikes and t == 150:
+            with torch.no_grad():
+                for parameter in run.model.parameters():
+                    parameter.mul_(30)
+
+    run.train(range(180), spike)
+    return calls, run.phases, run.explorer.metrics()
+
+
+@pytest.mark.parametrize("spikes", [False, True])
+def test_without_losses_the_probe_tells_of_a_spike(spikes):
+    for calls, phases, metrics in run_ranks(_told_nothing, 2, spikes):
+        assert phases[-1] == "track"
+        over = phases.index("track")
+        # One rate is the same on all replicas; the probe is asked at each sync all the same.
+        assert calls[-1] - calls[over] >= (180 - over) // T - 1
+        assert metrics["losses"] == [pytest.approx(math.nan, nan_ok=True)] * 2
+        assert metrics["rollbacks"] == spikes
+
+
+def test_with_losses_no_probe_is_asked_where_replicas_are_equal():
+    def calls(counts):
+        (_, before), (_, after) = counts
+        return after - before
+
+    for counts in run_ranks(_counted, 2):
+        assert calls(counts) == 0
+
+
+def _counted():
+    run = Run("one group")
+    counts = []
+    for part in (range(120), range(120, 180)):
+        run.train(part)
+        counts.append((run.phases[-1], run.calls))
+    assert counts[0][0] == "track"
+    return counts

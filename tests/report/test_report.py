@@ -82,7 +82,8 @@ def test_what_happened_in_words(tmp_path: Path) -> None:
     assert "went back to its averaged weights once (step 200)" in told[2]
     assert "At one sync a replica had diverged" in told[2]
     assert status([record, spiked]) == (
-        "Learning rate found: 0.01. Look closer: 1 roll-back and 1 sync without a replica.",
+        "Learning rate found: 0.01. Look closer: 1 roll-back, 1 sync without a replica, the "
+        "loss rose.",
         "warn",
     )
 

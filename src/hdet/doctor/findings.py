@@ -33,5 +33,5 @@ def note(subject: str, words: str) -> Finding:
 
 
 def wrong(subject: str, words: str) -> Finding:
-    """Return what has to be mended."""
+    """Return what has to be fixed."""
     return Finding("wrong", subject, words)

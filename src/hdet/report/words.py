@@ -45,12 +45,22 @@ def status(records: Sequence[Record]) -> tuple[str, str]:
         return "The search for the learning rate is going on.", "going"
     found = [rate for record in records for rate in record.found or []]
     what = f"Learning rate found: {in_short(found)}." if found else "No learning rate is known."
-    if back or out or any(record.loss.ends_broken for record in records):
-        wrong = [_times(back, "roll-back"), _times(out, "sync", " without a replica")]
-        if not (back or out):
-            wrong = ["the loss is not finite"]
-        return f"{what} Look closer: {' and '.join(filter(None, wrong))}.", "warn"
+    wrong = [_times(back, "roll-back"), _times(out, "sync", " without a replica")]
+    wrong += dict.fromkeys(_loss_wrong(record) for record in records)
+    if wrong := [one for one in wrong if one]:
+        return f"{what} Look closer: {', '.join(wrong)}.", "warn"
     return f"{what} Nothing went wrong.", "good"
+
+
+def _loss_wrong(record: Record) -> str:
+    """Return what is wrong with a loss, usually nothing."""
+    loss = record.loss if record.loss.known else record.probe
+    known = [x for x in loss.base if x == x]
+    if not known:
+        return "no loss was finite" if record.loss.replicas else ""
+    if loss.ends_broken:
+        return "the loss is not finite"
+    return "the loss rose" if known[-1] > known[0] else ""
 
 
 def _times(count: int, one: str, more: str = "") -> str:
@@ -63,9 +73,8 @@ def ratio(found: float, written: float) -> str:
         return "–"
     if max(found / written, written / found) < _SIMILAR:
         return f"{found / written:.2g} times"
-    if found > written:
-        return f"{number(found / written, 2)} times higher"
-    return f"{number(written / found, 2)} times lower"
+    times, way = max((found / written, "higher"), (written / found, "lower"))
+    return f"{times:,.0f} times {way}" if times >= 10 else f"{times:.2g} times {way}"
 
 
 def paste(record: Record) -> str:
@@ -283,12 +292,13 @@ def cost(record: Record) -> list[tuple[str, str]]:
     rows = [("optimizer steps", f"{steps:,}")]
     searched = [record.steps[b] for name, _, b in record.spans() if name in SEARCHING]
     if searched and steps > 0:
-        rows.append(("of the search", f"{searched[-1]:,} ({searched[-1] / steps:.2g} of them)"))
+        share = 100 * searched[-1] / steps
+        rows.append(("of the search", f"{searched[-1]:,} steps ({number(share, 2)} %)"))
     if record.seconds:
         rows.append(("time", duration(record.seconds)))
     syncs = [x for x in record.sync_ms if x == x]
     if syncs:
-        rows.append(("syncs", f"{len(syncs):,}, one each {record.interval:,} steps"))
+        rows.append(("syncs", f"{len(syncs):,}, one every {record.interval:,} steps"))
         rows.append(("time of a sync (median)", f"{number(sorted(syncs)[len(syncs) // 2])} ms"))
     probes = [x for x in record.probe_ms if x > 0]
     if probes:

@@ -244,9 +244,14 @@ def why_too_short(
         )
     syncs = (room - SEARCH * searches) // sync_every
     if syncs < _SYNCS:
+        moves = (
+            "too few to adjust what the search has found"
+            if searches
+            else "too few to find anything"
+        )
         return (
             f"`{_CALL}(sync_every={sync_every})` has fewer than {_SYNCS} syncs: the "
-            f"schedule of {length} steps leaves room for {syncs}, too few to find anything. "
+            f"schedule of {length} steps leaves room for {syncs}, {moves}. "
             f"Use sync_every={good_interval(length)}, about 1 % of the run."
         )
     return None

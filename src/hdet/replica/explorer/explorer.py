@@ -366,13 +366,21 @@ class Explorer(ExplorerIntake, ExplorerSearch):
             self._freeze()
 
     def _score(self) -> tuple[float | Tensor, float]:
-        """Return the probe's loss and its milliseconds; NaN without a probe."""
-        if self._probe is None or not self._exploration.differ:
+        """Return the probe's loss and its milliseconds; NaN where nothing asks for it."""
+        if self._probe is None or not (self._exploration.differ or self._lacks_losses()):
             return math.nan, 0.0
         self._ensemble.assemble("the probe", self._step)
         args = (self._probe, self._model, self._probe_mode, self._seed, self._exploration.syncs)
         with self._averaged.between():
             return evaluate(*args)
+
+    def _lacks_losses(self) -> bool:
+        """Whether the probe alone can tell of a spike. Collective until a loss was given."""
+        if self._ensemble.history.ever_given:
+            return False
+        self._ensemble.assemble("the losses", self._step)
+        _, count = self._ensemble.meter.sums()
+        return not any(row[0] for row in self._ensemble.gather_numbers([float(count)]))
 
     def _refuse_nothing_finite(self, gathered: Gathered) -> None:
         """Raise where there is nothing to decide on, or no rollback has helped."""

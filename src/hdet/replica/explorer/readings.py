@@ -113,8 +113,9 @@ class ExplorerReadings(ExplorerState):
         told = self.metrics()
         values = in_short([f"{name} {value:.3g}" for name, value in told["values"].items()])
         rates = in_short([f"{rate:.3g}" for rate in told["base_lr"]])
+        phase = "hold" if told["phase"] == "track" and self._exploration.held else told["phase"]
         return (
-            f"{NAME}: {told['phase']}; step {self._step}, syncs {told['syncs']}, "
+            f"{NAME}: {phase}; step {self._step}, syncs {told['syncs']}, "
             f"replicas {self._ensemble.size}\n"
             f"  base values: {values or 'none explored'}; learning rates: {rates}\n"
             f"  last decision: {self._last_line or 'none yet'}"
