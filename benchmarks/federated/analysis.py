@@ -151,7 +151,7 @@ def selectors_table(rows_of: Compared) -> pd.DataFrame:
         for task, by_name in rows_of.items():
             mine = by_name[name]
             less = paired(mine["last"], by_name[RANDOM]["last"]).interval("+.2f")
-            row[f"{task}: less Random"] = "" if name == RANDOM else less
+            row[f"{task}: over Random"] = "" if name == RANDOM else less
             row[f"{task}: deviation"] = f"{mine['late_deviation'].mean():.2f}"
         rows.append(row)
     return pd.DataFrame(rows)

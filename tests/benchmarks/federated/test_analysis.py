@@ -155,8 +155,8 @@ def test_the_pages_tables_by_hand(grid: Grid, chosen: Selections) -> None:
     row = analysis.rates_table(grid).set_index("25 starts").loc["FedHyper (G + SL + CL)"]
     assert row[["digits: mean", "digits: worst"]].tolist() == ["63.0 ± 0.2", "55.9"]
     rows = analysis.selectors_table(compared(chosen)).set_index("selector")
-    assert rows.loc["Random", "fashion: less Random"] == ""
-    assert rows.loc["HeteRo-Select", "fashion: less Random"] == "+4.06 (+3.98 to +4.14)"
+    assert rows.loc["Random", "fashion: over Random"] == ""
+    assert rows.loc["HeteRo-Select", "fashion: over Random"] == "+4.06 (+3.98 to +4.14)"
 
 
 def test_a_seed_counts_once_random_has_it(tmp_path: Path) -> None:
