@@ -34,6 +34,7 @@ from .runs import CALIBRATED, RERUN, Runs, capped, start_label, start_point, swe
 # Percent: what the worst start may cost, what counts as robust, and the most noise.
 TOLERANCE = 2.0
 MOST_NOISE = 1.0
+FAR = 10.0  # and a regret that the page names
 # Of one run, to the sweep's loss.
 BUDGET = 1.15
 
@@ -279,6 +280,7 @@ def page_values(
     """Return the same of the contents of a run folder."""
     every = recorded(found)
     own = every[every["method"] == OURS]
+    worst = own.groupby("problem", sort=False)["regret"].max()
     standing = {one["method"]: one for one in standings(every).to_dict("records")}
     optimizer = {one["name"]: one["optimizer"] for one in config["problems"]}
     adamw = [
@@ -302,6 +304,9 @@ def page_values(
         # Of Explorer, by problem, from all its starts.
         "regrets": own.groupby("problem", sort=False)["regret"].apply(list).to_dict(),
         "right": own[own["start"] == 1]["regret"],
+        "near": list(worst[worst <= FAR].index),
+        "far": list(worst[worst > FAR].index),
+        "furthest": worst[worst <= FAR].max(),
         "problems": problems_table(every, config, found["references"]),
         "noisy": [
             one["problem"] for one in found["references"] if (one["noise"] or 0) > MOST_NOISE

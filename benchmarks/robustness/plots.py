@@ -29,7 +29,7 @@ _SHOWN, _BEYOND = 100.0, 190.0
 _LOWEST = -30.0
 _TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30)
 # The problems whose rates are drawn: a picture of all of them is a page long.
-_DRAWN = ("gpt-0.1M", "regression-sgd", "ngram-adamw-cosine", "finetune-full")
+_DRAWN = ("gpt-0.1M", "gpt-0.1M-muon", "fashion-adamw", "gpt-0.1M-free")
 
 
 def draw_all(plots: Path, runs: Runs) -> dict[str, Path]:
