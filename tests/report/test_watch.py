@@ -2,9 +2,7 @@
 
 import http.client
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typer.testing import CliRunner
 
 from hdet.commands import app
 from hdet.report.watch import serve
+from tests.interrupted import started
 
 from .browser import Tab
 from .runs import HEADER, climb, sync, write
@@ -111,17 +110,11 @@ def test_a_port_that_is_taken_is_told_with_a_remedy(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to a process")
 def test_ctrl_c_ends_it_with_one_line(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "hdet", "watch", str(tmp_path), "--port", "0"]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        arguments,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith(f"Watching {tmp_path} at http://127.0.0.1:")
-    process.send_signal(signal.SIGINT)
-    assert process.communicate()[1].strip() == "Stopped."
+    command = ["-m", "hdet", "watch", str(tmp_path), "--port", "0"]
+    with started(*command, PYTHONUNBUFFERED="1") as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert first.startswith(f"Watching {tmp_path} at http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[0].strip().splitlines()[-1] == "Stopped."
     assert process.returncode == 130
