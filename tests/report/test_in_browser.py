@@ -93,6 +93,20 @@ def test_curves_and_marks_stand_out(tab: Tab, page: str, dark: bool) -> None:
         assert contrast(f"rgb({', '.join(map(str, channels))})", ground) >= 3, colour
 
 
+def test_the_curves_are_there_before_plotly_is(tab: Tab, page: str) -> None:
+    tab.open(page)
+    first, ready = (
+        float(tab.evaluate(f"document.body.dataset.{k}")) for k in ("first", "ready")
+    )
+    assert first <= ready
+    drawn = tab.evaluate("(preview(), [...document.querySelectorAll('#picture path')].map("
+                         "(path) => path.getAttribute('d')))")  # fmt: skip
+    runs = tab.evaluate("traces(panels().map((p, i) => bounds(i, p)))"
+                        ".filter((one) => one.mode === 'lines').length")  # fmt: skip
+    assert len(drawn) == runs > 2
+    assert not any("NaN" in d for d in drawn)
+
+
 def test_the_mode_changes_within_the_picture(tab: Tab, page: str) -> None:
     tab.open(page)
     ink = "getComputedStyle(document.querySelector('#picture .xtick text')).fill"

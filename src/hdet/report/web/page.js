@@ -192,7 +192,15 @@ async function begin() {
     $("keys").textContent = "This browser is too old for the picture. The numbers below are complete.";
     return;
   }
+  const empty = !figure.runs.some((run) => run.x.length);
+  $("figure").hidden = empty;
+  if (!empty) {
+    preview();
+    await new Promise((shown) => setTimeout(shown, 30));  // time to paint it
+    document.body.dataset.first = String(Math.round(performance.now()));
+  }
   await unpack();
+  $("picture").replaceChildren();
   const picture = $("picture");
   await show();
   document.querySelector(".frame").addEventListener("pointermove", point);
