@@ -322,20 +322,12 @@ def page_values(
 def summary_table(every: pd.DataFrame) -> pd.DataFrame:
     """Return the methods over all starts, and over those of each split, as texts."""
     means = every.groupby(["method", "split"], sort=False)["regret"].mean().unstack()
-    lines = []
-    for one in standings(every).itertuples():
-        free = one.method in START_FREE | {CALIBRATED}
-        where = "" if free else f" from {start_label(one.worst_start)}"
-        lines.append(
-            {
-                "method": label(one.method),
-                "mean": percent(one.mean),
-                "worst": percent(one.worst),
-                **{split: percent(means.loc[one.method, split]) for split in means},
-                "worst on": f"{one.worst_problem}{where}",
-            }
-        )
-    return pd.DataFrame(lines)
+    table = standings_table(every)[["method", "mean", "worst", "worst on"]]
+    for place, split in enumerate(means, 3):
+        # In the order of the table: that of the cells.
+        order = standings(every)["method"]
+        table.insert(place, split, [percent(means.loc[method, split]) for method in order])
+    return table
 
 
 def problems_table(
