@@ -31,10 +31,37 @@ def test_the_tracker_measures_noise_and_not_jumps():
     assert calm == pytest.approx(0.01 * math.sqrt(2), rel=0.05)
 
 
+@pytest.mark.parametrize(("examples", "most"), [(10, 15), (100, 5), (1000, 3)])
+def test_noise_alone_is_seldom_taken_for_a_spike(examples, most):
+    """A hundred runs of a hundred intervals in which nothing is learned."""
+    draw = generator(0, "plateau", examples)
+    noise = torch.randn(100, 100, examples, generator=draw).square().mean(-1)
+    spiked = 0
+    for losses in noise.tolist():
+        tracker, found = LossTracker(), False
+        for loss in losses:
+            found |= tracker.spiked(loss, loss)
+            tracker.update(loss)
+        spiked += found
+    assert spiked <= most
+
+
+def test_the_less_is_known_of_the_noise_the_further_it_may_reach():
+    tracker = LossTracker()
+    reaches = []
+    for k in range(200):
+        tracker.update(1.0 + 0.01 * (-1) ** k)
+        reaches.append(tracker.reach / tracker.deviation if tracker.weight else math.inf)
+    assert reaches[0] == math.inf
+    assert all(a >= b for a, b in zip(reaches, reaches[1:], strict=False))
+    # Student's t with 12.7 degrees of freedom has the quantile of 4 normal deviations there.
+    assert reaches[-1] == pytest.approx(5.85, rel=0.03)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("shift", [0.0, -5.0])
 def test_what_a_spike_is_does_not_hang_on_the_losses_scale_or_sign(scale, shift):
-    tracker = tracked(falling(scale=scale, shift=shift * scale))
+    tracker = tracked(falling(30, scale=scale, shift=shift * scale))
     small, large = (tracker.best + share * tracker.improvement for share in (0.2, 0.5))
     assert not tracker.spiked(small, small)
     assert tracker.spiked(large, large)

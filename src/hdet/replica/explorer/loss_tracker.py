@@ -47,6 +47,27 @@ class LossTracker:
         return math.sqrt(self.noise / self.weight) if self.weight else math.inf
 
     @property
+    def reach(self) -> float:
+        """How far an interval's loss gets by noise alone, as long as that is known from few.
+
+        `noise_deviations` z of the normal distribution become the same quantile of Student's t
+        with n degrees of freedom, by its expansion in 1 / n (Abramowitz and Stegun, 26.7.5):
+
+            t = z (1 + (z^2 + 1) / 4n + (5 z^4 + 16 z^2 + 3) / 96n^2)
+
+        Squared differences of neighbours are correlated, and k of them count as 2k / 3.
+        """
+        if not self.weight:
+            return math.inf
+        z, kept = self.config.noise_deviations, 1 - self.config.noise_weight
+        # The mean's weights are kept^i; what they sum to is known, and so is how many they are.
+        old = 1 - self.weight
+        many = (1 - old) ** 2 * (1 + kept) / ((1 - old**2) * (1 - kept))
+        n = 2 * many / 3
+        t = z * (1 + (z**2 + 1) / (4 * n) + (5 * z**4 + 16 * z**2 + 3) / (96 * n**2))
+        return t * self.deviation
+
+    @property
     def improvement(self) -> float:
         """By how much the loss has fallen since the first interval."""
         return max(self.first - self.best, 0.0) if self.count else 0.0
@@ -110,8 +131,8 @@ class LossTracker:
         lost = loss - self.best
         share = patience * self.config.spike_threshold * self.improvement
         if self.settled:
-            noise = patience * self.config.noise_deviations * self.deviation
-            allowed = max(share, noise, ROUNDING * max(abs(loss), abs(self.best)))
+            rounding = ROUNDING * max(abs(loss), abs(self.best))
+            allowed = max(share, patience * self.reach, rounding)
         else:
             allowed = self._implausible_rise()
         return lost > allowed and lowest - self.best > share
