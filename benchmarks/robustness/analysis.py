@@ -322,7 +322,7 @@ def page_values(
 def summary_table(every: pd.DataFrame) -> pd.DataFrame:
     """Return the methods over all starts, and over those of each split, as texts."""
     means = every.groupby(["method", "split"], sort=False)["regret"].mean().unstack()
-    table = standings_table(every)[["method", "mean", "worst", "worst on"]]
+    table = standings_table(every).filter(["method", "mean", "worst", "worst on"])
     for place, split in enumerate(means, 3):
         # In the order of the table: that of the cells.
         order = standings(every)["method"]
