@@ -374,14 +374,6 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         with self._averaged.between():
             return evaluate(*args)
 
-    def _lacks_losses(self) -> bool:
-        """Whether the probe alone can tell of a spike. Collective until a loss was given."""
-        if self._ensemble.history.ever_given:
-            return False
-        self._ensemble.assemble("the losses", self._step)
-        _, count = self._ensemble.meter.sums()
-        return not any(row[0] for row in self._ensemble.gather_numbers([float(count)]))
-
     def _refuse_nothing_finite(self, gathered: Gathered) -> None:
         """Raise where there is nothing to decide on, or no rollback has helped."""
         known = gathered.given or self._probe is not None

@@ -35,6 +35,14 @@ class ExplorerIntake(ExplorerState):
             self._introduce(self._step + 1)
         return True
 
+    def _lacks_losses(self) -> bool:
+        """Whether the probe alone can tell of a spike. Collective until a loss was given."""
+        if self._ensemble.history.ever_given:
+            return False
+        self._ensemble.assemble("the losses", self._step)
+        _, count = self._ensemble.meter.sums()
+        return not any(row[0] for row in self._ensemble.gather_numbers([float(count)]))
+
     def _plateau_loss(self) -> float | None:
         """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
         if self._synced:
