@@ -106,8 +106,8 @@ def test_the_metadata_and_the_settings_of_the_tools_name_the_same_oldest_python(
     assert sys.version_info[:2] < OLDEST or sys.version_info[1] in minors
 
 
-def test_torch_is_the_only_package_that_the_library_needs():
-    assert PROJECT["project"]["dependencies"] == ["torch>=2.6"]
+def test_the_library_needs_torch_and_what_torchs_collectives_of_objects_need():
+    assert PROJECT["project"]["dependencies"] == ["numpy>=1.26", "torch>=2.6"]
 
 
 def test_the_licence_is_told_once():

@@ -17,6 +17,7 @@ from hdet.commands import app
 from hdet.report.figure import figure
 from hdet.report.files import read_record
 from hdet.report.words import (
+    cost,
     decisions,
     evidence_note,
     number,
@@ -93,6 +94,13 @@ def test_what_the_search_found_is_told_beside_what_has_become_of_it(tmp_path: Pa
     record = read_record(write(tmp_path / "x.jsonl", HEADER, *lines))
     assert record.searched == [0.02]
     assert "found 0.02; since then it has moved to 0.03, 3.3 times lower" in summary(record)[0]
+
+
+def test_what_a_search_has_taken_is_told_in_steps_and_percent(tmp_path: Path) -> None:
+    going = read_record(write(tmp_path / "x.jsonl", HEADER, *[climb(k, 0.1) for k in (1, 2)]))
+    assert ("of the search", "2 steps (100 %)") in cost(going)
+    over = read_record(write(tmp_path / "y.jsonl", HEADER, climb(2, 0.1), sync(100)))
+    assert ("of the search", "2 steps (2 %)") in cost(over)
 
 
 def test_only_decisions_that_move_a_value_and_what_is_seldom_are_told(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def cost(record: Record) -> list[tuple[str, str]]:
     searched = [record.steps[b] for name, _, b in record.spans() if name in SEARCHING]
     if searched and steps > 0:
         share = 100 * searched[-1] / steps
-        rows.append(("of the search", f"{searched[-1]:,} steps ({number(share, 2)} %)"))
+        rows.append(("of the search", f"{searched[-1]:,} steps ({_percent(share)})"))
     if record.seconds:
         rows.append(("time", duration(record.seconds)))
     syncs = [x for x in record.sync_ms if x == x]
@@ -307,8 +307,12 @@ def cost(record: Record) -> list[tuple[str, str]]:
         )
     if syncs and record.seconds:
         share = (sum(syncs) + sum(probes)) / 10 / record.seconds
-        rows.append(("syncs and probes", f"{number(share, 2)} % of the time"))
+        rows.append(("syncs and probes", f"{_percent(share)} of the time"))
     return rows
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0f} %" if share >= 10 else f"{number(share, 2)} %"
 
 
 def duration(seconds: float) -> str:
