@@ -2,14 +2,15 @@
 
     python -m benchmarks remedies
 
-Two measurements, written to records/remedies.json:
+Three measurements, written to records/remedies.json:
 
 - **bias**: plain one-cycle runs at fixed peak rates, with replicas 30 % around them. At every
   sync the replicas' probe losses are read at their own weights (mix 1) and closer to the
   averaged weights (mix below 1). Where the mean confidence changes sign is the rate that a
   controller would settle at; it should be the best one, 1.
 - **ablations**: Explorer from three starts with one part taken out or changed at a time:
-  regret against the best of the plain runs above.
+  regret against the best of plain runs;
+- **trials**: which rate a short trial would choose, on a replica's batch and on that of all.
 """
 
 import copy
@@ -42,6 +43,7 @@ from ..robustness.problems import (
     replica_batch,
 )
 from .scalars import scalars
+from .trials import KINDS, favourites
 
 STARTS = [1 / 30, 1 / 3, 1.0, 3.0, 30.0]
 ABLATION_STARTS = [1 / 30, 1.0, 30.0]
@@ -55,12 +57,14 @@ PHASES = [(0.15, 0.3), (0.3, 0.5), (0.5, 0.7)]
 ABLATIONS: dict[str, SearchConfig] = {
     "as it is": CONFIG,
     "the climb alone, no trials": replace(CONFIG, max_trials=0),
-    "one trial at most": replace(CONFIG, max_trials=1),
-    "trials of half the length": replace(CONFIG, trial_steps=CONFIG.trial_steps // 2),
     "trials of twice the length": replace(CONFIG, trial_steps=2 * CONFIG.trial_steps),
     "twice the steps before a trial": replace(CONFIG, settle_steps=2 * CONFIG.settle_steps),
     "trials from twice as high": replace(CONFIG, crossing_factor=CONFIG.crossing_factor / 2),
     "the lowest loss of a trial alone": replace(CONFIG, trial_tolerance=0.01),
+    "the mean of what was tried, no rise": replace(CONFIG, trial_rise=1.0),
+    "twice the rise": replace(CONFIG, trial_rise=2 * CONFIG.trial_rise),
+    "no warm-up to the rate found": replace(CONFIG, warmup_steps=1),
+    "twice the warm-up": replace(CONFIG, warmup_steps=2 * CONFIG.warmup_steps),
     "no moves after the search": replace(CONFIG, hold_gain=0.0),
     "moves by single intervals": replace(CONFIG, hold_steps=1),
     "moves down as fast as up": replace(CONFIG, hold_damping=1.0),
@@ -139,26 +143,40 @@ def job(work: tuple) -> tuple:
     return work, outcome.held_out
 
 
+def mean_loss(
+    done: list[tuple], kind: str, name: str, start: float, seeds: range, config: SearchConfig
+) -> float:
+    """Return the mean over seeds of what runs ended at."""
+    wanted = [(kind, name, start, seed, config) for seed in seeds]
+    return statistics.fmean(next(r for w, r in done if w == one) for one in wanted)
+
+
+def best_plain(done: list[tuple], name: str, seeds: range) -> tuple[float, float]:
+    """Return the lowest mean loss of the plain runs, and its rate over the centre."""
+    means = [(mean_loss(done, "ddp", name, s, seeds, CONFIG), s) for s in SWEEP]
+    return min(pair for pair in means if math.isfinite(pair[0]))
+
+
 def regrets(done: list[tuple], seeds: range) -> dict:
     """Return the regrets of every ablation, per problem and start, in percent."""
-
-    def losses(kind: str, name: str, start: float, config: SearchConfig) -> list[float]:
-        wanted = [(kind, name, start, seed, config) for seed in seeds]
-        return [next(r for w, r in done if w == one) for one in wanted]
-
     table = {}
     for label, config in ABLATIONS.items():
         table[label] = {}
         for name in ABLATION_PROBLEMS:
-            means = [statistics.fmean(losses("ddp", name, s, CONFIG)) for s in SWEEP]
-            best = min(m for m in means if math.isfinite(m))
-            ends = [losses("hdet", name, s, config) for s in ABLATION_STARTS]
-            table[label][name] = [100 * (statistics.fmean(e) / best - 1) for e in ends]
+            best, _ = best_plain(done, name, seeds)
+            ends = [mean_loss(done, "hdet", name, s, seeds, config) for s in ABLATION_STARTS]
+            table[label][name] = [100 * (end / best - 1) for end in ends]
     return table
 
 
-def bias_and_ablations(seeds: range) -> None:
-    """Measure both, and write the record."""
+def tried(work: tuple) -> dict[str, list[float]]:
+    """Do the trials of one problem and seed in a process of its own."""
+    torch.set_num_threads(1)
+    return favourites(*work)
+
+
+def measured(seeds: range) -> None:
+    """Measure all three, and write the record."""
     each = [(n, s, k) for n in BIAS_PROBLEMS for s in STARTS for k in seeds]
     work = [("bias", *one, CONFIG) for one in each]
     work += [("ddp", n, s, k, CONFIG) for n in ABLATION_PROBLEMS for s in SWEEP for k in seeds]
@@ -172,6 +190,10 @@ def bias_and_ablations(seeds: range) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
         done = pool.map(job, work, chunksize=1)
+        rates = [
+            (n, PROBLEMS[n].centre * best_plain(done, n, seeds)[1]) for n in ABLATION_PROBLEMS
+        ]
+        chosen = pool.map(tried, [(*one, k) for one in rates for k in seeds], chunksize=1)
     table: dict[str, dict] = {}
     for name in BIAS_PROBLEMS:
         rows = table[name] = {}
@@ -190,14 +212,24 @@ def bias_and_ablations(seeds: range) -> None:
             "bias": table,
             "regret starts": ABLATION_STARTS,
             "regret": regrets(done, seeds),
+            "trials": {
+                name: {
+                    kind: [x for k in seeds for x in chosen[len(seeds) * i + k][kind]]
+                    for kind in KINDS
+                }
+                for i, name in enumerate(ABLATION_PROBLEMS)
+            },
         },
     )
 
 
 def command(
-    seeds: Annotated[int, typer.Option(min=2, help="Of the bias and the ablations.")] = 2,
-    scalar_seeds: Annotated[int, typer.Option(min=2, help="Of the other scalars.")] = 3,
+    seeds: Annotated[int, typer.Option(min=2, help="Of all but the other scalars.")] = 2,
+    scalar_seeds: Annotated[
+        int, typer.Option(min=0, help="Of the other scalars; 0 leaves them as they are.")
+    ] = 3,
 ) -> None:
     """Ask what each part of Explorer contributes, and how other scalars fare."""
-    bias_and_ablations(range(seeds))
-    scalars(range(scalar_seeds))
+    measured(range(seeds))
+    if scalar_seeds:
+        scalars(range(scalar_seeds))

@@ -116,7 +116,7 @@ def accumulation(_: Path) -> dict[str, Any]:
 
 def accumulated_search(_: Path) -> dict[str, Any]:
     """The whole search, of two micro-batches a step."""
-    run = Run(240, config={"gradient_accumulation_steps": 2}).train()
+    run = Run(300, config={"gradient_accumulation_steps": 2}).train()
     return run.result(plain=plain(run.batches, 2))
 
 

@@ -93,7 +93,7 @@ def search(_: Path) -> dict[str, Any]:
 
 def accumulation(_: Path) -> dict[str, Any]:
     """Two micro-batches a step, in a search and between syncs."""
-    run = Run(240, accumulate=2, raw=True).train()
+    run = Run(300, accumulate=2, raw=True).train()
     differing = Run(6 * SYNC - 2, accumulate=2, **DIFFERING).train()
     return {
         "search": run.result(plain=plain(run.batches, 2)),

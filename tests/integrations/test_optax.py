@@ -71,7 +71,7 @@ def test_it_is_explorer_on_torch_to_the_last_digits(name, schedule, more, compil
     told = run.explorer.metrics()
     assert told["factor"] == pytest.approx(trace.values[-1][0], rel=1e-9)
     assert told["rollbacks"] == trace.rollbacks == ("bad" in more)
-    phases = ["track"] if not searched else ["climb", "settle", "track"]
+    phases = ["track"] if not searched else ["climb", "settle", "warmup", "track"]
     if not more:
         phases.insert(2, "trial")
     assert list(dict.fromkeys(run.phases)) == phases
@@ -127,8 +127,8 @@ def test_one_replica_is_the_plain_optimizer_bit_for_bit():
 def whole():
     """Return an uninterrupted run, with its checkpoints at some steps."""
     run, saved = Run(), {}
-    for t in range(100):
-        if t in (20, 40, 55, 66, 90):
+    for t in range(130):
+        if t in (20, 40, 55, 66, 120):
             saved[t] = run.saved()
         run.train([t])
     return run, saved
@@ -139,14 +139,14 @@ def test_a_mesh_of_devices_is_the_same_as_one_device(whole, compiled):
     place = jax.sharding.NamedSharding(mesh, jax.P("data"))
     one, many = whole[0], Run(replicas=mesh, place=place)
     with compiled as times:
-        many.train(range(90))
+        many.train(range(120))
     assert times() == 2
     assert len(many.state.params["0.weight"].sharding.device_set) == N
-    assert many.phases == one.phases[:90]
+    assert many.phases == one.phases[:120]
     assert "trial" in many.phases
-    np.testing.assert_allclose(many.rates, one.rates[:90], rtol=1e-9)
-    np.testing.assert_allclose(many.losses, one.losses[:90], rtol=1e-8)
-    saved = pickle.loads(whole[1][90])["state"]
+    np.testing.assert_allclose(many.rates, one.rates[:120], rtol=1e-9)
+    np.testing.assert_allclose(many.losses, one.losses[:120], rtol=1e-8)
+    saved = pickle.loads(whole[1][120])["state"]
     leaves = jax.tree.leaves(many.state._replace(controls=None))
     for own, theirs in zip(leaves, saved, strict=True):
         np.testing.assert_allclose(own, theirs, rtol=1e-8, atol=1e-10)
@@ -154,14 +154,14 @@ def test_a_mesh_of_devices_is_the_same_as_one_device(whole, compiled):
 
 @pytest.mark.parametrize(
     ("at", "phase"),
-    [(20, "climb"), (40, "settle"), (55, "trial"), (66, "track"), (90, "track")],
+    [(20, "climb"), (40, "settle"), (55, "trial"), (66, "warmup"), (120, "track")],
 )
 def test_a_resumed_run_is_the_same_to_the_last_bit(whole, at, phase):
     run, saved = whole
     assert run.phases[at] == phase
     again = Run()
     again.load(saved[at])
-    again.train(range(at, 100))
+    again.train(range(at, 130))
     assert again.rates == run.rates[at:]
     assert again.losses == run.losses[at:]
     assert again.end() == run.end()
@@ -269,8 +269,8 @@ def test_extra_is_averaged_put_back_and_given_to_the_probe():
 
 
 def test_no_replica_leaves_the_bounds_in_any_phase():
-    run = Run("sgd", "none", bounds=(0.1, 1.5)).train(range(120))
-    assert {"climb", "settle", "trial", "track"} == set(run.phases)
+    run = Run("sgd", "none", bounds=(0.1, 1.5)).train(range(140))
+    assert {"climb", "settle", "trial", "warmup", "track"} == set(run.phases)
     settled = [row for row, phase in zip(run.rates, run.phases, strict=True)]
     assert max(map(max, settled)) <= 1.5 * 0.05 * (1 + 1e-9)
     assert min(map(min, settled)) >= 0.1 * 0.05 * (1 - 1e-9)
@@ -278,12 +278,12 @@ def test_no_replica_leaves_the_bounds_in_any_phase():
 
 def test_it_logs_its_decisions_and_shows_where_it_stands(caplog):
     with caplog.at_level(logging.INFO, logger="hdet"):
-        run = Run().train(range(75))
+        run = Run().train(range(115))
     text = caplog.text
     for words in ("the climb ends at", "trial 1", "the search is over", "cosine of updates"):
         assert words in text
     assert "replicas 4" in repr(run.explorer)
-    assert "last decision: step 70" in repr(run.explorer)
+    assert "last decision: step 11" in repr(run.explorer)
     assert run.explorer.found() == pytest.approx(run.explorer.metrics()["factor"] * 0.05)
 
 
@@ -302,7 +302,7 @@ def step(state, batch):
     value, grads = jax.value_and_grad(loss)(state.params, batch)
     return explorer.update(state, grads, value), value
 state = explorer.init(jnp.zeros(4))
-for _ in range(90):
+for _ in range(130):
     state, _ = step(state, explorer.split(x))
 state = explorer.load_state_dict(explorer.state_dict(state))
 print(explorer.metrics()["phase"], explorer.metrics()["syncs"] > 0)

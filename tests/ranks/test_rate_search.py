@@ -43,7 +43,7 @@ def test_four_ranks_agree_with_the_reference_from_the_climb_to_the_end(name, sch
     )
     for r, (rates, phases, parameters, metrics) in enumerate(ranks):
         expected = [[group[r] for group in step] for step in trace.rates]
-        assert list(dict.fromkeys(phases)) == ["climb", "settle", "trial", "track"]
+        assert list(dict.fromkeys(phases)) == ["climb", "settle", "trial", "warmup", "track"]
         torch.testing.assert_close(
             torch.tensor(rates, dtype=torch.float64),
             torch.tensor(expected, dtype=torch.float64),

@@ -17,8 +17,8 @@ from tests.ranks.test_explorer_controls import Heard
 
 pytestmark = pytest.mark.ranks
 
-END = 90
-WHOLE = ["climb", "settle", "trial", "track"]
+END = 130
+WHOLE = ["climb", "settle", "trial", "warmup", "track"]
 
 
 def _order(phases):
@@ -153,7 +153,7 @@ def _climbing(settings):
 )
 def test_without_trials_the_search_ends_with_the_climb_and_one_line_says_why(settings, why):
     (phases, rates, lines, values), other = run_ranks(_climbing, 2, settings)
-    assert _order(phases) == ["climb", "settle", "track"]
+    assert _order(phases) == ["climb", "settle", "warmup", "track"]
     found = phases.index("track")
     assert rates[:found] == other[1][:found]
     assert rates[found] != other[1][found]
@@ -251,7 +251,7 @@ def _with_scaler(at, bad_rank):
 def test_a_skip_before_the_trials_leaves_them_out():
     (phases, lines, error), _ = run_ranks(_with_scaler, 2, 9, 1)
     assert error == ""
-    assert _order(phases) == ["climb", "settle", "track"]
+    assert _order(phases) == ["climb", "settle", "warmup", "track"]
     assert any("no trials: a GradScaler has skipped" in line for _, line in lines)
 
 
@@ -282,10 +282,10 @@ def _told():
 
 def test_a_freeze_waits_for_the_search_and_all_of_it_is_told():
     first, second = run_ranks(_told, 2)
-    phases, found = first["phases"], first["phases"].index("track")
+    phases, found = first["phases"], first["phases"].index("warmup")
     assert _order(phases) == [*WHOLE, "frozen"]
     frozen = phases.index("frozen")
-    assert frozen == found + T
+    assert frozen == phases.index("track") + T == found + 40 + T
     assert first["rates"][frozen:] == second["rates"][frozen:]
     assert second["lines"] == []
     climbed, trial, over, *rest = first["lines"]
@@ -307,7 +307,7 @@ def _bounded():
 
 def test_no_replica_leaves_the_bounds_in_a_search():
     for phases, rates, values in run_ranks(_bounded, 4):
-        searched = rates[: phases.index("track")]
+        searched = rates[: phases.index("warmup")]  # on the rate as written
         assert len(searched) < END
         low, high = 0.02 * 0.2, 0.2 * 0.2
         assert all(low - 1e-12 <= x <= high + 1e-12 for row in searched for x in row)

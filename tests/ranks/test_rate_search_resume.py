@@ -9,8 +9,8 @@ from tests.ranks.searched import Run, same
 
 pytestmark = pytest.mark.ranks
 
-END = 110
-PHASES = ("climb", "settle", "trial", "track")
+END = 150
+PHASES = ("climb", "settle", "trial", "warmup", "track")
 
 
 def _resumed(name, explore):
@@ -40,8 +40,14 @@ def test_each_rank_goes_on_from_its_own_copy_to_the_last_bit(name, explore):
 
 def _from_one_copy(name):
     found = {}
-    for phase, offset in (("settle", 3), ("trial", 0), ("trial", 7), ("track", 4)):
-        first = {"settle": 0, "trial": 12, "track": 44}[phase]
+    for phase, offset in (
+        ("settle", 3),
+        ("trial", 0),
+        ("trial", 7),
+        ("warmup", 20),
+        ("track", 4),
+    ):
+        first = {"settle": 0, "trial": 12, "warmup": 44, "track": 84}[phase]
         run = Run(name, norm=True)
         t = 0
         while run.explorer.metrics()["phase"] == "climb":

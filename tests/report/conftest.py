@@ -17,7 +17,7 @@ def real_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("real") / "runs" / "x.jsonl"
     run_ranks(real_run, 2, str(path))
     phases = {json.loads(line).get("phase") for line in path.read_text().splitlines()}
-    assert phases >= {"climb", "settle", "trial", "track"}
+    assert phases >= {"climb", "settle", "trial", "warmup", "track"}
     return path
 
 

@@ -45,7 +45,13 @@ def searched(tmp_path: Path, **more: Any) -> Path:
 @pytest.mark.ranks
 def test_a_real_run(real_record: Path, tmp_path: Path) -> None:
     record = read_record(real_record)
-    assert [name for name, *_ in record.spans()][:4] == ["climb", "settle", "trial", "hold"]
+    assert [name for name, *_ in record.spans()][:5] == [
+        "climb",
+        "settle",
+        "trial",
+        "warmup",
+        "hold",
+    ]
     assert [event.kind for event in record.events()] == ["rollback"]
     assert len(record.rates) == 2
     assert [*record.others] == ["weight_decay/0", "weight_decay/1"]

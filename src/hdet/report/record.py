@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from .lines import Quantity, Row, parsed
 
 FORMAT = 1
-SEARCHING = ("climb", "settle", "trial")  # the phases of the search
+SEARCHING = ("climb", "settle", "trial", "warmup")  # the phases of the search
 _EVENTS = {"rollbacks": "rollback", "exclusions": "left out", "new_levels": "new level"}
 # What a header has to have.
 _HEADER: dict[str, Callable[[Any], bool]] = {

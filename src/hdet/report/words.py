@@ -109,7 +109,11 @@ def _search(record: Record) -> str:
     spans, found, written = record.spans(), record.found, record.written
     phase = record.phases[-1]
     if phase in SEARCHING:
-        now = {"climb": "The rate is climbing", "settle": "The rate has climbed and settles"}
+        now = {
+            "climb": "The rate is climbing",
+            "settle": "The rate has climbed and settles",
+            "warmup": "The rate is found, and warms up",
+        }
         doing = now.get(phase, "The replicas are trying rates of their own")
         rate = record.rates[0].base[-1] if record.rates else math.nan
         return f"The search is going on. {doing}; it stands at {number(rate)}."

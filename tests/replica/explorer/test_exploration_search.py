@@ -121,7 +121,7 @@ def test_the_end_of_a_search_leaves_the_rates_where_it_stands():
     # Losses 1 to 4, and 9 before: a difference of 0.4 * (9 - 1) is a factor e of the weight.
     weights = [math.exp(-loss / 3.2) for loss in range(4)]
     mean = (weights[1] + 2 * weights[2] + 3 * weights[3]) / sum(weights)
-    expected = before + mean * math.log(10) / 3
+    expected = before + mean * math.log(10) / 3 + math.log(2)
     assert exploration.coordinates[:2] == pytest.approx([expected] * 2)
     assert exploration.base_values()[2] == pytest.approx(2.0)
 

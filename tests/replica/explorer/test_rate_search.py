@@ -13,12 +13,14 @@ from tests.state_mutations import mutations
 CONFIG = SearchConfig()
 START = math.log(CONFIG.climb_start)
 WARMUP, SETTLE, TRIAL = CONFIG.restart_warmup, CONFIG.settle_steps, CONFIG.trial_steps
+RISE = math.log(2)  # from the mean of what was tried to the rate found
 # Steps of a climb that rises by the least at each, of all that may follow, and a few to begin.
 MOST_STEPS = (
     math.ceil((math.log(CONFIG.climb_limit) - START) / CONFIG.climb_slow)
     + 2 * CONFIG.agreement_steps
     + SETTLE
     + CONFIG.max_trials * TRIAL
+    + CONFIG.warmup_steps
 )
 
 
@@ -154,15 +156,14 @@ def test_the_rate_is_warmed_up_again_after_the_moments_were_begun_anew():
 @pytest.mark.parametrize(
     ("replicas", "trials", "most"), [(4, False, 3), (1, True, 3), (4, True, 0)]
 )
-def test_without_trials_the_search_ends_when_it_has_settled(replicas, trials, most):
+def test_without_trials_the_rate_is_found_when_it_has_settled(replicas, trials, most):
     search = settling(replicas, trials, SearchConfig(max_trials=most))
     before = search.log_factor
     turns = [search.advance(None) for _ in range(SETTLE)]
-    assert turns == [Turn()] * (SETTLE - 1) + [Turn(done=True)]
-    assert search.phase == "done"
-    # Nothing above it was tried, and so it rises to a fifth of the crossing.
-    assert search.log_factor == pytest.approx(before + math.log(2))
-    assert search.shifts() == [0.0] * replicas
+    assert turns == [Turn()] * (SETTLE - 1) + [Turn(found=True)]
+    assert search.phase == "warmup"
+    # Nothing above it was tried, and so it rises to 0.4 of the crossing.
+    assert search.log_factor == pytest.approx(before + math.log(4))
 
 
 # --- trial
@@ -203,12 +204,12 @@ def test_the_rate_moves_to_the_mean_of_the_rates_weighted_by_their_losses():
     # least has a weight of 1/e. The weights are 0.36788, 1, 0.60653, 0.01832, their sum is
     # 1.99273, and the mean (1 + 2 * 0.60653 + 3 * 0.01832) h / 1.99273 = 1.13815 h.
     search, turn, moved = judged([3.0, 1.0, 2.0, 9.0])
-    assert moved == pytest.approx(1.13815 * math.log(10) / 3, rel=1e-5)
-    assert turn.done
-    assert search.phase == "done"
+    assert moved == pytest.approx(1.13815 * math.log(10) / 3 + RISE, rel=1e-5)
+    assert turn.found
+    assert search.phase == "warmup"
     assert turn.note == (
         "trial 1, loss 6 before, by lr factor 0.0001: 3, 0.000215: 1, 0.000464: 2, 0.001: 9; "
-        "lr factor 0.00024"
+        "lr factor 0.000479"
     )
 
 
@@ -231,15 +232,16 @@ def test_the_rate_moves_to_the_mean_of_the_rates_weighted_by_their_losses():
 )
 def test_losses_count_by_what_the_best_has_gained(initial, losses, place):
     search, turn, moved = judged(losses, initial=initial)
-    assert moved == pytest.approx(place * math.log(10) / 3, abs=1e-5)
-    assert turn.done
-    assert search.phase == "done"
+    rise = RISE if min(loss for loss in losses if loss == loss) < initial else 0.0
+    rise = rise if initial == initial else RISE
+    assert moved == pytest.approx(place * math.log(10) / 3 + rise, abs=1e-5)
+    assert turn.found
 
 
 def test_where_no_loss_is_finite_it_is_the_smallest_rate():
     for value in (math.nan, math.inf, 1e308, -1e308):
         _, turn, moved = judged([value] * 4)
-        assert turn.done
+        assert turn.found
         assert moved == pytest.approx(0.0)
 
 
@@ -247,7 +249,7 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there_and_all_trials_count()
     search, turn, moved = judged([4.0, 3.0, 2.0, 1.0], initial=6.0)
     for trial in range(2, CONFIG.max_trials + 1):
         assert turn.part
-        assert not turn.done
+        assert not turn.found
         assert (search.phase, search.steps) == ("trial", 0)
         assert not search.first_trial
         assert moved == pytest.approx((trial - 1) * math.log(10))
@@ -256,11 +258,11 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there_and_all_trials_count()
         before = search.log_factor
         turn = search.judge([4.0, 3.0, 2.0, 1.0])
         moved += search.log_factor - before
-    assert turn.done
+    assert turn.found
     assert turn.note.startswith(f"trial {CONFIG.max_trials}, ")
     # Of each trial the weights are exp(-1.5), exp(-1), exp(-0.5), 1, so its mean is at
     # (0.36788 + 2 * 0.60653 + 3) h / 2.19754 = 2.08457 h; the three begin at 0, 3h and 6h.
-    assert moved == pytest.approx((2.08457 + 3) * math.log(10) / 3, rel=1e-5)
+    assert moved == pytest.approx((2.08457 + 3) * math.log(10) / 3 + RISE, rel=1e-5)
 
 
 def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
@@ -274,18 +276,18 @@ def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():
 
     means = {0: 4.0, 1: 2.5, 2: 2.75, 3: 5.0, 4: 6.0, 5: 7.0, 6: 8.0, 7: 9.0}
     _, _, moved = judged(losses, initial=5.0)
-    assert moved == pytest.approx(mean(means, 0.4 * 2.5) * spacing)
+    assert moved == pytest.approx(mean(means, 0.4 * 2.5) * spacing + RISE)
     losses[1] = math.inf
     del means[1]
     _, _, moved = judged(losses, initial=5.0)
-    assert moved == pytest.approx(mean(means, 0.4 * 2.25) * spacing)
+    assert moved == pytest.approx(mean(means, 0.4 * 2.25) * spacing + RISE)
 
 
 def test_a_config_moves_what_it_names():
     config = SearchConfig(trial_tolerance=0.01, max_trials=1, trial_steps=8, trial_levels=2)
     search, turn, moved = judged([2.0, 1.0, 2.0, 1.0], config)
-    assert turn.done
-    assert moved == pytest.approx(math.log(CONFIG.trial_spacing))
+    assert turn.found
+    assert moved == pytest.approx(math.log(CONFIG.trial_spacing) + RISE)
     assert RateSearch(4, True, SearchConfig(climb_start=0.1)).log_factor == math.log(0.1)
 
 
@@ -305,6 +307,27 @@ def test_a_search_may_be_ended_anywhere_and_stays_there():
     before = search.log_factor
     assert search.end("enough") == Turn(done=True, note="enough")
     assert (search.phase, search.log_factor) == ("done", before)
+
+
+# --- warmup
+
+
+def test_the_rate_that_is_found_is_warmed_up_to_and_then_the_search_is_over():
+    search, _, _ = judged([3.0, 1.0, 2.0, 9.0])
+    assert search.found
+    found, shares, turns = search.log_factor, [], []
+    for _ in range(40):
+        shares.append([math.exp(x) for x in search.shifts()])
+        turns.append(search.advance(None))
+    assert shares == [pytest.approx([k / 40] * 4) for k in range(1, 41)]
+    assert turns == [Turn()] * 39 + [Turn(done=True)]
+    assert (search.phase, search.log_factor) == ("done", found)
+    assert search.shifts() == [0.0] * 4
+
+
+def test_without_a_gain_nothing_speaks_for_more_than_the_best_rate():
+    search, _, moved = judged([7.0, 8.0, 9.0, 9.0], initial=6.0)
+    assert moved == pytest.approx(0.0)
 
 
 # --- whatever happens
@@ -367,16 +390,19 @@ def test_a_search_that_was_saved_goes_on_identically(seen, scores, stop):
 
 
 def in_phase(phase):
-    search = {"climb": lambda: RateSearch(4, True), "settle": settling, "trial": trying}[
-        phase
-    ]()
+    search = {
+        "climb": lambda: RateSearch(4, True),
+        "settle": settling,
+        "trial": trying,
+        "warmup": lambda: judged([3.0, 1.0, 2.0, 9.0])[0],
+    }[phase]()
     for agreement in (0.5, 0.4, 0.3):
         search.advance(agreement)
     assert search.phase == phase
     return search
 
 
-@pytest.mark.parametrize("phase", ["climb", "settle", "trial"])
+@pytest.mark.parametrize("phase", ["climb", "settle", "trial", "warmup"])
 def test_a_damaged_state_is_refused_or_goes_on(phase):
     search = in_phase(phase)
     for what, bad in mutations(search.state_dict()):
@@ -417,7 +443,7 @@ def test_a_state_in_a_trial_ends_where_there_can_be_none():
     entries = Entries(in_phase("trial").state_dict(), "Explorer")
     alone = RateSearch(1, True).parsed(entries)
     assert alone.shifts() == [0.0]
-    assert alone.advance(None) == Turn(done=True)
+    assert alone.advance(None) == Turn(found=True)
     risen = in_phase("trial").log_factor + math.log(CONFIG.untried_rise)
     assert alone.log_factor == pytest.approx(risen)
     # With other replicas the rates are shared out anew.

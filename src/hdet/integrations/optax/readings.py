@@ -3,6 +3,7 @@
 from typing import Any
 
 from ...replica.explorer.exploration import Exploration
+from ...replica.explorer.held_schedule import HeldSchedule
 from .replicas import Replicas
 from .schedule import Rates
 
@@ -13,6 +14,7 @@ class Readings:
     replicas: Replicas
     _exploration: Exploration
     _rates: Rates
+    _held: HeldSchedule
     _peak: float
     _step: int
     _last: dict[str, Any]
@@ -22,14 +24,14 @@ class Readings:
         """Return what is known, in plain numbers.
 
         Returns:
-            `step`, `syncs`, `phase` ("climb", "settle", "trial" or "track"), `base_lr` and
-            `replica_lr` of the next step, `factor` (on the rates given), `rollbacks`,
-            `exclusions`, `new_levels`; and after the first sync `losses`, `probes`, `masked`,
-            `excluded`, `slope`, `t` and `confidence`.
+            `step`, `syncs`, `phase` ("climb", "settle", "trial", "warmup" or "track"),
+            `base_lr` and `replica_lr` of the next step, `factor` (on the rates given),
+            `rollbacks`, `exclusions`, `new_levels`; and after the first sync `losses`,
+            `probes`, `masked`, `excluded`, `slope`, `t` and `confidence`.
         """
         exploration, search = self._exploration, self._exploration.search
         base, factors = exploration.base_values()[0], exploration.values()[0]
-        rate = self._rates.known(self._step) if search is None else self._peak
+        rate = self._held.peak or self._rates.known(self._step)
         return {
             "step": self._step,
             "syncs": exploration.syncs,

@@ -115,7 +115,8 @@ class Saving(Syncing):
         self._probe.calls, self._average.refused = calls, refused
         self._average.params, self._average.extra = average or (None, None)
         self._held.now, self._held.highest = self._rates.known(max(steps[0] - 1, 0)), highest
-        self._held.peak = None if exploration.search is None else self._peak
+        search = self._exploration.search
+        self._held.peak = None if search is None or search.found else self._peak
         self._snapshots, (self._calls, self._stride) = snapshots, taken
         self._parted, self._last, self._last_line = parted, {}, ""
         return state if self._alone else self._controlled(state)

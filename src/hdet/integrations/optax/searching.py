@@ -69,6 +69,8 @@ class Searching:
         if turn.note:
             self._say(logging.INFO, turn.note)
         self._exploration.follow_search()
+        if turn.found:
+            state = self._follow_schedule(state)
         if turn.done:
             state = self._end_search(state)
         if search.phase != "climb":
@@ -120,13 +122,18 @@ class Searching:
         parted, self._parted = self._parted, None
         return with_trained(state, parted)
 
-    def _end_search(self, state: ExplorerState) -> ExplorerState:
-        """Follow the schedule from now on, around the factor found."""
-        self._begun = self._step
+    def _follow_schedule(self, state: ExplorerState) -> ExplorerState:
+        """Be on the schedule from now on, and watch the updates of the warm-up."""
         self._held.peak = None
-        rate = self._exploration.base_values()[0] * self._peak
-        self._say(logging.INFO, f"the search is over: learning rate {rate:.3g}")
-        return self._unwatched(state) if self._config.hold_gain == 0 else self._forgotten(state)
+        rate, steps = self._exploration.base_values()[0] * self._peak, self._config.warmup_steps
+        words = f"the search is over: learning rate {rate:.3g}, after {steps} steps of warm-up"
+        self._say(logging.INFO, words)
+        return self._forgotten(state)
+
+    def _end_search(self, state: ExplorerState) -> ExplorerState:
+        """Track the rate found from now on."""
+        self._begun = self._step
+        return self._unwatched(state) if self._config.hold_gain == 0 else state
 
     def _forget_climb(self) -> None:
         self._snapshots, self._calls, self._stride = [], 0, 1
@@ -136,7 +143,7 @@ class Searching:
         search, count = self._exploration.search, self.replicas.size
         controls = Controls(
             factor=self.replicas.numbers(self._exploration.values()[0]),
-            searching=self.replicas.numbers([search is not None] * count),
+            searching=self.replicas.numbers([self._held.peak is not None] * count),
             apart=self.replicas.numbers(
                 [search is not None and search.phase == "trial"] * count
             ),

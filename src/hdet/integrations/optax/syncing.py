@@ -88,7 +88,7 @@ class Syncing(Searching):
         evidence, size = "", math.sqrt(gradients) * math.sqrt(moves)
         if size and math.isfinite(signed / size):
             cosine = signed / size
-            steps = (self._step - self._interval, self._step)
+            steps = self._exploration.watched(self._step, self._interval, self._begun)
             self._exploration.hold(cosine, steps, shares)
             better = "larger" if cosine > 0 else "smaller"
             evidence = f"; cosine of updates and gradients {cosine:+.2g}: {better} is better"

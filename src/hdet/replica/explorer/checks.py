@@ -20,7 +20,7 @@ from ..ensemble.setup_checks import unwrapped
 from .dimensions import Dimension, Request
 
 _CALL = "Explorer"
-SEARCH = 80  # optimizer steps that a search takes, about
+SEARCH = 80  # optimizer steps that a search takes, about, up to its last warm-up
 _SEARCHES = 3  # how many times as long a run should be
 _SYNCS = 10
 

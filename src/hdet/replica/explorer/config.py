@@ -39,7 +39,7 @@ class SearchConfig:
             are at this rate: trials from the initial weights mislead on large models
             (measured).
         untried_rise: where no trial can follow, the rate rises by this factor at the end of
-            the steps at the bound.
+            the steps at the bound: to about where trials would put it (measured).
         trial_steps: steps of a trial (measured).
         trial_probes: probe batches that score a trial; one is too few to tell neighbours apart.
         trial_warmup: fraction of a trial in which its rate rises from zero.
@@ -52,6 +52,10 @@ class SearchConfig:
             alone (measured).
         trial_tolerance: fraction of what the best replica of a trial has gained by which two
             losses have to differ to be told apart; smaller takes noise for evidence (measured).
+        trial_rise: the rate found is above the weighted mean of what was tried by this factor:
+            the noise of a single replica's batch asks for lower rates than the batch of all
+            (measured, with 2, 4 and 16 replicas).
+        warmup_steps: steps of the warm-up to the rate found (measured).
         hold_gain: after the search, the log rate moves by it, times the cosine of updates and
             gradients, times the log of the steps so far; 0 holds it (measured).
         hold_steps: steps over which that cosine is smoothed: a single interval's is noise
@@ -123,12 +127,14 @@ class SearchConfig:
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)
     settle_steps: int = _constant(12, low=1)
-    untried_rise: float = _constant(2.0, low=1, high=1000)
+    untried_rise: float = _constant(4.0, low=1, high=1000)
     trial_steps: int = _constant(16, low=2)
     trial_probes: int = _constant(8, low=1)
     trial_warmup: float = _constant(0.25, above=0, high=1)
     trial_decay: float = _constant(0.4, above=0, high=1)
     trial_tolerance: float = _constant(0.4, above=0, high=10)
+    trial_rise: float = _constant(2.0, low=1, high=1000)
+    warmup_steps: int = _constant(40, low=1)
     hold_gain: float = _constant(20.0, low=0, high=1e6)
     hold_steps: int = _constant(25, low=1)
     hold_damping: float = _constant(0.15, low=0, high=1)

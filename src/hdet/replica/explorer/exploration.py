@@ -216,6 +216,22 @@ class Exploration:
             note=note,
         )
 
+    def watched(self, step: int, interval: int, begun: int) -> tuple[int, int]:
+        """Return the steps t' to t of the cosine that comes at a sync.
+
+        The first one after a search is that of the warm-up too: at the rates that lead up to
+        the one found it says soonest that there is room above.
+
+        Args:
+            step: t.
+            interval: optimizer steps between syncs.
+            begun: the step at which the search ended.
+        """
+        before = step - interval
+        if self.held and before == begun:
+            before -= self.config.warmup_steps
+        return before, step
+
     def hold(self, cosine: float, steps: Sequence[int], shares: Sequence[float]) -> None:
         """Move the scale of the rates that a search has found by first-order evidence.
 

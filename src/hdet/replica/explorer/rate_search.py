@@ -1,7 +1,7 @@
 """The search for the learning rate's scale: climb to a first bound, then try what lies above.
 
-The search is short, tens of steps, and has three phases. x is the log of the factor on the
-rate that the user wrote.
+The search is short, 60 to 110 steps and a warm-up, and has four phases. x is the log of the
+factor on the rate that the user wrote.
 
 - **climb**: all replicas train at one rate, which rises from far below. The agreement of each
   update with the gradient that follows (`ensemble.update_agreement`) says whether the last
@@ -19,9 +19,15 @@ rate that the user wrote.
   best, there is another trial from there. Then x moves to the mean of all x_i that were
   tried, weighted by their losses L_i, with L_0 before the trial and L* the least of all:
 
-      w_i = exp(-(L_i - L*) / (tolerance * (L_0 - L*)));     x <- sum(w_i x_i) / sum(w_i)
+      w_i = exp(-(L_i - L*) / (tolerance * (L_0 - L*)))
+      x <- sum(w_i x_i) / sum(w_i) + log(rise)
 
-  For trials so short are noisy: the lowest loss alone is no evidence.
+  For trials so short are noisy: the lowest loss alone is no evidence. The rise is there because
+  a replica that trains alone has the noise of its own batch and little time to remove it: it
+  prefers lower rates than the run, whose batch is that of all replicas.
+- **warmup**: the rate rises from zero to the one found, on the user's schedule. The schedule's
+  own warm-up may be over by now, and a jump to the rate found costs more than a rate that is
+  three times too high.
 
 Why trials: what a rate does to one step, or to one interval, says little of what it does to a
 run (short-horizon bias, Wu et al., arXiv 1803.02021). A decay at the end takes most of that
@@ -40,8 +46,9 @@ from ...state import MOST, Entries
 from .config import DEFAULT, SearchConfig
 from .loss_tracker import LARGEST
 
-Phase = Literal["climb", "settle", "trial", "done"]
-PHASES = ("climb", "settle", "trial", "done")
+Phase = Literal["climb", "settle", "trial", "warmup", "done"]
+PHASES = ("climb", "settle", "trial", "warmup", "done")
+SEARCHING = PHASES[:-1]
 _FARTHEST = 700.0  # log factors that a state may hold: what a float's exponential allows
 
 
@@ -55,6 +62,7 @@ class Turn:
             optimizer's moments anew.
         part: from now on each replica trains alone.
         score: the replicas score the probe batch; `judge` takes the losses.
+        found: the rate is found: from now on it is on the schedule.
         done: the search is over.
         note: what has happened, for a log.
     """
@@ -63,6 +71,7 @@ class Turn:
     roll_back: bool = False
     part: bool = False
     score: bool = False
+    found: bool = False
     done: bool = False
     note: str = ""
 
@@ -108,11 +117,18 @@ class RateSearch:
         """Whether a step has been taken."""
         return self.phase != "climb" or self.steps > 0
 
+    @property
+    def found(self) -> bool:
+        """Whether the rate is found, so that the schedule is followed."""
+        return self.phase in ("warmup", "done")
+
     def shifts(self) -> list[float]:
         """Return what each replica's log factor is above x at the step that comes."""
         if self.phase == "settle":
             share = (self.steps + 1) / self.config.restart_warmup
             return [math.log(min(1.0, share))] * self.replicas
+        if self.phase == "warmup":
+            return [math.log((self.steps + 1) / self.config.warmup_steps)] * self.replicas
         if self.phase == "trial":
             length = self.config.trial_steps
             step = min(self.steps, length - 1)  # the last one's until the trial is judged
@@ -145,9 +161,11 @@ class RateSearch:
         if self.phase == "settle" and self.steps >= self.config.settle_steps:
             if not self.trials:
                 self.log_factor += math.log(self.config.untried_rise)
-                return self.end("")
+                return self.find("")
             self.phase, self.steps = "trial", 0
             return Turn(part=True)
+        if self.phase == "warmup" and self.steps >= self.config.warmup_steps:
+            return self.end("")
         score = self.phase == "trial" and self.steps >= self.config.trial_steps
         return Turn(score=score)
 
@@ -206,7 +224,7 @@ class RateSearch:
             f"lr factor {math.exp(self.log_factor):.3g}"
         )
         if not again:
-            return self.end(note)
+            return self.find(note)
         self.steps = 0
         return Turn(part=True, note=note)
 
@@ -219,7 +237,7 @@ class RateSearch:
         }
 
     def _weighted(self) -> float:
-        """Return the weighted mean of what was tried; the least of all if nothing is finite."""
+        """Return the weighted mean of what was tried, risen; the least if nothing is finite."""
         finite = [(x, loss) for x, loss in self._tried if math.isfinite(loss)]
         if not finite:
             return min(x for x, _ in self._tried)
@@ -229,7 +247,7 @@ class RateSearch:
             return x_best
         weights = [math.exp((least - loss) / scale) for _, loss in finite]
         mean = math.fsum(w * x for w, (x, _) in zip(weights, finite, strict=True))
-        return mean / math.fsum(weights)
+        return mean / math.fsum(weights) + math.log(self.config.trial_rise)
 
     def postpone_trial(self) -> None:
         """Begin the trial again after the next step: its weights were given up."""
@@ -238,6 +256,11 @@ class RateSearch:
     def resume_trial(self, steps: int) -> None:
         """Go on after `steps` of the trial, which was only set aside."""
         self.phase, self.steps = "trial", steps
+
+    def find(self, note: str) -> Turn:
+        """Warm up to where the search stands; `note` says why."""
+        self.phase, self.steps = "warmup", 0
+        return Turn(found=True, note=note)
 
     def end(self, note: str) -> Turn:
         """Stay where the search stands; `note` says why."""
@@ -266,7 +289,11 @@ class RateSearch:
         phase = entries.text("phase", PHASES)
         fresh.phase = next(known for known in PHASES if known == phase)
         fresh.log_factor = entries.number("log_factor", -_FARTHEST, _FARTHEST)
-        length = {"settle": self.config.settle_steps, "trial": self.config.trial_steps}
+        length = {
+            "settle": self.config.settle_steps,
+            "trial": self.config.trial_steps,
+            "warmup": self.config.warmup_steps,
+        }
         fresh.steps = entries.integer("steps", 0, length.get(phase, MOST + 1) - 1)
         fresh.trial = entries.integer("trial", 0, self.config.max_trials)
         if entries.has("tried"):  # states of v0.1 have none

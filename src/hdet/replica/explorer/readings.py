@@ -35,8 +35,8 @@ class ExplorerReadings(ExplorerState):
           and replica;
         - `values`, `replica_values`: by the name of what is explored, the base value, and each
           replica's; a learning rate's is the factor on its schedule;
-        - `phase`: "climb", "settle" or "trial" in the search, then "track"; or "frozen",
-          "observe";
+        - `phase`: "climb", "settle", "trial" or "warmup" in the search, then "track"; or
+          "frozen", "observe";
         - `rollbacks`, `exclusions`, `new_levels`: how often all replicas went back, one was
           left out as diverged, and the loss was accepted at a new level;
         - `decision`: the last one, in words.

@@ -185,7 +185,7 @@ class _Run:
             share_gradients(self._models, losses)
         if self.searching is not None:
             self.searching.before_step()
-        elif self._state.held:
+        if self._state.held or (self._state.search is not None and self._state.search.found):
             self._updates.look()
         for optimizer in self._optimizers:
             optimizer.step()
@@ -203,11 +203,12 @@ class _Run:
             means = mean_losses(self._interval)
             self._state.guard.tracker.begin(math.fsum(means) / len(means))
             self._interval = []
+        if turn.found:
+            for group in self._groups:
+                group.peak = None
         if turn.done:
             self._interval = []
             self.searching, self.begun = None, t + 1
-            for group in self._groups:
-                group.peak = None
 
     def sync(
         self, t: int, on_sync: Callable[[int, list[float], Decision], None] | None
@@ -220,7 +221,8 @@ class _Run:
         shares = shares_of(self._dimensions[0], self._groups)
         decision = state.decide(Gathered(losses=losses, probes=probes), shares)
         if state.held:
-            state.hold(self._updates.cosine(), (t + 1 - self._T, t + 1), shares)
+            steps = state.watched(t + 1, self._T, self.begun)
+            state.hold(self._updates.cosine(), steps, shares)
         if on_sync is not None:
             scored = probes if any(map(math.isfinite, probes)) else losses
             on_sync(number, scored, decision)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import where
+from .rate_search import SEARCHING
 
 _DIGITS = 5
 # All that changes within the search.
@@ -49,7 +50,7 @@ class RunLog:
         """
         if not self.writes or self._failed:
             return
-        searching = metrics["phase"] in ("climb", "settle", "trial")
+        searching = metrics["phase"] in SEARCHING
         record = {k: x for k, x in metrics.items() if not searching or k in _SEARCHED}
         if metrics["decision"] != self._decision:
             self._decision = record["decision"] = metrics["decision"]

@@ -33,18 +33,22 @@ class ExplorerSearch(ExplorerStill):
         """Watch the updates from the next step on, at the rates of the search. Local."""
         replicas, model = self._ensemble.replicas, self._model
         self._watching = True
-        self._schedule.begin_search()
+        search = self._exploration.search
+        if search is not None and not search.found:
+            self._schedule.begin_search()
         self._agreement = UpdateAgreement(self.optimizer, replicas)
         self._snapshots = Snapshots(self.optimizer, model, replicas, self._config.snapshots)
 
-    def _end_search(self) -> None:
-        """Follow the schedule from now on, around the factor found. Local."""
-        self._snapshots.clear()
+    def _follow_schedule(self) -> None:
+        """Be on the schedule from now on, and watch the updates of the warm-up. Local."""
         self._schedule.end_search()
+        if self._config.hold_gain > 0:
+            self._agreement = UpdateAgreement(self.optimizer, self._ensemble.replicas)
+
+    def _end_search(self) -> None:
+        """Track the rate found from now on. Local."""
         self._begun = self._step
         self._watching = self._config.hold_gain > 0
-        if self._watching:
-            self._agreement = UpdateAgreement(self.optimizer, self._ensemble.replicas)
 
     def _why_no_trials(self) -> str | None:
         """Return why there can be no trials, with a remedy; None if there can. Local."""
@@ -131,7 +135,7 @@ class ExplorerSearch(ExplorerStill):
             turn = self._score_trial(search)
         why = self._why_no_trials() if turn.part else None
         if why is not None:
-            turn = search.end(f"no trials: {why}")
+            turn = search.find(f"no trials: {why}")
         if turn.part:
             if search.first_trial:
                 losses = self._ensemble.gather_numbers([float(self._trial_score(search))])
@@ -140,9 +144,11 @@ class ExplorerSearch(ExplorerStill):
         if turn.note:
             self._say(logging.INFO, turn.note)
         self._exploration.follow_search()
+        if turn.found:
+            self._follow_schedule()
+            self._say(logging.INFO, self._found_message())
         if turn.done:
             self._end_search()
-            self._say(logging.INFO, self._found_message())
         if search.phase != "climb":
             self._ensemble.meter.reset()
 
@@ -196,7 +202,8 @@ class ExplorerSearch(ExplorerStill):
 
     def _found_message(self) -> str:
         rates = ", ".join(f"{rate:.3g}" for rate in self.found())
-        return f"the search is over: learning rate {rates}"
+        steps = self._config.warmup_steps
+        return f"the search is over: learning rate {rates}, after {steps} steps of warm-up"
 
     @contextmanager
     def converged(self, restore: bool = False) -> Iterator[None]:

@@ -49,7 +49,7 @@ class ExplorerStill(ExplorerReadings):
         """Move the rates' scale by the updates of the interval. Collective."""
         mean, self._evidence = self._agreement.read().mean, ""
         if mean.known:
-            steps = (self._step - self._interval, self._step)
+            steps = self._exploration.watched(self._step, self._interval, self._begun)
             self._exploration.hold(mean.cosine, steps, shares)
             better = "larger" if mean.cosine > 0 else "smaller"
             self._evidence = (

@@ -3,8 +3,8 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const PANEL = 200, GAP = 46, TOP = 46, BOTTOM = 48, LEFT = 58, RIGHT = 14;
-const BANDS = { climb: "#2f83d6", settle: "#7d8794", trial: "#a05fc4", hold: "#16966f", track: "#16966f", frozen: "#ad7d12", observe: "#7d8794" };
-const SEARCHING = ["climb", "settle", "trial"];
+const BANDS = { climb: "#2f83d6", settle: "#7d8794", trial: "#a05fc4", warmup: "#c2703d", hold: "#16966f", track: "#16966f", frozen: "#ad7d12", observe: "#7d8794" };
+const SEARCHING = ["climb", "settle", "trial", "warmup"];
 const MARKS = { "roll-back": ["triangle-down", "#d6336c", "▼"], "replica left out": ["x", "#ad7d12", "✕"], "new level": ["diamond", "#a05fc4", "◆"] };
 const state = { off: new Set(), choice: 0, range: null, cursor: null };
 let figure = JSON.parse($("data").textContent);
