@@ -1,10 +1,10 @@
 """What a short trial tells, by whose gradient it follows.
 
-Explorer's replicas try a rate each, alone: on their own share of a batch, which is noisier. Here
-trials begin at points of a plain run, and each rate is tried both ways: by every replica on its
-own batch, where the mean of their losses counts, and by one model on the batch of all. A trial
-has the warm-up and the decay of Explorer's. What is kept is the rate of the lowest loss, over
-the best rate of whole runs.
+Explorer's replicas try a rate each, alone: on their own share of a batch, which is noisier.
+Here trials begin at points of a plain run, and every rate is tried on several shares: by one
+model on the batch of all, and on smaller parts of it by some models, of which the mean loss
+counts. A trial has the warm-up and the decay of Explorer's. What is kept is the rate of the
+lowest loss, over the best rate of whole runs.
 """
 
 import copy
@@ -19,14 +19,12 @@ from hdet import SearchConfig
 from ..robustness import ours
 from ..robustness.problems import (
     PROBLEMS,
-    REPLICAS,
     Problem,
     global_batch,
     load,
     new_model,
     new_optimizer,
     parameter_groups,
-    replica_batch,
 )
 from ..tasks import Batch, Task
 
@@ -35,13 +33,15 @@ CONFIG = SearchConfig()
 TRIED = [10 ** (k / 2) for k in range(-4, 3)]
 RUNS = [0.1, 0.5]
 BEGUN = [24, 60]  # steps of such a run, after a warm-up as at the climb's end
-# Name, steps of a trial, and whether it has the batches of all replicas.
+# Into how many parts the batch of all is divided, and the steps of a trial.
 KINDS = {
-    "own batch, 16 steps": (16, False),
-    "own batch, 48 steps": (48, False),
-    "batch of all, 16 steps": (16, True),
-    "batch of all, 48 steps": (48, True),
+    "1/16 of the batch": (16, CONFIG.trial_steps),
+    "1/4 of the batch": (4, CONFIG.trial_steps),
+    "1/2 of the batch": (2, CONFIG.trial_steps),
+    "the whole batch": (1, CONFIG.trial_steps),
+    "the whole batch, three times as long": (1, 3 * CONFIG.trial_steps),
 }
+MODELS = 4  # at most, of those that train on a part
 
 
 def favourites(name: str, best: float, seed: int) -> dict[str, list[float]]:
@@ -56,9 +56,9 @@ def favourites(name: str, best: float, seed: int) -> dict[str, list[float]]:
             _step(task, model, optimizer, rate, global_batch(task, seed, step))
             if step + 1 not in BEGUN:
                 continue
-            for kind, (steps, together) in KINDS.items():
+            for kind, (parts, steps) in KINDS.items():
                 losses = [
-                    _tried(problem, task, model, optimizer, seed, step + 1, steps, together, x)
+                    _tried(problem, task, model, optimizer, seed, step + 1, parts, steps, x)
                     for x in (best * multiple for multiple in TRIED)
                 ]
                 found[kind].append(TRIED[losses.index(min(losses))])
@@ -72,24 +72,21 @@ def _tried(
     optimizer: Optimizer,
     seed: int,
     begun: int,
+    parts: int,
     steps: int,
-    together: bool,
     peak: float,
 ) -> float:
-    """Return the probes' mean loss after a trial; of every replica's, if each is alone."""
+    """Return the probes' mean loss after a trial, over models that train on a part each."""
     losses = []
-    for rank in range(1 if together else REPLICAS):
+    for part in range(min(parts, MODELS)):
         own = copy.deepcopy(model)
         alone = _optimizer(problem, task, own)
         alone.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         for t in range(steps):
             up = (t + 1) / (CONFIG.trial_warmup * steps)
             down = (steps - t) / (CONFIG.trial_decay * steps)
-            batch = (
-                global_batch(task, seed, begun + t)
-                if together
-                else replica_batch(task, seed, begun + t, rank)
-            )
+            whole = global_batch(task, seed, begun + t)
+            batch = tuple(column.chunk(parts)[part] for column in whole)
             _step(task, own, alone, peak * min(1.0, up, down), batch)
         losses.append(_score(task, own, seed))
     return statistics.fmean(losses)

@@ -268,13 +268,19 @@ def test_a_skip_in_a_trial_is_an_error_on_all_ranks():
 def _told():
     with Heard() as heard:
         run = Run(freeze_after=10)
-        shown = []
-        run.train(range(END), lambda t: shown.append(repr(run.explorer)))
+        shown, bases = [], []
+
+        def look(t):
+            shown.append(repr(run.explorer))
+            bases.append(run.explorer.metrics()["base_lr"])
+
+        run.train(range(END), look)
     return {
         "phases": run.phases,
         "rates": run.rates,
         "lines": [line for level, line in heard.lines if level == "INFO"],
         "shown": shown,
+        "bases": bases,
         "found": run.explorer.found(),
         "metrics": run.explorer.metrics(),
     }
@@ -287,6 +293,8 @@ def test_a_freeze_waits_for_the_search_and_all_of_it_is_told():
     frozen = phases.index("frozen")
     assert frozen == phases.index("track") + T == found + 40 + T
     assert first["rates"][frozen:] == second["rates"][frozen:]
+    for t in range(found, phases.index("track")):
+        assert first["bases"][t] == first["rates"][t]
     assert second["lines"] == []
     climbed, trial, over, *rest = first["lines"]
     assert "the climb ends at lr factor " in climbed

@@ -37,7 +37,8 @@ class Readings:
             "syncs": exploration.syncs,
             "phase": "track" if search is None else search.phase,
             "factor": base,
-            "base_lr": rate * base,
+            # A warm-up of the search is no part of the factor that it leads to.
+            "base_lr": rate * (factors[0] if min(factors) == max(factors) else base),
             "replica_lr": [rate * factor for factor in factors],
             "rollbacks": exploration.guard.rollbacks,
             "exclusions": exploration.guard.exclusions,

@@ -66,6 +66,11 @@ class ExplorerReadings(ExplorerState):
         names = [d.name for d in exploration.dimensions]
         if self._scaled:
             base_rates, rates = self._values.base_rates(), self._values.rates()
+            # A warm-up of the search is no part of the value that it leads to.
+            base_rates = [
+                own[0] if min(own) == max(own) else base
+                for base, own in zip(base_rates, rates, strict=True)
+            ]
             bases, rows = self._values.base_values(), self._values.values()
         else:
             base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
