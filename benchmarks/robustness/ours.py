@@ -10,9 +10,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import hdet
 from hdet.replica.explorer import reference as explorer_reference
+from hdet.replica.explorer.probe import evaluation_weights
 from hdet.replica.paper import reference
 
 from ..tasks import Batch, Task
@@ -61,7 +63,16 @@ def explorer(
     With `trials=False` the search ends with the climb, as it does under FSDP2.
     """
     initial, probes = new_model(task, seed), 0
-    recorder = Recorder(problem, task, initial)
+    recorder, optimizers = Recorder(problem, task, initial), []
+
+    def make_optimizer(model: nn.Module) -> Optimizer:
+        groups = parameter_groups(problem, task, model)
+        optimizers.append(new_optimizer(problem, groups, lr))
+        return optimizers[-1]
+
+    def read(step: int, model: nn.Module) -> None:
+        with evaluation_weights(optimizers[0]):
+            recorder.read(step, model)
 
     def probe(model: nn.Module, sync: int) -> Tensor:
         nonlocal probes
@@ -70,9 +81,9 @@ def explorer(
 
     trace = explorer_reference.train(
         initial,
-        lambda model: new_optimizer(problem, parameter_groups(problem, task, model), lr),
+        make_optimizer,
         lambda optimizer: make_schedule(optimizer, problem, lr),
-        _recorded_loss(task, seed, recorder),
+        _recorded_loss(task, seed, recorder, read),
         probe,
         explore=lambda _: [hdet.lr()],
         replicas=REPLICAS,
@@ -83,8 +94,9 @@ def explorer(
         config=config,
     )
     rates = [sum(groups) / len(groups) for groups in trace.base_rates]
+    read(problem.steps, trace.models[0])
     # A probe is of a global batch's size, and each replica takes it.
-    return _outcome(recorder, problem, trace.models[0], rates, float(probes))
+    return _outcome(recorder, rates, float(probes))
 
 
 def paper(problem: Problem, task: Task, lr: float, seed: int, sigma: float) -> Outcome:
@@ -94,7 +106,7 @@ def paper(problem: Problem, task: Task, lr: float, seed: int, sigma: float) -> O
     trace = reference.train(
         initial,
         lambda model: new_optimizer(problem, parameter_groups(problem, task, model), lr),
-        _recorded_loss(task, seed, recorder),
+        _recorded_loss(task, seed, recorder, recorder.read),
         replicas=REPLICAS,
         total_steps=problem.steps,
         max_lr=lr,
@@ -108,26 +120,24 @@ def paper(problem: Problem, task: Task, lr: float, seed: int, sigma: float) -> O
         seed=seed,
     )
     rates = [sum(sum(row) / len(row) for row in groups) / len(groups) for groups in trace.rates]
-    return _outcome(recorder, problem, trace.models[0], rates, 0.0)
+    recorder.read(problem.steps, trace.models[0])
+    return _outcome(recorder, rates, 0.0)
 
 
 def _recorded_loss(
-    task: Task, seed: int, recorder: Recorder
+    task: Task, seed: int, recorder: Recorder, read: Callable[[int, nn.Module], None]
 ) -> Callable[[nn.Module, int, int], Tensor]:
     """Return the replicas' loss; the first one's weights are read where all are averaged."""
 
     def loss(model: nn.Module, step: int, rank: int) -> Tensor:
         if rank == 0 and step % SYNC_EVERY == 0 and recorder.due(step):
-            recorder.read(step, model)
+            read(step, model)
         return task.loss(model, replica_batch(task, seed, step, rank))
 
     return loss
 
 
-def _outcome(
-    recorder: Recorder, problem: Problem, model: nn.Module, rates: list[float], probes: float
-) -> Outcome:
-    recorder.read(problem.steps, model)
+def _outcome(recorder: Recorder, rates: list[float], probes: float) -> Outcome:
     outcome = recorder.outcome(probes)
     return replace(outcome, lrs=[rates[step - 1] for step in outcome.steps])
 

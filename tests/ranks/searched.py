@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from schedulefree import AdamWScheduleFree
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, SequentialLR
 
@@ -12,9 +13,18 @@ import hdet
 from tests.helpers import batch, loss_at, small_model, two_groups
 
 STEPS, T = 200, 6
+
+
+def schedule_free(model):
+    optimizer = AdamWScheduleFree(model.parameters(), lr=0.05)
+    optimizer.train()
+    return optimizer
+
+
 OPTIMIZERS = {
     "adamw": lambda m: torch.optim.AdamW(two_groups(m), lr=0.05, weight_decay=0.1),
     "one group": lambda m: torch.optim.AdamW(m.parameters(), lr=0.05),
+    "schedule-free": schedule_free,
     "sgd": lambda m: torch.optim.SGD(two_groups(m), lr=0.2, momentum=0.9, weight_decay=1e-3),
 }
 SCHEDULES = {

@@ -22,6 +22,7 @@ CASES = [
     ("sgd", "cosine", ["lr"]),
     ("one group", "warm-up, then cosine", ["lr"]),
     ("adamw", "none", ["lr", "weight_decay"]),
+    ("schedule-free", "none", ["lr"]),
 ]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from schedulefree import SGDScheduleFree
 from torch import nn
 
 import hdet
-from hdet.replica.explorer.probe import evaluate, number
+from hdet.replica.explorer.probe import evaluate, evaluation_weights, number
 from tests.helpers import batch, loss_at, small_model, weights
 
 Pair = namedtuple("Pair", "x y")
@@ -338,3 +339,38 @@ def test_a_loss_of_derivatives_is_scored_and_leaves_no_gradient_behind():
     assert isinstance(found, torch.Tensor)
     assert not found.requires_grad
     assert all(p.grad is kept[p] for p in model.parameters())
+
+
+# --- optimizers with weights of their own for evaluation
+
+
+def test_schedule_free_is_scored_by_the_weights_it_would_return_and_trains_on_to_the_bit():
+    model, plain = small_model(), small_model()
+    optimizers = [SGDScheduleFree(m.parameters(), lr=0.3) for m in (model, plain)]
+    for optimizer in optimizers:
+        optimizer.train()
+    for step in range(6):
+        for m, optimizer in zip((model, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            loss_at(m, step, 0).backward()
+            optimizer.step()
+        before = weights(model)
+        with evaluation_weights(optimizers[0]):
+            seen = weights(model)
+        assert all(map(torch.equal, weights(model), before))
+    optimizers[1].eval()
+    expected = weights(plain)
+    assert not torch.equal(before[0], expected[0])
+    assert all(map(torch.equal, seen, expected))
+
+
+def test_other_optimizers_are_left_alone_and_a_failing_block_is_undone():
+    model = small_model()
+    before = weights(model)
+    with evaluation_weights(torch.optim.SGD(model.parameters(), lr=0.1)):
+        assert all(map(torch.equal, weights(model), before))
+    optimizer = SGDScheduleFree(model.parameters(), lr=0.3)
+    optimizer.train()
+    with pytest.raises(KeyError), evaluation_weights(optimizer):
+        raise KeyError
+    assert optimizer.param_groups[0]["train_mode"]

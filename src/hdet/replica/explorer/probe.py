@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ...errors import require, where
 from ...seeding import generator
@@ -165,6 +166,30 @@ def evaluate(
             f"{type(result).__name__}: return this replica's mean loss."
         )
     return result, 1000 * (time.perf_counter() - start)
+
+
+@contextmanager
+def evaluation_weights(optimizer: Optimizer) -> Iterator[None]:
+    """Have the optimizer's weights for evaluation in the model for a block, if it has any.
+
+    Schedule-Free and its like train at other weights than those that they are evaluated by, and
+    go from one to the other by methods `eval` and `train`. Afterwards all is as before, to the
+    bit. Local; takes a copy of the weights.
+    """
+    to_eval, to_train = (getattr(optimizer, mode, None) for mode in ("eval", "train"))
+    if not (callable(to_eval) and callable(to_train)):
+        yield
+        return
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = [weight.detach().clone() for weight in weights]
+    to_eval()
+    try:
+        yield
+    finally:
+        to_train()
+        with torch.no_grad():
+            for weight, own in zip(weights, kept, strict=True):
+                weight.copy_(own)
 
 
 def _in_either_mode(call: Callable[[], _Score], model: nn.Module | None) -> _Score:

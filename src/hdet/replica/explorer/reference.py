@@ -28,7 +28,7 @@ from .decision import Decision
 from .dimensions import Dimension, Request
 from .exploration import Exploration
 from .held_schedule import HeldSchedule, shares_of
-from .probe import Mode, evaluate
+from .probe import Mode, evaluate, evaluation_weights
 from .reference_search import ReferenceSearch, Updates
 
 
@@ -261,7 +261,8 @@ class _Run:
         how = (None, 1.0, self._probe_mode, self._seed)
         for k in range(trial * count, (trial + 1) * count):
             for r, m in enumerate(self._models):
-                totals[r] += _score(self._probe, m, self._calls, *how, k)
+                with evaluation_weights(self._optimizers[r]):
+                    totals[r] += _score(self._probe, m, self._calls, *how, k)
             self._calls += 1
         return [total / count for total in totals]
 

@@ -19,7 +19,7 @@ from ...errors import where
 from ...state import Entries
 from ..ensemble.restart import restart_moments
 from ..ensemble.update_agreement import UpdateAgreement
-from .probe import evaluate
+from .probe import evaluate, evaluation_weights
 from .rate_search import RateSearch, Turn
 from .snapshots import Snapshots
 from .state import NAME
@@ -197,7 +197,8 @@ class ExplorerSearch(ExplorerStill):
         assert self._probe is not None
         args = (self._probe, self._model, self._probe_mode, self._seed)
         count = self._config.trial_probes
-        scores = [evaluate(*args, search.trial * count + k)[0] for k in range(count)]
+        with evaluation_weights(self.optimizer):
+            scores = [evaluate(*args, search.trial * count + k)[0] for k in range(count)]
         return sum(scores[1:], scores[0]) / count
 
     def _found_message(self) -> str:
