@@ -264,6 +264,23 @@ def test_a_move_of_the_scale_is_limited(cosine, move):
         assert exploration.coordinates == pytest.approx([x + move])
 
 
+def test_the_first_cosine_after_a_search_is_that_of_the_warm_up_too():
+    exploration = explore(search=True)
+    assert exploration.watched(150, 30, 120) == (120, 150)  # no search is over
+    go_to(exploration, "done")
+    assert exploration.watched(150, 30, 120) == (80, 150)
+    assert exploration.watched(180, 30, 120) == (150, 180)
+
+
+def test_a_rate_waits_until_its_schedule_has_risen():
+    exploration = found(["one lr"])
+    before = list(exploration.coordinates)
+    exploration.hold(0.1, (1000, 1100), [1.0], [False])
+    assert exploration.coordinates == before
+    exploration.hold(0.1, (1100, 1200), [1.0], [True])
+    assert exploration.coordinates > before
+
+
 def test_the_scale_is_frozen_once_its_schedule_decays():
     exploration = found(["lr"])
     x, y = exploration.coordinates

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdet.replica.explorer.held_schedule import HeldSchedule
+from hdet.replica.explorer.dimensions import Dimension
+from hdet.replica.explorer.held_schedule import HeldSchedule, risen
 from hdet.state import Entries
 
 RISE_AND_FALL = [0.1, 0.2, 0.4, 0.7, 1.0, 0.7, 0.4, 0.2, 0.1]
@@ -76,7 +77,7 @@ def test_a_saved_state_does_not_change_with_what_comes_after():
     state = held.state_dict()
     held.advance(0.9)
     held.peak = None
-    assert state == {"now": 0.5, "highest": 0.5, "peak": 0.8}
+    assert state == {"now": 0.5, "highest": 0.5, "peak": 0.8, "written": 0.0}
 
 
 @pytest.mark.parametrize("ended_at", [None, 0.3])
@@ -99,3 +100,28 @@ def test_a_damaged_state_is_refused(key, value, words):
     state = {**HeldSchedule(0.5, 0.5, 0.8).state_dict(), key: value}
     with pytest.raises(ValueError, match=words):
         HeldSchedule.parsed(Entries(state, "Explorer"))
+
+
+def _dimension(group):
+    return Dimension("x", "log", 0.1, (0.1, 10.0), 1.0, group, lambda: 1.0, lambda x: None)
+
+
+def test_a_schedule_has_risen_from_half_of_what_the_user_wrote():
+    held = HeldSchedule(0.0, 0.0, written=0.8)
+    dimensions, seen = [_dimension(0), _dimension(None)], []
+    for value in RISE_AND_FALL:
+        held.advance(value)
+        seen.append(risen(dimensions, [held], 0.5))
+    assert [rate for rate, _ in seen] == [x >= 0.4 for x in RISE_AND_FALL]
+    assert all(other for _, other in seen)  # what has no schedule
+
+
+def test_without_a_search_there_is_nothing_to_rise_to():
+    assert risen([_dimension(0)], [HeldSchedule(0.0, 0.0)], 0.5) == [True]
+
+
+def test_a_state_keeps_what_the_user_wrote_and_an_older_one_has_none():
+    state = HeldSchedule(0.1, 0.2, None, 0.8).state_dict()
+    assert HeldSchedule.parsed(Entries(state, "Explorer")).written == 0.8
+    del state["written"]
+    assert HeldSchedule.parsed(Entries(state, "Explorer")).written == 0.0

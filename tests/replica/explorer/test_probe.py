@@ -349,6 +349,7 @@ def test_schedule_free_is_scored_by_the_weights_it_would_return_and_trains_on_to
     optimizers = [SGDScheduleFree(m.parameters(), lr=0.3) for m in (model, plain)]
     for optimizer in optimizers:
         optimizer.train()
+    before = seen = []
     for step in range(6):
         for m, optimizer in zip((model, plain), optimizers, strict=True):
             optimizer.zero_grad()

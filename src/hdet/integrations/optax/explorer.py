@@ -256,7 +256,8 @@ class Explorer(Readings, Saving):
         )
         searching = self._exploration.search is not None
         now = self._rates.known(0)
-        self._held = HeldSchedule(now, now, self._peak if searching else None)
+        peak = self._peak if searching else None
+        self._held = HeldSchedule(now, now, peak, peak or 0.0)
         self._average = AveragedWeights(self.replicas, self._config)
         self._step = self._begun = self._losses = self._nonfinite = 0
         self._probe.calls = 0

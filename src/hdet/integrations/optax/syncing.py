@@ -89,7 +89,8 @@ class Syncing(Searching):
         if size and math.isfinite(signed / size):
             cosine = signed / size
             steps = self._exploration.watched(self._step, self._interval, self._begun)
-            self._exploration.hold(cosine, steps, shares)
+            there = [self._held.now >= self._config.hold_from * self._held.written]
+            self._exploration.hold(cosine, steps, shares, there)
             better = "larger" if cosine > 0 else "smaller"
             evidence = f"; cosine of updates and gradients {cosine:+.2g}: {better} is better"
         state = with_seen(state, total=self.replicas.zeros(state.seen.total))

@@ -64,6 +64,8 @@ class SearchConfig:
             "too high" (measured).
         hold_share: share of the schedule's peak below which the rate moves no more, as it
             decays: a decay is there to remove noise, and the cosine would undo it.
+        hold_from: share of the rate as written up to which a schedule has to have risen before
+            the rate moves: in a long warm-up it would move up all the way (measured).
         hold_limit: largest move at a sync.
         hold_span: largest factor by which all these moves together raise or lower the rate that
             the search has found: in long runs they could go on for ever.
@@ -139,6 +141,7 @@ class SearchConfig:
     hold_steps: int = _constant(25, low=1)
     hold_damping: float = _constant(0.15, low=0, high=1)
     hold_share: float = _constant(0.8, low=0, high=1)
+    hold_from: float = _constant(0.5, low=0, high=1)
     hold_limit: float = _constant(0.35, low=0, high=10)
     hold_span: float = _constant(5.0, low=1, high=1e6)
     trial_span: float = _constant(10.0, above=1, high=1e6)

@@ -232,7 +232,13 @@ class Exploration:
             before -= self.config.warmup_steps
         return before, step
 
-    def hold(self, cosine: float, steps: Sequence[int], shares: Sequence[float]) -> None:
+    def hold(
+        self,
+        cosine: float,
+        steps: Sequence[int],
+        shares: Sequence[float],
+        risen: Sequence[bool] | None = None,
+    ) -> None:
         """Move the scale of the rates that a search has found by first-order evidence.
 
             c <- c + (1 - exp((t' - t) / hold_steps)) (cosine - c)
@@ -242,6 +248,8 @@ class Exploration:
             cosine: of the updates with the gradients after them, over the interval.
             steps: t' and t, optimizer steps at its beginning and its end.
             shares: as for `decide`. Once a schedule decays its rate moves no more.
+            risen: whether it has come near the rate that the user wrote; below that the cosine
+                would ask for more because the schedule is low. Default: all have.
         """
         began, now = steps
         weight = 1 - math.exp((began - now) / self.config.hold_steps)
@@ -251,6 +259,7 @@ class Exploration:
         move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
         limit, span = self.config.hold_limit, math.log(self.config.hold_span)
         moved = [j for j in self._rates() if shares[j] >= self.config.hold_share]
+        moved = [j for j in moved if risen is None or risen[j]]
         before = self.lifted
         if moved:
             self.lifted = min(max(before + min(max(move, -limit), limit), -span), span)

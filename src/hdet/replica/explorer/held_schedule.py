@@ -23,11 +23,13 @@ class HeldSchedule:
         now: s(t).
         highest: the largest s so far.
         peak: s* while searching; None otherwise.
+        written: s* of a search, also after it; 0 where there was none.
     """
 
     now: float
     highest: float
     peak: float | None = None
+    written: float = 0.0
 
     def advance(self, value: float) -> None:
         """Go on to the next step's value."""
@@ -60,9 +62,20 @@ class HeldSchedule:
         peak = None
         if entries.has("peak"):
             peak = entries.optional("peak", entries.number, low=0, high=LARGEST_RATE)
-        return cls(now, highest, peak)
+        written = 0.0
+        if entries.has("written"):
+            written = entries.number("written", 0, LARGEST_RATE)
+        return cls(now, highest, peak, written)
 
 
 def shares_of(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -> list[float]:
     """Return for each dimension its schedule's share of the maximum; 1 where it has none."""
     return [1.0 if d.group is None else groups[d.group].share for d in dimensions]
+
+
+def risen(
+    dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule], least: float
+) -> list[bool]:
+    """Return for each dimension whether its schedule has come to `least` of s*, the written."""
+    found = [None if d.group is None else groups[d.group] for d in dimensions]
+    return [held is None or held.now >= least * held.written for held in found]

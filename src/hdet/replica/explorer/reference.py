@@ -27,7 +27,7 @@ from .config import DEFAULT, SearchConfig
 from .decision import Decision
 from .dimensions import Dimension, Request
 from .exploration import Exploration
-from .held_schedule import HeldSchedule, shares_of
+from .held_schedule import HeldSchedule, risen, shares_of
 from .probe import Mode, evaluate, evaluation_weights
 from .reference_search import ReferenceSearch, Updates
 
@@ -115,7 +115,7 @@ def train(
     groups = [HeldSchedule(rate, rate) for rate in schedule[0]]
     if state.search is not None:
         for group, peak in zip(groups, written, strict=True):
-            group.peak = peak
+            group.peak = group.written = peak
     run = _Run(models, optimizers, dimensions, state, groups, probe, probe_mode, seed, T)
     for t in range(total_steps):
         run.step(t, schedule[t], loss)
@@ -222,7 +222,8 @@ class _Run:
         decision = state.decide(Gathered(losses=losses, probes=probes), shares)
         if state.held:
             steps = state.watched(t + 1, self._T, self.begun)
-            state.hold(self._updates.cosine(), steps, shares)
+            there = risen(self._dimensions[0], self._groups, config.hold_from)
+            state.hold(self._updates.cosine(), steps, shares, there)
         if on_sync is not None:
             scored = probes if any(map(math.isfinite, probes)) else losses
             on_sync(number, scored, decision)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..ensemble.gathered import Gathered
 from .averaged_weights import AveragedWeights
 from .decision_line import decision_line, in_short
-from .held_schedule import shares_of
+from .held_schedule import risen, shares_of
 from .readings import ExplorerReadings
 
 
@@ -50,7 +50,9 @@ class ExplorerStill(ExplorerReadings):
         mean, self._evidence = self._agreement.read().mean, ""
         if mean.known:
             steps = self._exploration.watched(self._step, self._interval, self._begun)
-            self._exploration.hold(mean.cosine, steps, shares)
+            dimensions, least = self._exploration.dimensions, self._config.hold_from
+            there = risen(dimensions, self._schedule.groups, least)
+            self._exploration.hold(mean.cosine, steps, shares, there)
             better = "larger" if mean.cosine > 0 else "smaller"
             self._evidence = (
                 f"; cosine of updates and gradients {mean.cosine:+.2g}: {better} is better"

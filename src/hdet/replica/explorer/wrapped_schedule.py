@@ -128,7 +128,7 @@ class WrappedSchedule:
         """
         for held, written in zip(self.groups, self.written_rates, strict=True):
             if held.peak is None:
-                held.peak = written
+                held.peak = held.written = written
 
     def end_search(self) -> None:
         """Follow the schedule from now on."""
