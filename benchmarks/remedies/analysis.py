@@ -1,6 +1,6 @@
 """What docs/results/remedies.md says, from the records of remedies and scalars."""
 
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,7 @@ PHASE = "30% to 50% of the run"
 
 def values() -> dict[str, Any]:
     """Return the numbers that the page names."""
-    remedies, scalars = record("remedies"), record("scalars")
+    remedies, scalars, trials = record("remedies"), record("scalars"), record("trials")
     groups = scalars["groups"]["factor over the geometric mean"]
     factors = {name: _estimate(entry) for name, entry in groups.items()}
     best = remedies["starts"].index(1.0)
@@ -26,6 +26,9 @@ def values() -> dict[str, Any]:
     return {
         "remedies": remedies,
         "scalars": scalars,
+        "trials": trials,
+        "chosen": _chosen(trials["chosen"]),
+        "lowered": _lowered(trials["chosen"]),
         "own": own,
         "averaged": averaged,
         "plain": PLAIN,
@@ -50,6 +53,23 @@ def _summary(regret: dict[str, Any]) -> pd.DataFrame:
         }
         for change, found in regret.items()
     )
+
+
+def _chosen(chosen: dict[str, Any]) -> pd.DataFrame:
+    kinds = next(iter(chosen.values()))
+    return pd.DataFrame(
+        {
+            "trial": kind,
+            **{name: f"{geometric_mean(of[kind]):.2g}" for name, of in chosen.items()},
+        }
+        for kind in kinds
+    )
+
+
+def _lowered(chosen: dict[str, Any]) -> list[float]:
+    """Return by how much a quarter of the batch lowers what trials choose, by problem."""
+    pairs = ((of["the whole batch"], of["1/4 of the batch"]) for of in chosen.values())
+    return [geometric_mean(whole) / geometric_mean(part) for whole, part in pairs]
 
 
 def _by_problem(regret: dict[str, Any]) -> pd.DataFrame:

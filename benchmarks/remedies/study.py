@@ -2,7 +2,7 @@
 
     python -m benchmarks remedies
 
-Three measurements, written to records/remedies.json:
+Three measurements, the first two written to records/remedies.json:
 
 - **bias**: plain one-cycle runs at fixed peak rates, with replicas 30 % around them. At every
   sync the replicas' probe losses are read at their own weights (mix 1) and closer to the
@@ -10,7 +10,8 @@ Three measurements, written to records/remedies.json:
   controller would settle at; it should be the best one, 1.
 - **ablations**: Explorer from three starts with one part taken out or changed at a time:
   regret against the best of plain runs;
-- **trials**: which rate a short trial would choose, on a replica's batch and on that of all.
+- **trials**, to records/trials.json: which rate a short trial would choose, on a part of the
+  batch and on all of it.
 """
 
 import copy
@@ -175,8 +176,29 @@ def tried(work: tuple) -> dict[str, list[float]]:
     return favourites(*work)
 
 
-def measured(seeds: range) -> None:
-    """Measure all three, and write the record."""
+def trials(seeds: range) -> None:
+    """Find the rates that short trials would choose, and write the record."""
+    names = ABLATION_PROBLEMS
+    plain = [("ddp", n, s, k, CONFIG) for n in names for s in SWEEP for k in seeds]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        done = pool.map(job, plain, chunksize=1)
+        best = {n: PROBLEMS[n].centre * best_plain(done, n, seeds)[1] for n in names}
+        chosen = pool.map(tried, [(n, best[n], k) for n in names for k in seeds], chunksize=1)
+    found = {
+        name: {
+            kind: [x for k in seeds for x in chosen[len(seeds) * i + k][kind]] for kind in KINDS
+        }
+        for i, name in enumerate(names)
+    }
+    write_record(
+        "trials",
+        "python -m benchmarks remedies",
+        {"seeds": len(seeds), "best": best, "chosen": found},
+    )
+
+
+def bias_and_ablations(seeds: range) -> None:
+    """Measure both, and write the record."""
     each = [(n, s, k) for n in BIAS_PROBLEMS for s in STARTS for k in seeds]
     work = [("bias", *one, CONFIG) for one in each]
     work += [("ddp", n, s, k, CONFIG) for n in ABLATION_PROBLEMS for s in SWEEP for k in seeds]
@@ -190,10 +212,6 @@ def measured(seeds: range) -> None:
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
         done = pool.map(job, work, chunksize=1)
-        rates = [
-            (n, PROBLEMS[n].centre * best_plain(done, n, seeds)[1]) for n in ABLATION_PROBLEMS
-        ]
-        chosen = pool.map(tried, [(*one, k) for one in rates for k in seeds], chunksize=1)
     table: dict[str, dict] = {}
     for name in BIAS_PROBLEMS:
         rows = table[name] = {}
@@ -212,24 +230,23 @@ def measured(seeds: range) -> None:
             "bias": table,
             "regret starts": ABLATION_STARTS,
             "regret": regrets(done, seeds),
-            "trials": {
-                name: {
-                    kind: [x for k in seeds for x in chosen[len(seeds) * i + k][kind]]
-                    for kind in KINDS
-                }
-                for i, name in enumerate(ABLATION_PROBLEMS)
-            },
         },
     )
 
 
 def command(
-    seeds: Annotated[int, typer.Option(min=2, help="Of all but the other scalars.")] = 2,
+    seeds: Annotated[
+        int, typer.Option(min=0, help="Of the bias and the ablations; 0 leaves them.")
+    ] = 2,
+    trial_seeds: Annotated[int, typer.Option(min=0, help="Of the trials; 0 leaves them.")] = 2,
     scalar_seeds: Annotated[
-        int, typer.Option(min=0, help="Of the other scalars; 0 leaves them as they are.")
+        int, typer.Option(min=0, help="Of the other scalars; 0 leaves them.")
     ] = 3,
 ) -> None:
     """Ask what each part of Explorer contributes, and how other scalars fare."""
-    measured(range(seeds))
+    if seeds:
+        bias_and_ablations(range(seeds))
+    if trial_seeds:
+        trials(range(trial_seeds))
     if scalar_seeds:
         scalars(range(scalar_seeds))

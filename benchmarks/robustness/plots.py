@@ -93,8 +93,8 @@ def _learning_rates(plots: Path, runs: Runs) -> Path:
     shown = [problem for problem in swept if problem.name in _DRAWN] or swept[: len(_DRAWN)]
     deep, file = -(-len(shown) // 2), plots / "learning-rates.png"
     caption = (
-        "Rates in effect over the best peak rate of the sweep; seed 0. The last decades of the "
-        "decay are cut off."
+        "Rates, without the search's warm-ups, over the best peak rate of the sweep; seed 0. "
+        "The last decades of the decay are cut off."
     )
     title = f"Where the learning rate of {LABELS[OURS]} goes from each start"
     with figure(file, 2.0 * deep + 1.6, title, caption, NARROW) as drawn:
