@@ -52,6 +52,7 @@ def draw(folder: Path) -> None:
     )
     rates = np.array(trace.rates)[:, 0]
     follow = int(first) + 1 - INTERVAL
+    warm = follow - hdet.SearchConfig().warmup_steps
     settle = int(np.argmax(np.diff(rates[:follow, 0]) < 0)) + 1
     trial = int(np.argmax(np.ptp(rates[:follow], axis=1) > 0))
     schedule = RATE * (1 + np.cos(np.pi * np.arange(STEPS) / STEPS)) / 2
@@ -60,7 +61,8 @@ def draw(folder: Path) -> None:
         ax = figure.subplots()
         ax.plot(rates, linewidth=0.9, label=["replicas", *[""] * (REPLICAS - 1)])
         ax.plot(schedule, color="black", linestyle="--", label="your schedule as written")
-        for start, name in ((0, "climb"), (settle, ""), (trial, "try"), (follow, "follow")):
+        phases = {0: "climb", settle: "", trial: "try", warm: "warm up", follow: "follow"}
+        for start, name in phases.items():
             ax.axvline(start, color="gray", linestyle=":")
             note(ax, start, name)
         logarithmic(ax)

@@ -59,15 +59,13 @@ ABLATIONS: dict[str, SearchConfig] = {
     "as it is": CONFIG,
     "the climb alone, no trials": replace(CONFIG, max_trials=0),
     "trials of twice the length": replace(CONFIG, trial_steps=2 * CONFIG.trial_steps),
-    "twice the steps before a trial": replace(CONFIG, settle_steps=2 * CONFIG.settle_steps),
-    "trials from twice as high": replace(CONFIG, crossing_factor=CONFIG.crossing_factor / 2),
     "the lowest loss of a trial alone": replace(CONFIG, trial_tolerance=0.01),
     "the mean of what was tried, no rise": replace(CONFIG, trial_rise=1.0),
     "twice the rise": replace(CONFIG, trial_rise=2 * CONFIG.trial_rise),
     "no warm-up to the rate found": replace(CONFIG, warmup_steps=1),
     "twice the warm-up": replace(CONFIG, warmup_steps=2 * CONFIG.warmup_steps),
     "no moves after the search": replace(CONFIG, hold_gain=0.0),
-    "moves by single intervals": replace(CONFIG, hold_steps=1),
+    "moves in your warm-up too": replace(CONFIG, hold_from=0.0),
     "moves down as fast as up": replace(CONFIG, hold_damping=1.0),
 }
 

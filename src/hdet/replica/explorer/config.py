@@ -54,7 +54,7 @@ class SearchConfig:
             losses have to differ to be told apart; smaller takes noise for evidence (measured).
         trial_rise: the rate found is above the weighted mean of what was tried by this factor:
             the noise of a single replica's batch asks for lower rates than the batch of all
-            (measured, with 2, 4 and 16 replicas).
+            (measured).
         warmup_steps: steps of the warm-up to the rate found (measured).
         hold_gain: after the search, the log rate moves by it, times the cosine of updates and
             gradients, times the log of the steps so far; 0 holds it (measured).

@@ -26,8 +26,7 @@ factor on the rate that the user wrote.
   a replica that trains alone has the noise of its own batch and little time to remove it: it
   prefers lower rates than the run, whose batch is that of all replicas.
 - **warmup**: the rate rises from zero to the one found, on the user's schedule. The schedule's
-  own warm-up may be over by now, and a jump to the rate found costs more than a rate that is
-  three times too high.
+  own warm-up may be over by now, and the damage of a jump stays.
 
 Why trials: what a rate does to one step, or to one interval, says little of what it does to a
 run (short-horizon bias, Wu et al., arXiv 1803.02021). A decay at the end takes most of that
