@@ -218,7 +218,7 @@ def evaluated(folder: str) -> list[Tensor]:
     found = []
     for every in (3, None):
         several = {"eval_strategy": "steps", "eval_steps": every} if every else {}
-        trainer = make_trainer(folder, max_steps=110, **several)
+        trainer = make_trainer(folder, max_steps=150, **several)
         callback = tuned(trainer, sync_every=5)
         trainer.train()
         assert callback.explorer is not None
