@@ -79,7 +79,7 @@ def search(folder: str) -> dict[str, Any]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        return {**train(make(folder, 80), search=None), "lines": lines}
+        return {**train(make(folder, 130), search=None), "lines": lines}
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
