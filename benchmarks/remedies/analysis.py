@@ -35,6 +35,9 @@ def values() -> dict[str, Any]:
         "summary": _summary(remedies["regret"]),
         "regrets": _by_problem(remedies["regret"]),
         "mean": lambda change, problem: fmean(remedies["regret"][change][problem]),
+        "least": min(
+            fmean(map(fmean, found.values())) for found in remedies["regret"].values()
+        ),
         "means_of": lambda change: fmean(map(fmean, remedies["regret"][change].values())),
         "cases": _cases(scalars["cases"]),
         "shares": [
