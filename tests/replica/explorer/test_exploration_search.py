@@ -264,14 +264,6 @@ def test_a_move_of_the_scale_is_limited(cosine, move):
         assert exploration.coordinates == pytest.approx([x + move])
 
 
-def test_the_first_cosine_after_a_search_is_that_of_the_warm_up_too():
-    exploration = explore(search=True)
-    assert exploration.watched(150, 30, 120) == (120, 150)  # no search is over
-    go_to(exploration, "done")
-    assert exploration.watched(150, 30, 120) == (80, 150)
-    assert exploration.watched(180, 30, 120) == (150, 180)
-
-
 def test_a_rate_waits_until_its_schedule_has_risen():
     exploration = found(["one lr"])
     before = list(exploration.coordinates)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdet.replica.explorer.dimensions import Dimension
-from hdet.replica.explorer.held_schedule import HeldSchedule, risen
+from hdet.replica.explorer.held_schedule import HeldSchedule, risen, watched
 from hdet.state import Entries
 
 RISE_AND_FALL = [0.1, 0.2, 0.4, 0.7, 1.0, 0.7, 0.4, 0.2, 0.1]
@@ -125,3 +125,9 @@ def test_a_state_keeps_what_the_user_wrote_and_an_older_one_has_none():
     assert HeldSchedule.parsed(Entries(state, "Explorer")).written == 0.8
     del state["written"]
     assert HeldSchedule.parsed(Entries(state, "Explorer")).written == 0.0
+
+
+def test_the_first_cosine_after_a_search_is_that_of_the_warm_up_too():
+    assert watched(150, 30, 120, 40) == (80, 150)
+    assert watched(180, 30, 120, 40) == (150, 180)
+    assert watched(150, 30, 120, 0) == (120, 150)  # there was no search

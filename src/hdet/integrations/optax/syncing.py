@@ -14,6 +14,7 @@ import jax
 from ...replica.ensemble.gathered import Gathered
 from ...replica.explorer.decision import Decision
 from ...replica.explorer.decision_line import decision_line
+from ...replica.explorer.held_schedule import watched
 from .averaged_weights import AveragedWeights
 from .searching import Searching, mean_sums, with_seen
 from .state import ExplorerState, trained, with_trained
@@ -88,7 +89,8 @@ class Syncing(Searching):
         evidence, size = "", math.sqrt(gradients) * math.sqrt(moves)
         if size and math.isfinite(signed / size):
             cosine = signed / size
-            steps = self._exploration.watched(self._step, self._interval, self._begun)
+            warmup = self._config.warmup_steps * self._exploration.held
+            steps = watched(self._step, self._interval, self._begun, warmup)
             there = [self._held.now >= self._config.hold_from * self._held.written]
             self._exploration.hold(cosine, steps, shares, there)
             better = "larger" if cosine > 0 else "smaller"

@@ -216,22 +216,6 @@ class Exploration:
             note=note,
         )
 
-    def watched(self, step: int, interval: int, begun: int) -> tuple[int, int]:
-        """Return the steps t' to t of the cosine that comes at a sync.
-
-        The first one after a search is that of the warm-up too: at the rates that lead up to
-        the one found it says soonest that there is room above.
-
-        Args:
-            step: t.
-            interval: optimizer steps between syncs.
-            begun: the step at which the search ended.
-        """
-        before = step - interval
-        if self.held and before == begun:
-            before -= self.config.warmup_steps
-        return before, step
-
     def hold(
         self,
         cosine: float,
@@ -248,8 +232,8 @@ class Exploration:
             cosine: of the updates with the gradients after them, over the interval.
             steps: t' and t, optimizer steps at its beginning and its end.
             shares: as for `decide`. Once a schedule decays its rate moves no more.
-            risen: whether it has come near the rate that the user wrote; below that the cosine
-                would ask for more because the schedule is low. Default: all have.
+            risen: whether it has come near the rate as written; below, the cosine would ask for
+                more because the schedule is low. Default: all have.
         """
         began, now = steps
         weight = 1 - math.exp((began - now) / self.config.hold_steps)
@@ -258,8 +242,8 @@ class Exploration:
         damped = self.cosine if self.cosine > 0 else self.config.hold_damping * self.cosine
         move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
         limit, span = self.config.hold_limit, math.log(self.config.hold_span)
-        moved = [j for j in self._rates() if shares[j] >= self.config.hold_share]
-        moved = [j for j in moved if risen is None or risen[j]]
+        free = [share >= self.config.hold_share for share in shares]
+        moved = [j for j in self._rates() if free[j] and (risen is None or risen[j])]
         before = self.lifted
         if moved:
             self.lifted = min(max(before + min(max(move, -limit), limit), -span), span)

@@ -73,6 +73,22 @@ def shares_of(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -
     return [1.0 if d.group is None else groups[d.group].share for d in dimensions]
 
 
+def watched(step: int, interval: int, begun: int, warmup: int) -> tuple[int, int]:
+    """Return the steps t' to t of the cosine that comes at a sync.
+
+    The first one after a search is that of its warm-up too: at the rates that lead up to the
+    one found it says soonest that there is room above.
+
+    Args:
+        step: t.
+        interval: optimizer steps between syncs.
+        begun: the step at which the search ended.
+        warmup: steps of its warm-up; 0 where there was no search.
+    """
+    before = step - interval
+    return before - warmup * (before == begun), step
+
+
 def risen(
     dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule], least: float
 ) -> list[bool]:

@@ -27,7 +27,7 @@ from .config import DEFAULT, SearchConfig
 from .decision import Decision
 from .dimensions import Dimension, Request
 from .exploration import Exploration
-from .held_schedule import HeldSchedule, risen, shares_of
+from .held_schedule import HeldSchedule, risen, shares_of, watched
 from .probe import Mode, evaluate, evaluation_weights
 from .reference_search import ReferenceSearch, Updates
 
@@ -221,7 +221,7 @@ class _Run:
         shares = shares_of(self._dimensions[0], self._groups)
         decision = state.decide(Gathered(losses=losses, probes=probes), shares)
         if state.held:
-            steps = state.watched(t + 1, self._T, self.begun)
+            steps = watched(t + 1, self._T, self.begun, config.warmup_steps)
             there = risen(self._dimensions[0], self._groups, config.hold_from)
             state.hold(self._updates.cosine(), steps, shares, there)
         if on_sync is not None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..ensemble.gathered import Gathered
 from .averaged_weights import AveragedWeights
 from .decision_line import decision_line, in_short
-from .held_schedule import risen, shares_of
+from .held_schedule import risen, shares_of, watched
 from .readings import ExplorerReadings
 
 
@@ -49,7 +49,8 @@ class ExplorerStill(ExplorerReadings):
         """Move the rates' scale by the updates of the interval. Collective."""
         mean, self._evidence = self._agreement.read().mean, ""
         if mean.known:
-            steps = self._exploration.watched(self._step, self._interval, self._begun)
+            warmup = self._config.warmup_steps * self._exploration.held
+            steps = watched(self._step, self._interval, self._begun, warmup)
             dimensions, least = self._exploration.dimensions, self._config.hold_from
             there = risen(dimensions, self._schedule.groups, least)
             self._exploration.hold(mean.cosine, steps, shares, there)
