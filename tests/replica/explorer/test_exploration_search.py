@@ -264,15 +264,6 @@ def test_a_move_of_the_scale_is_limited(cosine, move):
         assert exploration.coordinates == pytest.approx([x + move])
 
 
-def test_a_rate_waits_until_its_schedule_has_risen():
-    exploration = found(["one lr"])
-    before = list(exploration.coordinates)
-    exploration.hold(0.1, (1000, 1100), [1.0], [False])
-    assert exploration.coordinates == before
-    exploration.hold(0.1, (1100, 1200), [1.0], [True])
-    assert exploration.coordinates > before
-
-
 def test_the_scale_is_frozen_once_its_schedule_decays():
     exploration = found(["lr"])
     x, y = exploration.coordinates

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hdet.replica.explorer.dimensions import Dimension
-from hdet.replica.explorer.held_schedule import HeldSchedule, risen, watched
+from hdet.replica.explorer.held_schedule import HeldSchedule, risen_shares, watched
 from hdet.state import Entries
 
 RISE_AND_FALL = [0.1, 0.2, 0.4, 0.7, 1.0, 0.7, 0.4, 0.2, 0.1]
@@ -106,18 +106,19 @@ def _dimension(group):
     return Dimension("x", "log", 0.1, (0.1, 10.0), 1.0, group, lambda: 1.0, lambda x: None)
 
 
-def test_a_schedule_has_risen_from_half_of_what_the_user_wrote():
+def test_a_rate_waits_until_its_schedule_has_risen_to_half_of_what_the_user_wrote():
     held = HeldSchedule(0.0, 0.0, written=0.8)
     dimensions, seen = [_dimension(0), _dimension(None)], []
     for value in RISE_AND_FALL:
         held.advance(value)
-        seen.append(risen(dimensions, [held], 0.5))
-    assert [rate for rate, _ in seen] == [x >= 0.4 for x in RISE_AND_FALL]
-    assert all(other for _, other in seen)  # what has no schedule
+        seen.append(risen_shares(dimensions, [held], 0.5))
+    expected = [0.0, 0.0, 1.0, 1.0, 1.0, 0.7, 0.4, 0.0, 0.0]
+    assert [rate for rate, _ in seen] == pytest.approx(expected)
+    assert all(other == 1.0 for _, other in seen)  # what has no schedule
 
 
 def test_without_a_search_there_is_nothing_to_rise_to():
-    assert risen([_dimension(0)], [HeldSchedule(0.0, 0.0)], 0.5) == [True]
+    assert risen_shares([_dimension(0)], [HeldSchedule(0.0, 0.0)], 0.5) == [1.0]
 
 
 def test_a_state_keeps_what_the_user_wrote_and_an_older_one_has_none():

@@ -91,8 +91,8 @@ class Syncing(Searching):
             cosine = signed / size
             warmup = self._config.warmup_steps * self._exploration.held
             steps = watched(self._step, self._interval, self._begun, warmup)
-            there = [self._held.now >= self._config.hold_from * self._held.written]
-            self._exploration.hold(cosine, steps, shares, there)
+            risen = self._held.risen(self._config.hold_from)
+            self._exploration.hold(cosine, steps, shares if risen else [0.0])
             better = "larger" if cosine > 0 else "smaller"
             evidence = f"; cosine of updates and gradients {cosine:+.2g}: {better} is better"
         state = with_seen(state, total=self.replicas.zeros(state.seen.total))

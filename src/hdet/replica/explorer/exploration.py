@@ -216,13 +216,7 @@ class Exploration:
             note=note,
         )
 
-    def hold(
-        self,
-        cosine: float,
-        steps: Sequence[int],
-        shares: Sequence[float],
-        risen: Sequence[bool] | None = None,
-    ) -> None:
+    def hold(self, cosine: float, steps: Sequence[int], shares: Sequence[float]) -> None:
         """Move the scale of the rates that a search has found by first-order evidence.
 
             c <- c + (1 - exp((t' - t) / hold_steps)) (cosine - c)
@@ -231,9 +225,8 @@ class Exploration:
         Args:
             cosine: of the updates with the gradients after them, over the interval.
             steps: t' and t, optimizer steps at its beginning and its end.
-            shares: as for `decide`. Once a schedule decays its rate moves no more.
-            risen: whether it has come near the rate as written; below, the cosine would ask for
-                more because the schedule is low. Default: all have.
+            shares: as for `decide`, and 0 until a schedule has risen: there the cosine would
+                ask for more because it is low. Once it decays its rate moves no more.
         """
         began, now = steps
         weight = 1 - math.exp((began - now) / self.config.hold_steps)
@@ -242,8 +235,7 @@ class Exploration:
         damped = self.cosine if self.cosine > 0 else self.config.hold_damping * self.cosine
         move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
         limit, span = self.config.hold_limit, math.log(self.config.hold_span)
-        free = [share >= self.config.hold_share for share in shares]
-        moved = [j for j in self._rates() if free[j] and (risen is None or risen[j])]
+        moved = [j for j in self._rates() if shares[j] >= self.config.hold_share]
         before = self.lifted
         if moved:
             self.lifted = min(max(before + min(max(move, -limit), limit), -span), span)

@@ -46,6 +46,10 @@ class HeldSchedule:
         """s(t) as a share of its maximum: 1 until the rate decays."""
         return self.now / self.highest if self.highest > 0 else 1.0
 
+    def risen(self, least: float) -> bool:
+        """Return whether s(t) has come to a share of s*."""
+        return self.now >= least * self.written
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
         return dict(vars(self))
@@ -89,9 +93,11 @@ def watched(step: int, interval: int, begun: int, warmup: int) -> tuple[int, int
     return before - warmup * (before == begun), step
 
 
-def risen(
+def risen_shares(
     dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule], least: float
-) -> list[bool]:
-    """Return for each dimension whether its schedule has come to `least` of s*, the written."""
-    found = [None if d.group is None else groups[d.group] for d in dimensions]
-    return [held is None or held.now >= least * held.written for held in found]
+) -> list[float]:
+    """Return the same, but 0 where a schedule has not come to `least` of s*, the written."""
+    pairs = zip(dimensions, shares_of(dimensions, groups), strict=True)
+    return [
+        share if d.group is None or groups[d.group].risen(least) else 0.0 for d, share in pairs
+    ]

@@ -27,7 +27,7 @@ from .config import DEFAULT, SearchConfig
 from .decision import Decision
 from .dimensions import Dimension, Request
 from .exploration import Exploration
-from .held_schedule import HeldSchedule, risen, shares_of, watched
+from .held_schedule import HeldSchedule, risen_shares, shares_of, watched
 from .probe import Mode, evaluate, evaluation_weights
 from .reference_search import ReferenceSearch, Updates
 
@@ -222,8 +222,8 @@ class _Run:
         decision = state.decide(Gathered(losses=losses, probes=probes), shares)
         if state.held:
             steps = watched(t + 1, self._T, self.begun, config.warmup_steps)
-            there = risen(self._dimensions[0], self._groups, config.hold_from)
-            state.hold(self._updates.cosine(), steps, shares, there)
+            near = risen_shares(self._dimensions[0], self._groups, config.hold_from)
+            state.hold(self._updates.cosine(), steps, near)
         if on_sync is not None:
             scored = probes if any(map(math.isfinite, probes)) else losses
             on_sync(number, scored, decision)

@@ -63,7 +63,7 @@ class ExplorerSearch(ExplorerStill):
         self._evidence = ""
         if not self._watching:
             return
-        self._move_by_agreement(shares)
+        self._move_by_agreement()
         rates = [j for j, d in enumerate(self._exploration.dimensions) if d.is_rate]
         if all(shares[j] < self._config.hold_share for j in rates):
             self._agreement.close()

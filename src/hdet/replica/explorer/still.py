@@ -6,12 +6,11 @@ values, since none before it was followed.
 """
 
 import logging
-from collections.abc import Sequence
 
 from ..ensemble.gathered import Gathered
 from .averaged_weights import AveragedWeights
 from .decision_line import decision_line, in_short
-from .held_schedule import risen, shares_of, watched
+from .held_schedule import risen_shares, shares_of, watched
 from .readings import ExplorerReadings
 
 
@@ -38,22 +37,22 @@ class ExplorerStill(ExplorerReadings):
         dimensions = exploration.dimensions
         shares = shares_of(dimensions, self._schedule.groups)
         decision = exploration.decide(gathered, shares)
-        self._move_by_agreement(shares)
+        self._move_by_agreement()
         after = exploration.base_values()
         exploration.coordinates, exploration.lifted = start, lifted
         words = decision.note or decision_line(dimensions, decision, before, after)
         self._say(logging.INFO, f"would be: {words}{self._evidence}")
         self._last = {"would_be": {d.name: x for d, x in zip(dimensions, after, strict=True)}}
 
-    def _move_by_agreement(self, shares: Sequence[float]) -> None:
+    def _move_by_agreement(self) -> None:
         """Move the rates' scale by the updates of the interval. Collective."""
         mean, self._evidence = self._agreement.read().mean, ""
         if mean.known:
             warmup = self._config.warmup_steps * self._exploration.held
             steps = watched(self._step, self._interval, self._begun, warmup)
             dimensions, least = self._exploration.dimensions, self._config.hold_from
-            there = risen(dimensions, self._schedule.groups, least)
-            self._exploration.hold(mean.cosine, steps, shares, there)
+            shares = risen_shares(dimensions, self._schedule.groups, least)
+            self._exploration.hold(mean.cosine, steps, shares)
             better = "larger" if mean.cosine > 0 else "smaller"
             self._evidence = (
                 f"; cosine of updates and gradients {mean.cosine:+.2g}: {better} is better"
