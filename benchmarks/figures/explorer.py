@@ -52,7 +52,8 @@ def draw(folder: Path) -> None:
     )
     rates = np.array(trace.rates)[:, 0]
     follow = int(first) + 1 - INTERVAL
-    warm = follow - hdet.SearchConfig().warmup_steps
+    constants = hdet.SearchConfig()  # the schedule falls from the start
+    warm = follow - constants.warmup_steps // constants.warmup_pace
     settle = int(np.argmax(np.diff(rates[:follow, 0]) < 0)) + 1
     trial = int(np.argmax(np.ptp(rates[:follow], axis=1) > 0))
     schedule = RATE * (1 + np.cos(np.pi * np.arange(STEPS) / STEPS)) / 2

@@ -316,13 +316,39 @@ def test_the_rate_that_is_found_is_warmed_up_to_and_then_the_search_is_over():
     search, _, _ = judged([3.0, 1.0, 2.0, 9.0])
     assert search.found
     found, shares, turns = search.log_factor, [], []
-    for _ in range(40):
+    for _ in range(80):
         shares.append([math.exp(x) for x in search.shifts()])
         turns.append(search.advance(None))
-    assert shares == [pytest.approx([k / 40] * 4) for k in range(1, 41)]
-    assert turns == [Turn()] * 39 + [Turn(done=True)]
-    assert (search.phase, search.log_factor) == ("done", found)
+    assert shares == [pytest.approx([k / 80] * 4) for k in range(1, 81)]
+    assert turns == [Turn()] * 79 + [Turn(done=True)]
+    assert (search.phase, search.log_factor, search.warmed) == ("done", found, 80)
     assert search.shifts() == [0.0] * 4
+
+
+@pytest.mark.parametrize(("held", "steps"), [(0, 41), (21, 51), (60, 71), (78, 80), (80, 80)])
+def test_the_warm_up_is_twice_as_fast_while_the_schedule_falls(held, steps):
+    # A step that begins on a schedule that fell in the step before counts for two.
+    search, _, _ = judged([3.0, 1.0, 2.0, 9.0])
+    shares = []
+    while search.phase == "warmup":
+        shares.append(math.exp(search.shifts()[0]))
+        search.advance(None, decaying=len(shares) > held)
+    counts = [1 if k <= held else 2 for k in range(len(shares))]
+    expected = [min(1.0, sum(counts[: k + 1]) / 80) for k in range(len(counts))]
+    assert shares == pytest.approx(expected)
+    assert len(shares) == search.warmed == steps
+
+
+def test_a_schedule_that_has_fallen_before_the_warm_up_makes_it_fast_from_its_first_step():
+    search, shares = trying(), []
+    search.before_trials(6.0)
+    for _ in range(TRIAL):
+        search.advance(None, decaying=True)
+    assert search.judge([3.0, 1.0, 2.0, 9.0]).found
+    while search.phase == "warmup":
+        shares.append(math.exp(search.shifts()[0]))
+        search.advance(None, decaying=True)
+    assert shares == pytest.approx([k / 40 for k in range(1, 41)])
 
 
 def test_without_a_gain_nothing_speaks_for_more_than_the_best_rate():

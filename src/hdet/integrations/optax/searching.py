@@ -52,7 +52,8 @@ class Searching:
     def _search_step(self, state: ExplorerState, search: RateSearch) -> ExplorerState:
         """Take in a step of the search, and do what it asks for."""
         rate = search.log_factor
-        turn = search.advance(self._agreement(state) if search.phase == "climb" else None)
+        agreement = self._agreement(state) if search.phase == "climb" else None
+        turn = search.advance(agreement, self._held.share < 1)
         if turn.snapshot:
             self._take_snapshot(state, rate)
         if turn.roll_back:
@@ -125,9 +126,9 @@ class Searching:
     def _follow_schedule(self, state: ExplorerState) -> ExplorerState:
         """Be on the schedule from now on, and watch the updates of the warm-up."""
         self._held.peak = None
-        rate, steps = self._exploration.base_values()[0] * self._peak, self._config.warmup_steps
-        words = f"the search is over: learning rate {rate:.3g}, after {steps} steps of warm-up"
-        self._say(logging.INFO, words)
+        rate = self._exploration.base_values()[0] * self._peak
+        warmup = f"after at most {self._config.warmup_steps} steps of warm-up"
+        self._say(logging.INFO, f"the search is over: learning rate {rate:.3g}, {warmup}")
         return self._forgotten(state)
 
     def _end_search(self, state: ExplorerState) -> ExplorerState:

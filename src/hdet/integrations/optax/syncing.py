@@ -89,8 +89,8 @@ class Syncing(Searching):
         evidence, size = "", math.sqrt(gradients) * math.sqrt(moves)
         if size and math.isfinite(signed / size):
             cosine = signed / size
-            warmup = self._config.warmup_steps * self._exploration.held
-            steps = watched(self._step, self._interval, self._begun, warmup)
+            warmed = self._exploration.warmed
+            steps = watched(self._step, self._interval, self._begun, warmed)
             risen = self._held.risen(self._config.hold_from)
             self._exploration.hold(cosine, steps, shares if risen else [0.0])
             better = "larger" if cosine > 0 else "smaller"

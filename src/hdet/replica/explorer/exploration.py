@@ -59,6 +59,7 @@ class Exploration:
         syncs: decisions so far.
         search: the search for the scale of the learning rates; None when it is over.
         held: whether a search has found their scale. Then `decide` moves only their ratios.
+        warmed: optimizer steps of the warm-up at the end of that search.
         guard: what is known of the losses, and of spikes.
     """
 
@@ -82,6 +83,7 @@ class Exploration:
         self.guard = RateGuard(config)
         self.search: RateSearch | None = None
         self.held = False
+        self.warmed = 0
         self.cosine = 0.0  # of updates and gradients since the search, smoothed
         self.lifted = 0.0  # sum of the moves that followed it
         self._seed = seed
@@ -172,6 +174,8 @@ class Exploration:
 
     def end_search(self) -> None:
         """End the search with the rates where they stand."""
+        assert self.search is not None
+        self.warmed = self.search.warmed
         self.search, self.held = None, True
         self._offsets = self._drawn()
 
@@ -336,6 +340,7 @@ class Exploration:
             "coordinates": dict(zip(names, self.coordinates, strict=True)),
             "rates": self.guard.state_dict(),
             "held": self.held,
+            "warmed": self.warmed,
             "cosine": self.cosine,
             "lifted": self.lifted,
             # The same entries at any time, as `torch.distributed.checkpoint` asks for.
@@ -364,6 +369,7 @@ class Exploration:
         fresh.guard = RateGuard.parsed(entries.entries("rates"), self.config)
         fresh.search = None
         fresh.held = entries.has("held") and entries.boolean("held")
+        fresh.warmed = entries.integer("warmed") if entries.has("warmed") else 0
         if entries.has("cosine"):  # states of v0.1 have neither
             span = math.log(self.config.hold_span)
             fresh.cosine = entries.number("cosine", -1.0, 1.0)

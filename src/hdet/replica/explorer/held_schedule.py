@@ -77,6 +77,12 @@ def shares_of(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -
     return [1.0 if d.group is None else groups[d.group].share for d in dimensions]
 
 
+def decaying(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -> bool:
+    """Return whether the schedules of all rates have fallen below their maxima."""
+    pairs = zip(dimensions, shares_of(dimensions, groups), strict=True)
+    return all(share < 1 for d, share in pairs if d.is_rate)
+
+
 def watched(step: int, interval: int, begun: int, warmup: int) -> tuple[int, int]:
     """Return the steps t' to t of the cosine that comes at a sync.
 

@@ -26,7 +26,8 @@ factor on the rate that the user wrote.
   a replica that trains alone has the noise of its own batch and little time to remove it: it
   prefers lower rates than the run, whose batch is that of all replicas.
 - **warmup**: the rate rises from zero to the one found, on the user's schedule. The schedule's
-  own warm-up may be over by now, and the damage of a jump stays.
+  own warm-up may be over by now, and the damage of a jump stays. Once the schedule falls, the
+  warm-up is faster: there is no more time at high rates than what it leaves.
 
 Why trials: what a rate does to one step, or to one interval, says little of what it does to a
 run (short-horizon bias, Wu et al., arXiv 1803.02021). A decay at the end takes most of that
@@ -88,7 +89,9 @@ class RateSearch:
     Attributes:
         phase: of the steps that come.
         log_factor: x.
-        steps: optimizer steps of the phase so far.
+        steps: optimizer steps of the phase so far; in the warm-up, those on a schedule that
+            falls count `warmup_pace` times.
+        warmed: optimizer steps of the warm-up so far.
     """
 
     def __init__(
@@ -104,12 +107,13 @@ class RateSearch:
         self.trials = trials and replicas > 1 and config.max_trials > 0
         self.phase: Phase = "climb"
         self.log_factor = math.log(config.climb_start)
-        self.steps = 0
+        self.steps = self.warmed = 0
         self.trial = 0  # trials behind it
         self._initial = math.inf  # L_0
         self._tried: list[tuple[float, float]] = []  # x_i, L_i
         self._smoothed = self._largest = 0.0
         self._seen = 0  # agreements so far
+        self._decaying = False  # whether the schedule falls
 
     @property
     def begun(self) -> bool:
@@ -127,7 +131,8 @@ class RateSearch:
             share = (self.steps + 1) / self.config.restart_warmup
             return [math.log(min(1.0, share))] * self.replicas
         if self.phase == "warmup":
-            return [math.log((self.steps + 1) / self.config.warmup_steps)] * self.replicas
+            share = (self.steps + self._pace) / self.config.warmup_steps
+            return [math.log(min(1.0, share))] * self.replicas
         if self.phase == "trial":
             length = self.config.trial_steps
             step = min(self.steps, length - 1)  # the last one's until the trial is judged
@@ -146,15 +151,24 @@ class RateSearch:
         )
         return [spacing * (r % count) for r in range(self.replicas)]
 
-    def advance(self, agreement: float | None) -> Turn:
+    @property
+    def _pace(self) -> int:
+        """How many steps the one that comes counts for."""
+        hurried = self.phase == "warmup" and self._decaying
+        return self.config.warmup_pace if hurried else 1
+
+    def advance(self, agreement: float | None, decaying: bool = False) -> Turn:
         """Take in a step that was trained, and say what comes.
 
         Args:
             agreement: of the last update with the gradient after it, -1 to 1; None where
                 there was no number, NaN where it was not finite. In a climb, numbers that go
                 on missing count as 1: the weights do not move.
+            decaying: whether the schedule has fallen below its maximum.
         """
-        self.steps += 1
+        self.steps += self._pace
+        self.warmed += self.phase == "warmup"
+        self._decaying = decaying
         if self.phase == "climb":
             return self._climb(agreement)
         if self.phase == "settle" and self.steps >= self.config.settle_steps:
@@ -280,6 +294,8 @@ class RateSearch:
             "smoothed": self._smoothed,
             "largest": self._largest,
             "seen": self._seen,
+            "warmed": self.warmed,
+            "decaying": self._decaying,
         }
 
     def parsed(self, entries: Entries) -> "RateSearch":
@@ -303,6 +319,9 @@ class RateSearch:
         fresh._smoothed = entries.number("smoothed", -1.0, 1.0)
         fresh._largest = entries.number("largest", 0.0, 1.0)
         fresh._seen = entries.integer("seen")
+        if entries.has("warmed"):  # states of v0.1 have neither
+            fresh.warmed = entries.integer("warmed", 0, self.config.warmup_steps)
+            fresh._decaying = entries.boolean("decaying")
         if phase == "trial" and not fresh.trials:
             fresh.postpone_trial()  # and so the search ends with the next step
         return fresh

@@ -27,7 +27,7 @@ from .config import DEFAULT, SearchConfig
 from .decision import Decision
 from .dimensions import Dimension, Request
 from .exploration import Exploration
-from .held_schedule import HeldSchedule, risen_shares, shares_of, watched
+from .held_schedule import HeldSchedule, decaying, risen_shares, shares_of, watched
 from .probe import Mode, evaluate, evaluation_weights
 from .reference_search import ReferenceSearch, Updates
 
@@ -197,7 +197,7 @@ class _Run:
     def search_step(self, t: int) -> None:
         """Do what the search asks for after a step."""
         assert self.searching is not None
-        turn = self.searching.after_step()
+        turn = self.searching.after_step(decaying(self._dimensions[0], self._groups))
         self._state.follow_search()
         if turn.roll_back:
             means = mean_losses(self._interval)
@@ -221,7 +221,7 @@ class _Run:
         shares = shares_of(self._dimensions[0], self._groups)
         decision = state.decide(Gathered(losses=losses, probes=probes), shares)
         if state.held:
-            steps = watched(t + 1, self._T, self.begun, config.warmup_steps)
+            steps = watched(t + 1, self._T, self.begun, state.warmed)
             near = risen_shares(self._dimensions[0], self._groups, config.hold_from)
             state.hold(self._updates.cosine(), steps, near)
         if on_sync is not None:

@@ -114,10 +114,10 @@ class ReferenceSearch:
         sums = self._updates.newest
         self._agreement = sums[0] / sums[1] if sums[1] else None
 
-    def after_step(self) -> Turn:
-        """Take in the step, and do what the search asks for."""
+    def after_step(self, decaying: bool) -> Turn:
+        """Take in the step, and do what the search asks for; `decaying` as it takes it."""
         rate = self._search.log_factor
-        turn = self._search.advance(self._agreement)
+        turn = self._search.advance(self._agreement, decaying)
         if turn.snapshot:
             self._keep(rate)
         if turn.roll_back:

@@ -19,6 +19,7 @@ from ...errors import where
 from ...state import Entries
 from ..ensemble.restart import restart_moments
 from ..ensemble.update_agreement import UpdateAgreement
+from .held_schedule import decaying
 from .probe import evaluate, evaluation_weights
 from .rate_search import RateSearch, Turn
 from .snapshots import Snapshots
@@ -126,7 +127,9 @@ class ExplorerSearch(ExplorerStill):
     def _search_step(self, search: RateSearch) -> None:
         """Take in a step of the search. Collective in the climb and at the end of a trial."""
         rate = search.log_factor
-        turn = search.advance(self._read_agreement() if search.phase == "climb" else None)
+        agreement = self._read_agreement() if search.phase == "climb" else None
+        falls = decaying(self._exploration.dimensions, self._schedule.groups)
+        turn = search.advance(agreement, falls)
         if turn.snapshot:
             self._snapshots.take(self._step, rate)
         if turn.roll_back:
@@ -203,8 +206,8 @@ class ExplorerSearch(ExplorerStill):
 
     def _found_message(self) -> str:
         rates = ", ".join(f"{rate:.3g}" for rate in self.found())
-        steps = self._config.warmup_steps
-        return f"the search is over: learning rate {rates}, after {steps} steps of warm-up"
+        warmup = f"after at most {self._config.warmup_steps} steps of warm-up"
+        return f"the search is over: learning rate {rates}, {warmup}"
 
     @contextmanager
     def converged(self, restore: bool = False) -> Iterator[None]:

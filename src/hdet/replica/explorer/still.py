@@ -48,8 +48,8 @@ class ExplorerStill(ExplorerReadings):
         """Move the rates' scale by the updates of the interval. Collective."""
         mean, self._evidence = self._agreement.read().mean, ""
         if mean.known:
-            warmup = self._config.warmup_steps * self._exploration.held
-            steps = watched(self._step, self._interval, self._begun, warmup)
+            warmed = self._exploration.warmed
+            steps = watched(self._step, self._interval, self._begun, warmed)
             dimensions, least = self._exploration.dimensions, self._config.hold_from
             shares = risen_shares(dimensions, self._schedule.groups, least)
             self._exploration.hold(mean.cosine, steps, shares)
