@@ -302,7 +302,7 @@ def step(state, batch):
     value, grads = jax.value_and_grad(loss)(state.params, batch)
     return explorer.update(state, grads, value), value
 state = explorer.init(jnp.zeros(4))
-for _ in range(130):
+for _ in range(170):
     state, _ = step(state, explorer.split(x))
 state = explorer.load_state_dict(explorer.state_dict(state))
 print(explorer.metrics()["phase"], explorer.metrics()["syncs"] > 0)

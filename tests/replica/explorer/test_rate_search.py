@@ -98,6 +98,14 @@ def test_no_crossing_is_seen_before_there_are_enough_numbers():
     assert search.advance(-1.0).roll_back
 
 
+def test_an_agreement_that_was_rounded_to_above_one_counts_as_one_and_its_state_loads():
+    search = RateSearch(4, True)
+    search.advance(1.0000001)
+    state = search.state_dict()
+    assert (state["smoothed"], state["largest"]) == (1.0, 1.0)
+    assert search.parsed(Entries(state, "test")).state_dict() == state
+
+
 @pytest.mark.parametrize("agreement", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_ends_the_climb_at_once(agreement):
     search = RateSearch(4, True)

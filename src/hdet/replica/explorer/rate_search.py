@@ -189,6 +189,7 @@ class RateSearch:
                 return Turn(snapshot=True)
             agreement = 1.0  # the steps are too short to move a weight at all
         if math.isfinite(agreement):
+            agreement = min(1.0, max(-1.0, agreement))  # sums in float32 may round beyond
             weight = 1.0 if self._seen == 0 else 1 / config.agreement_steps
             self._smoothed += weight * (agreement - self._smoothed)
             self._largest = max(self._largest, self._smoothed)
