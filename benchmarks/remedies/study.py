@@ -2,7 +2,7 @@
 
     python -m benchmarks remedies
 
-Three measurements, the first two written to records/remedies.json:
+Four measurements, the first two written to records/remedies.json:
 
 - **bias**: plain one-cycle runs at fixed peak rates, with replicas 30 % around them. At every
   sync the replicas' probe losses are read at their own weights (mix 1) and closer to the
@@ -11,7 +11,9 @@ Three measurements, the first two written to records/remedies.json:
 - **ablations**: Explorer from three starts with one part taken out or changed at a time:
   regret against the best of plain runs;
 - **trials**, to records/trials.json: which rate a short trial would choose, on a part of the
-  batch and on all of it.
+  batch and on all of it;
+- **warm-ups**, to records/warmups.json: how Explorer ends after longer and shorter ones, on
+  byte GPTs whose rate stays high.
 """
 
 import copy
@@ -64,10 +66,14 @@ ABLATIONS: dict[str, SearchConfig] = {
     "twice the rise": replace(CONFIG, trial_rise=2 * CONFIG.trial_rise),
     "no warm-up to the rate found": replace(CONFIG, warmup_steps=1),
     "twice the warm-up": replace(CONFIG, warmup_steps=2 * CONFIG.warmup_steps),
+    "a warm-up as long on falling schedules": replace(CONFIG, warmup_pace=1),
     "no moves after the search": replace(CONFIG, hold_gain=0.0),
     "moves in your warm-up too": replace(CONFIG, hold_from=0.0),
     "moves down as fast as up": replace(CONFIG, hold_damping=1.0),
 }
+# Problems of the confirmation split: no dense network shows what a warm-up is for.
+WARMUP_PROBLEMS = ["gpt-0.1M-wsd", "gpt-0.1M-free"]
+WARMUPS = {str(n): replace(CONFIG, warmup_steps=n) for n in (20, 40, 80, 160)}
 
 
 @torch.no_grad()
@@ -156,12 +162,26 @@ def best_plain(done: list[tuple], name: str, seeds: range) -> tuple[float, float
     return min(pair for pair in means if math.isfinite(pair[0]))
 
 
-def regrets(done: list[tuple], seeds: range) -> dict:
-    """Return the regrets of every ablation, per problem and start, in percent."""
+def runs(configs: dict[str, SearchConfig], names: list[str], seeds: range) -> list[tuple]:
+    """Return the work that `regrets` needs."""
+    plain = [("ddp", n, s, k, CONFIG) for n in names for s in SWEEP for k in seeds]
+    return plain + [
+        ("hdet", n, s, k, config)
+        for config in configs.values()
+        for n in names
+        for s in ABLATION_STARTS
+        for k in seeds
+    ]
+
+
+def regrets(
+    done: list[tuple], configs: dict[str, SearchConfig], names: list[str], seeds: range
+) -> dict:
+    """Return Explorer's regrets with each of `configs`, by problem and start, in percent."""
     table = {}
-    for label, config in ABLATIONS.items():
+    for label, config in configs.items():
         table[label] = {}
-        for name in ABLATION_PROBLEMS:
+        for name in names:
             best, _ = best_plain(done, name, seeds)
             ends = [mean_loss(done, "hdet", name, s, seeds, config) for s in ABLATION_STARTS]
             table[label][name] = [100 * (end / best - 1) for end in ends]
@@ -199,14 +219,7 @@ def bias_and_ablations(seeds: range) -> None:
     """Measure both, and write the record."""
     each = [(n, s, k) for n in BIAS_PROBLEMS for s in STARTS for k in seeds]
     work = [("bias", *one, CONFIG) for one in each]
-    work += [("ddp", n, s, k, CONFIG) for n in ABLATION_PROBLEMS for s in SWEEP for k in seeds]
-    work += [
-        ("hdet", n, s, k, config)
-        for config in ABLATIONS.values()
-        for n in ABLATION_PROBLEMS
-        for s in ABLATION_STARTS
-        for k in seeds
-    ]
+    work += runs(ABLATIONS, ABLATION_PROBLEMS, seeds)
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
         done = pool.map(job, work, chunksize=1)
@@ -227,8 +240,19 @@ def bias_and_ablations(seeds: range) -> None:
             "starts": STARTS,
             "bias": table,
             "regret starts": ABLATION_STARTS,
-            "regret": regrets(done, seeds),
+            "regret": regrets(done, ABLATIONS, ABLATION_PROBLEMS, seeds),
         },
+    )
+
+
+def warmups(seeds: range) -> None:
+    """Vary the length of the warm-up to the rate found, and write the record."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        done = pool.map(job, runs(WARMUPS, WARMUP_PROBLEMS, seeds), chunksize=1)
+    write_record(
+        "warmups",
+        "python -m benchmarks remedies",
+        {"seeds": len(seeds), "regret": regrets(done, WARMUPS, WARMUP_PROBLEMS, seeds)},
     )
 
 
@@ -237,6 +261,9 @@ def command(
         int, typer.Option(min=0, help="Of the bias and the ablations; 0 leaves them.")
     ] = 2,
     trial_seeds: Annotated[int, typer.Option(min=0, help="Of the trials; 0 leaves them.")] = 2,
+    warmup_seeds: Annotated[
+        int, typer.Option(min=0, help="Of the warm-ups; 0 leaves them.")
+    ] = 2,
     scalar_seeds: Annotated[
         int, typer.Option(min=0, help="Of the other scalars; 0 leaves them.")
     ] = 3,
@@ -246,5 +273,7 @@ def command(
         bias_and_ablations(range(seeds))
     if trial_seeds:
         trials(range(trial_seeds))
+    if warmup_seeds:
+        warmups(range(warmup_seeds))
     if scalar_seeds:
         scalars(range(scalar_seeds))
