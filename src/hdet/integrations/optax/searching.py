@@ -105,10 +105,13 @@ class Searching:
         low_enough = [s for s in self._snapshots if s.log_rate <= search.log_factor]
         found = low_enough[-1] if low_enough else self._snapshots[0]
         self._forget_climb()
-        fresh = self.replicas.spread(self._optimizer.init(found.params))
-        opt_state = restarted(state.opt_state, fresh)
+        opt_state = self._new_moments(state.opt_state, found.params)
         extra = self._put_back(state.extra, found.extra)
         return with_trained(state, (self.replicas.spread(found.params), opt_state, extra))
+
+    def _new_moments(self, opt_state: Any, params: Any) -> Any:
+        """Return the optimizer's state with the moments of a fresh one."""
+        return restarted(opt_state, self.replicas.spread(self._optimizer.init(params)))
 
     def _put_back(self, extra: Any, kept: Any) -> Any:
         """Return what goes with weights that are put back; what is no float goes on."""
@@ -124,12 +127,13 @@ class Searching:
         return with_trained(state, parted)
 
     def _follow_schedule(self, state: ExplorerState) -> ExplorerState:
-        """Be on the schedule from now on, and watch the updates of the warm-up."""
+        """Be on the schedule from now on, with new moments, and watch the updates."""
         self._held.peak = None
         rate = self._exploration.base_values()[0] * self._peak
         warmup = f"after at most {self._config.warmup_steps} steps of warm-up"
         self._say(logging.INFO, f"the search is over: learning rate {rate:.3g}, {warmup}")
-        return self._forgotten(state)
+        opt_state = self._new_moments(state.opt_state, self._first(state.params))
+        return self._forgotten(with_trained(state, (state.params, opt_state, state.extra)))
 
     def _end_search(self, state: ExplorerState) -> ExplorerState:
         """Track the rate found from now on."""

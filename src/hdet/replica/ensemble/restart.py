@@ -2,7 +2,8 @@
 
 While a rate is still tiny the first, large gradients fill Adam's second moments, and with a
 beta2 of 0.999 they keep the effective rate too low and distorted for hundreds of steps after.
-So at a roll-back those that divide by such moments begin anew. It has to be all of their state:
+So at a roll-back, and where the warm-up to the rate found begins, those that divide by such
+moments begin anew. It has to be all of their state:
 one `step` corrects the bias of both moments. With v cleared and `step` kept, v stands for
 (1 - beta2) g^2 and is taken for g^2, and the first update is thirty times too long; with v and
 `step` cleared and m kept, the old m is divided by 1 - beta1 and counts nine times. m remembers

@@ -136,6 +136,9 @@ class ReferenceSearch:
             self._search.before_trials(math.fsum(losses) / len(losses))
         if turn.part:
             self._start = self._copied(rate)
+        if turn.found:
+            for optimizer in self._optimizers:
+                restart_moments(optimizer)
         return turn
 
     def _keep(self, rate: float) -> None:

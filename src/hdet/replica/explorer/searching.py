@@ -41,8 +41,9 @@ class ExplorerSearch(ExplorerStill):
         self._snapshots = Snapshots(self.optimizer, model, replicas, self._config.snapshots)
 
     def _follow_schedule(self) -> None:
-        """Be on the schedule from now on, and watch the updates of the warm-up. Local."""
+        """Be on the schedule from now on, with new moments, and watch the updates. Local."""
         self._schedule.end_search()
+        restart_moments(self.optimizer)
         if self._config.hold_gain > 0:
             self._agreement = UpdateAgreement(self.optimizer, self._ensemble.replicas)
 
