@@ -25,9 +25,10 @@ factor on the rate that the user wrote.
   For trials so short are noisy: the lowest loss alone is no evidence. The rise is there because
   a replica that trains alone has the noise of its own batch and little time to remove it: it
   prefers lower rates than the run, whose batch is that of all replicas.
-- **warmup**: the moments begin anew, and the rate rises from zero to the one found, on the user's
-  schedule. The schedule's own warm-up may be over by now, and the damage of a jump stays. Once
-  the schedule falls, the warm-up is faster: it would take the time that is left at high rates.
+- **warmup**: the moments begin anew, and the rate rises from zero to the one found, on the
+  user's schedule. The schedule's own warm-up may be over by now, and the damage of a jump
+  stays. Once the schedule falls, the warm-up is faster: it would take the time that is left
+  at high rates.
 
 Why trials: what a rate does to one step, or to one interval, says little of what it does to a
 run (short-horizon bias, Wu et al., arXiv 1803.02021). A decay at the end takes most of that
