@@ -372,11 +372,33 @@ def test_an_optimizer_instead_of_what_makes_one_is_refused():
         (lambda lr: optax.contrib.prodigy(lr), "ProdigyState, which chooses the length"),
         (lambda lr: optax.contrib.schedule_free_adamw(lr), "keeps weights of its own"),
         (lambda lr: optax.MultiSteps(optax.adam(lr), 4), "add the gradients up inside"),
+        (lambda lr: optax.chain(optax.apply_every(4), optax.sgd(lr)), "takes a step only now"),
+        (optax.inject_hyperparams(optax.adamw), "same at the learning rates 0.1 and 0.0001"),
+        (
+            lambda _: optax.adamw(optax.linear_schedule(0.0, 0.1, 50)),
+            "must use the rate that it is called with",
+        ),
     ],
 )
 def test_an_optimizer_that_several_rates_would_break_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         Explorer(make, 0.1, replicas=2).init(start())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda lr: optax.chain(
+            optax.adam(lr), optax.scale_by_schedule(optax.linear_schedule(0.0, 1.0, 50))
+        ),
+        lambda lr: optax.chain(optax.sgd(lr), optax.clip_by_global_norm(0.01)),
+        lambda lr: optax.masked(optax.lion(lr), {k: k == "0.bias" for k in start()}),
+        optax.contrib.muon,
+        optax.adafactor,
+    ],
+)
+def test_an_optimizer_whose_steps_depend_on_the_rate_is_taken(make):
+    Explorer(make, 0.1, replicas=2).init(start())
 
 
 def test_weights_that_are_no_real_numbers_are_refused():

@@ -24,7 +24,7 @@ from ...replica.explorer.held_schedule import HeldSchedule
 from . import checks
 from .arrays import shapes
 from .averaged_weights import AveragedWeights
-from .optimizer import Make, refuse_unfit, with_rate
+from .optimizer import Make, refuse_fixed_rate, refuse_unfit, with_rate
 from .probe import CommonProbe, Probe
 from .readings import Readings
 from .replicas import Replicas, averaged, finite, first, mean
@@ -134,6 +134,7 @@ class Explorer(Readings, Saving):
             one = ExplorerState(params, opt_state, jnp.zeros((), int), extra)
         else:
             refuse_unfit(opt_state)
+            refuse_fixed_rate(self._optimizer, params, self._peak)
             one = begun(params, opt_state, extra, self._searches)
         self._like = shapes(one._replace(controls=None))
         state = self.replicas.spread(one)

@@ -78,7 +78,7 @@ def refuse_unfit(opt_state: Any) -> None:
         ),
         (_OWN_WEIGHTS, "keeps weights of its own", "use the optimizer inside it"),
         (
-            ("MultiStepsState",),
+            ("MultiStepsState", "ApplyEvery"),
             "takes a step only now and then",
             "add the gradients up inside the function under `@explorer.jit`",
         ),
@@ -89,3 +89,36 @@ def refuse_unfit(opt_state: Any) -> None:
                 f"`Explorer(make_optimizer=...)` makes an optimizer with {name}, which {why}: "
                 f"{remedy}, or train without Explorer."
             )
+
+
+def refuse_fixed_rate(
+    optimizer: optax.GradientTransformationExtraArgs, params: Any, rate: float
+) -> None:
+    """Raise a `ValueError` for an optimizer whose steps do not depend on the rate.
+
+    The second step is compared: a schedule of the user's own may begin with 0. Where that is 0
+    too, nothing can be said.
+
+    Args:
+        optimizer: from `with_rate`.
+        params: of one replica.
+        rate: the largest of the run; the other that is tried is a thousandth of it.
+    """
+    low = rate / 1000
+
+    @jax.jit  # one program for both, so that they differ by the rate alone
+    def second_step(rate: jax.Array) -> list[jax.Array]:
+        ones, opt_state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
+        for _ in range(2):
+            steps, opt_state = optimizer.update(ones, at_rate(opt_state, rate), params)
+        return jax.tree.leaves(steps)
+
+    one, two = second_step(jnp.asarray(rate)), second_step(jnp.asarray(low))
+    same = all(jnp.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    if same and any(map(jnp.any, one)):
+        raise ValueError(
+            f"`Explorer(make_optimizer=...)` makes an optimizer whose steps are the same at "
+            f"the learning rates {rate:g} and {low:g}: it must use the rate that it is called "
+            f"with, as optax.adamw does, and be without `optax.inject_hyperparams`, which "
+            f"keeps the first one."
+        )
