@@ -223,6 +223,15 @@ def test_a_replica_that_is_not_finite_is_left_out_and_healed():
     assert run.explorer.metrics()["masked"] == [2]
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_momentum_that_is_nan_where_the_climb_ends_begins_anew(name):
+    run = Run(name, bad=12, bad_scale=np.nan).train(range(16))
+    assert run.phases[12:14] == ["climb", "settle"]
+    floats = jax.tree.leaves((run.state.params, run.state.opt_state))
+    assert all(np.isfinite(x).all() for x in floats)
+    assert np.isfinite(run.losses[13:]).all()
+
+
 def test_nothing_finite_from_the_start_is_an_error_with_a_remedy():
     run = Run(search=False)
     run.state = run.state._replace(

@@ -24,7 +24,7 @@ from ...replica.explorer.held_schedule import HeldSchedule
 from . import checks
 from .arrays import shapes
 from .averaged_weights import AveragedWeights
-from .optimizer import Make, refuse_fixed_rate, refuse_unfit, with_rate
+from .optimizer import Make, refuse_fixed_rate, refuse_unfit, restarted, with_rate
 from .probe import CommonProbe, Probe
 from .readings import Readings
 from .replicas import Replicas, averaged, finite, first, mean
@@ -109,6 +109,7 @@ class Explorer(Readings, Saving):
         self._first = self.replicas.whole(first)
         self._mean = self.replicas.whole(mean)
         self._averaged = self.replicas.stacked(averaged)
+        self._restarted = self.replicas.stacked(restarted)
         self._finite = self.replicas.whole(finite)
         self._like = None
         self._updates: int | None = None  # calls of `update` in the step that is traced

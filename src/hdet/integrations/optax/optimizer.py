@@ -3,7 +3,8 @@
 `optax.inject_hyperparams` keeps the rate in the optimizer's state, where each replica has its
 own. When the weights go back to a point of the climb, moments that an update is divided by
 begin anew (see `hdet.replica.ensemble.restart`): each state of optax that has some, such as
-`ScaleByAdamState`, becomes that of a fresh `init`. Momentum alone, as in `TraceState`, stays.
+`ScaleByAdamState`, becomes that of a fresh `init`. Momentum alone, as in `TraceState`, stays if
+it is finite.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+
+from .replicas import is_float
 
 Make = Callable[[Any], optax.GradientTransformation]
 
@@ -46,13 +49,18 @@ def at_rate(opt_state: Any, rate: jax.Array) -> Any:
 
 
 def restarted(opt_state: Any, fresh: Any) -> Any:
-    """Return the state with its second moments, and what goes with them, as in `fresh`."""
+    """Return the state with its second moments, and what goes with them, as in `fresh`.
+
+    So are arrays that are not finite: momentum would never lose a NaN again.
+    """
 
     def second(node: Any) -> bool:
         return isinstance(node, tuple) and bool(_SECOND & {*getattr(node, "_fields", ())})
 
     def choose(old: Any, new: Any) -> Any:
-        return new if second(old) else old
+        if second(old):
+            return new
+        return jnp.where(jnp.isfinite(old).all(), old, new) if is_float(old) else old
 
     return jax.tree.map(choose, opt_state, fresh, is_leaf=second)
 
