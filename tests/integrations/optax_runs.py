@@ -97,7 +97,8 @@ class Run:
             "seed": 3,
         }
         settings |= (probe if probed else {}) | more
-        self.explorer = Explorer(OPTIMIZERS[name][0], SCHEDULES[schedule], **settings)
+        make = name if callable(name) else OPTIMIZERS[name][0]
+        self.explorer = Explorer(make, SCHEDULES[schedule], **settings)
         self.state = self.explorer.init(start())
         self.bad, self.bad_scale = bad, bad_scale
         self.place = place  # of the batches

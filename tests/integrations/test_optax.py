@@ -176,6 +176,39 @@ def test_one_replica_resumes_as_well():
     assert again.train(range(10, 20)).losses == run.train(range(10, 20)).losses[10:]
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_weights_in_half_precision_with_wider_gradients_resume(replicas):
+    explorer = Explorer(optax.adam, 0.1, replicas=replicas, search=False)
+
+    @explorer.jit
+    def step(state):
+        grads = jax.tree.map(lambda w: w.astype(jnp.float32) + 1, state.params)
+        return explorer.update(state, grads, 0.0), None
+
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), start())
+    state, _ = step(explorer.init(half))
+    saved = explorer.state_dict(state)
+    again = explorer.load_state_dict(saved)
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert one.dtype == two.dtype
+        assert np.array_equal(one, two)
+    explorer.init(jax.tree.map(lambda w: w.astype(jnp.float16), half))
+    with pytest.raises(ValueError, match="and float16"):
+        explorer.load_state_dict(saved)
+
+
+def test_a_schedule_of_the_users_own_goes_on_after_a_rollback():
+    def make(lr):
+        own = optax.scale_by_schedule(optax.constant_schedule(1.0))
+        return optax.chain(optax.scale_by_adam(), own, optax.scale_by_learning_rate(lr))
+
+    run = Run(make, "none", search=False, bad=100).train(range(103))
+    assert run.explorer.metrics()["rollbacks"] == 1
+    adam, own, _ = run.state.opt_state.inner_state
+    assert own.count.tolist() == [103] * N
+    assert adam.count.tolist() == [1] * N
+
+
 def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(whole):
     _, saved = whole
     run, before = Run(), Run().saved()

@@ -24,7 +24,7 @@ from ...replica.explorer.held_schedule import HeldSchedule
 from . import checks
 from .arrays import shapes
 from .averaged_weights import AveragedWeights
-from .optimizer import Make, refuse_fixed_rate, refuse_unfit, restarted, with_rate
+from .optimizer import Make, begun_anew, refuse_fixed_rate, refuse_unfit, restarted, with_rate
 from .probe import CommonProbe, Probe
 from .readings import Readings
 from .replicas import Replicas, averaged, finite, first, mean
@@ -110,6 +110,7 @@ class Explorer(Readings, Saving):
         self._mean = self.replicas.whole(mean)
         self._averaged = self.replicas.stacked(averaged)
         self._restarted = self.replicas.stacked(restarted)
+        self._begun_anew = self.replicas.stacked(begun_anew)
         self._finite = self.replicas.whole(finite)
         self._like = None
         self._updates: int | None = None  # calls of `update` in the step that is traced
@@ -137,7 +138,8 @@ class Explorer(Readings, Saving):
             refuse_unfit(opt_state)
             refuse_fixed_rate(self._optimizer, params, self._peak)
             one = begun(params, opt_state, extra, self._searches)
-        self._like = shapes(one._replace(controls=None))
+        like = shapes(one._replace(controls=None))
+        self._like = like._replace(opt_state=shapes(opt_state, loose=True))
         state = self.replicas.spread(one)
         return state if self._alone else self._controlled(state)
 

@@ -62,7 +62,28 @@ def restarted(opt_state: Any, fresh: Any) -> Any:
             return new
         return jnp.where(jnp.isfinite(old).all(), old, new) if is_float(old) else old
 
+    fresh = _of_the_types(opt_state, fresh)
     return jax.tree.map(choose, opt_state, fresh, is_leaf=second)
+
+
+def begun_anew(opt_state: Any, fresh: Any) -> Any:
+    """Return a fresh state, but with schedules of the user's own where they are."""
+
+    def schedule(node: Any) -> bool:
+        return getattr(node, "_fields", None) == ("count",)
+
+    def choose(old: Any, new: Any) -> Any:
+        return old if schedule(old) else new
+
+    fresh = _of_the_types(opt_state, fresh)
+    return jax.tree.map(choose, opt_state, fresh, is_leaf=schedule)
+
+
+def _of_the_types(opt_state: Any, fresh: Any) -> Any:
+    """Return a fresh state in the types of the old, which other gradients may have widened."""
+    return jax.tree.map(
+        lambda old, new: new.astype(old.dtype) if is_float(old) else new, opt_state, fresh
+    )
 
 
 def refuse_unfit(opt_state: Any) -> None:
