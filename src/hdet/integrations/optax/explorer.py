@@ -290,4 +290,4 @@ class Explorer(Readings, Saving):
                 f"`Explorer.split` got an array of shape {shape}, whose first axis {size} "
                 f"replicas cannot share: use batches of {size}, {2 * size}, ... examples."
             )
-        return leaf.reshape(size, shape[0] // size, *shape[1:])
+        return self.replicas.split(leaf)

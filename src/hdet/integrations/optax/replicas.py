@@ -88,8 +88,17 @@ class Replicas:
         return jax.jit(function, out_shardings=self.everywhere)
 
     def spread(self, tree: Any) -> Any:
-        """Return a tree of one replica with the leading axis, the same for all."""
-        return self._spread(tree)
+        """Return a tree of one replica, wherever it lies, with the leading axis."""
+        return self._spread(self.common(tree))
+
+    def common(self, tree: Any) -> Any:
+        """Return a tree that has no leading axis where all replicas are."""
+        return jax.device_put(tree, self.everywhere)
+
+    def split(self, leaf: Any) -> jax.Array:
+        """Return an array with its first axis, which N divides, split into replicas."""
+        own = leaf.reshape(self.size, leaf.shape[0] // self.size, *leaf.shape[1:])
+        return jax.device_put(own, self.where)
 
     def numbers(self, values: Sequence[float] | Sequence[bool]) -> jax.Array:
         """Return one number of each replica as an array."""
