@@ -263,6 +263,27 @@ def test_momentum_that_is_nan_where_the_climb_ends_begins_anew(name):
     assert np.isfinite(run.losses[13:]).all()
 
 
+def test_an_infinity_that_all_have_in_extra_is_a_constant_and_one_replicas_own_is_not():
+    explorer = Explorer(optax.adam, 0.05, replicas=N, sync_every=2)
+
+    @explorer.jit
+    def step(state, data, broken):
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, data)
+        stats = state.extra["stats"] + broken
+        extra = {**state.extra, "stats": stats}
+        return explorer.update(state._replace(extra=extra), grads, loss), loss
+
+    extra = {"mask": jnp.asarray([0.0, -jnp.inf]), "stats": 1.0}
+    state = explorer.init(start(), extra)
+    for t, broken in enumerate(([0.0] * N, [0.0] * N, [0.0, jnp.inf, 0.0, 0.0], [0.0] * N)):
+        state, _ = step(state, batches(t), jnp.asarray(broken))
+        if t == 1:
+            assert explorer.metrics()["masked"] == []
+    assert explorer.metrics()["masked"] == [1]
+    assert state.extra["mask"].tolist() == [[0.0, -np.inf]] * N
+    assert state.extra["stats"].tolist() == [1.0] * N
+
+
 @pytest.mark.parametrize("mesh", [True, False])
 def test_weights_and_batches_may_lie_on_one_device(mesh):
     def here(tree):

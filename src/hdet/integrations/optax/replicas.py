@@ -143,11 +143,18 @@ def averaged(tree: Any, keep: jax.Array) -> Any:
     return jax.tree.map(of, tree, mean(tree, keep))
 
 
-def finite(tree: Any) -> jax.Array:
-    """Return, for each replica, whether all of its floats are finite."""
-    floats = [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
-    rows = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in floats]
-    return jnp.stack(rows).all(0)
+def finite(tree: tuple[Any, Any, Any]) -> jax.Array:
+    """Return, for each replica, whether its weights, optimizer state and extra are finite.
+
+    An infinity in `extra` that all replicas have is a constant, such as a mask, or the best
+    loss before the first one.
+    """
+    *own, extra = tree
+    odd = [~jnp.isfinite(leaf) for leaf in jax.tree.leaves(own) if is_float(leaf)]
+    for leaf in filter(is_float, jax.tree.leaves(extra)):
+        constant = jnp.isinf(leaf) & (leaf == leaf[0]).all(0)
+        odd.append(~(jnp.isfinite(leaf) | constant))
+    return ~jnp.stack([x.reshape(x.shape[0], -1).any(1) for x in odd]).any(0)
 
 
 def is_float(leaf: jax.Array) -> bool:
