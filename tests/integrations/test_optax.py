@@ -538,6 +538,20 @@ def test_an_old_state_is_refused_where_something_is_decided():
         run.train([4])
 
 
+def test_a_step_that_is_interrupted_while_the_host_waits_can_be_repeated(monkeypatch):
+    run, whole = Run().train(range(5)), Run().train(range(8))
+
+    def interrupted(state, decided):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.explorer, "_refuse_other_state", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.train([5])
+    run.train(range(5, 8))
+    assert run.end() == whole.end()
+
+
 def test_a_probe_that_gives_no_number_is_refused():
     run = Run(search=False, probe=lambda s, b: b[1])
     with pytest.raises(ValueError, match="give its mean"):

@@ -270,15 +270,17 @@ class Explorer(Readings, Saving):
 
     def _after(self, state: ExplorerState) -> ExplorerState:
         """Decide what becomes of a step that was taken."""
-        self._step += 1
+        step, search = self._step + 1, self._exploration.search
         if self._alone:
+            self._step = step
             return state
-        self._losses += 1
-        self._held.advance(self._rates.known(self._step - 1))
-        search = self._exploration.search
-        due = search is None and (self._step - self._begun) % self._interval == 0
+        due = search is None and (step - self._begun) % self._interval == 0
         if due or (search is not None and search.phase == "climb"):
-            self._refuse_other_state(state)
+            # Here the host waits: Ctrl-C finds nothing changed, and the step can be repeated.
+            self._refuse_other_state(state, step)
+        self._step = step
+        self._losses += 1
+        self._held.advance(self._rates.known(step - 1))
         if search is not None:
             return self._search_step(state, search)
         return self._sync(state) if due else state

@@ -33,7 +33,7 @@ class Saving(Syncing):
         Args:
             state: the newest; it is in it.
         """
-        self._refuse_other_state(state)
+        self._refuse_other_state(state, self._step)
         average, parted = self._average, self._parted
         return {
             "format": 1,
@@ -121,12 +121,13 @@ class Saving(Syncing):
         self._parted, self._last, self._last_line = parted, {}, ""
         return state if self._alone else self._controlled(state)
 
-    def _refuse_other_state(self, state: ExplorerState) -> None:
-        """Raise where a state is not the one that the last step returned. Waits for it."""
+    def _refuse_other_state(self, state: ExplorerState, decided: int) -> None:
+        """Raise where a state is not that after so many decided steps. Waits for it."""
         step = int(state.step if self._alone else state.step[0])
-        if step != self._step:
+        if step != decided:
             raise RuntimeError(
                 f"`{NAME}` was given a state after {step} optimizer steps, and has decided on "
-                f"{self._step}: give each step the state that the last one returned, and make "
-                f"an Explorer for each run."
+                f"{decided}: give each step the state that the last one returned, and make an "
+                f"Explorer for each run. If a step was interrupted, load the last checkpoint, "
+                f"or begin anew with `explorer.init(params)`."
             )
