@@ -207,6 +207,27 @@ def test_a_schedule_of_the_users_own_goes_on_after_a_rollback():
     assert run.state.opt_state.inner_state[1].count.tolist() == [103] * N
 
 
+@pytest.mark.parametrize("at", [55, 120])
+def test_a_run_with_a_search_may_be_resumed_without_a_probe(whole, at):
+    run, saved = whole
+    told = run.phases[at]
+    again = Run(probed=False)
+    again.load(saved[at])
+    if told == "trial":  # which is undone
+        before = pickle.loads(saved[at])["parted"]
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(again.state.params), before, strict=False)
+        )
+    again.train(range(at, at + 8))
+    assert "trial" not in again.phases
+
+
+def test_a_rate_may_be_an_array_of_one_number():
+    explorer = Explorer(optax.adam, jnp.asarray(0.05), replicas=2)
+    assert sorted(explorer.metrics()["replica_lr"]) == pytest.approx([0.05 / 1.3, 0.05 * 1.3])
+
+
 def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(whole):
     _, saved = whole
     run, before = Run(), Run().saved()
@@ -424,6 +445,7 @@ PROBE = {"probe": lambda s, b: 0.0, "probe_batches": [1]}
         (0.1, {**GOOD, "probe": 3, "probe_batches": [1]}, "callable of state and batch"),
         (0.1, {**GOOD, "probe": PROBE["probe"]}, "list of batches"),
         (0.1, {**GOOD, "probe": PROBE["probe"], "probe_batches": []}, "not empty"),
+        (0.1, {**GOOD, "probe": PROBE["probe"], "probe_batches": {"x": 1}}, "list of batches"),
         (0.1, {**GOOD, "probe_batches": [1]}, "must come with a `probe`"),
         (0.1, {**GOOD, "search": 1}, "True, False or None"),
         (0.1, {**GOOD, "bounds": (2, 1)}, "0 < low < high"),

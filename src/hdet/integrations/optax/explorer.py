@@ -88,7 +88,7 @@ class Explorer(Readings, Saving):
         config: SearchConfig | None = None,
     ) -> None:
         checks.check_others(make_optimizer, sync_every, seed, config)
-        checks.check_rate(learning_rate, total_steps)
+        learning_rate = checks.check_rate(learning_rate, total_steps)
         checks.check_replicas(replicas)
         checks.check_probe(probe, probe_batches, search)
         checks.check_bounds(bounds)
@@ -123,14 +123,15 @@ class Explorer(Readings, Saving):
 
         Args:
             params: the weights of one replica, a pytree of arrays.
-            extra: what else one replica's step changes, such as batch statistics.
+            extra: what else one replica's step changes, such as batch statistics: a pytree of
+                arrays or numbers.
 
         Raises:
             ValueError: if the weights are not real numbers, or the optimizer is unfit.
         """
         checks.check_params(params)
         self._begin()
-        params = jax.tree.map(jnp.asarray, params)
+        params, extra = jax.tree.map(jnp.asarray, (params, extra))
         opt_state = self._optimizer.init(params)
         if self._alone:
             one = ExplorerState(params, opt_state, jnp.zeros((), int), extra)

@@ -11,7 +11,7 @@ import jax
 from ...state import Entries
 from .arrays import read, shapes
 from .searching import Snapshot
-from .state import ExplorerState, trained
+from .state import ExplorerState, trained, with_trained
 from .syncing import Syncing
 
 NAME = "Explorer"
@@ -89,8 +89,10 @@ class Saving(Syncing):
         calls, refused = entries.integer("probe_calls"), entries.integer("refused")
         highest = entries.number("highest", low=0)
         one = self._like
-        if not (self._alone or entries.boolean("watched")):
-            one = one._replace(seen=one.seen._replace(previous=None))
+        if not self._alone:
+            # Saved with a search, it may go on without one.
+            previous = one.params if entries.boolean("watched") else None
+            one = one._replace(seen=one.seen._replace(previous=previous))
         leading = () if self._alone else (size,)
         stacked, whole = self.replicas.where, self.replicas.everywhere
         state = read(entries, "state", shapes(one, leading), stacked)
@@ -118,6 +120,8 @@ class Saving(Syncing):
         search = self._exploration.search
         self._held.peak = None if search is None or search.found else self._peak
         self._snapshots, (self._calls, self._stride) = snapshots, taken
+        if parted is not None and (search is None or search.phase != "trial"):
+            state, parted = with_trained(state, parted), None  # without a probe, no trial
         self._parted, self._last, self._last_line = parted, {}, ""
         return state if self._alone else self._controlled(state)
 
