@@ -57,8 +57,8 @@ class Explorer(Readings, Saving):
             no trials.
         probe_batches: a list of held-out batches, several times a replica's batch, which are
             used in turn. A trial scores eight, a sync one.
-        search: whether the rate's scale is searched first, in about 100 steps. Default: with a
-            probe.
+        search: whether the rate's scale is searched first, in 60 to 110 steps, and then warmed
+            up to, in 40 to 80. Default: with a probe.
         bounds: lowest and highest factor on the rates given here, for all replicas in all
             phases. Default 1e-6 to 1e6: as good as none.
         seed: of the permutations.

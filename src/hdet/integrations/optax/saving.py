@@ -27,8 +27,8 @@ class Saving(Syncing):
     def state_dict(self, state: ExplorerState) -> dict[str, Any]:
         """Return all that a run needs to go on, to the last bit.
 
-        Numbers, texts and lists of arrays, for pickle, orbax and the like. The data's own place
-        is yours to keep.
+        Numbers, texts and lists of arrays, for pickle and for orbax's `PyTreeCheckpointer`. The
+        data's own place is yours to keep.
 
         Args:
             state: the newest; it is in it.
