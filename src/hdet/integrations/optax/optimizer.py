@@ -137,7 +137,8 @@ def refuse_fixed_rate(
 
     @jax.jit  # one program for both, so that they differ by the rate alone
     def second_step(rate: jax.Array) -> list[jax.Array]:
-        ones, opt_state = jax.tree.map(jnp.ones_like, params), optimizer.init(params)
+        steps = ones = jax.tree.map(jnp.ones_like, params)
+        opt_state = optimizer.init(params)
         for _ in range(2):
             steps, opt_state = optimizer.update(ones, at_rate(opt_state, rate), params)
         return jax.tree.leaves(steps)
