@@ -80,7 +80,14 @@ class Run:
     """A run of Explorer for JAX; `bad` is a step whose gradients are far too large."""
 
     def __init__(
-        self, name="adamw", schedule="cosine", probed=True, bad=None, place=None, **more
+        self,
+        name="adamw",
+        schedule="cosine",
+        probed=True,
+        bad=None,
+        place=None,
+        bad_scale=1e4,
+        **more,
     ):
         probe = {"probe": lambda s, b: loss_fn(s.params, b), "probe_batches": HELD_OUT}
         settings: dict[str, Any] = {
@@ -90,9 +97,11 @@ class Run:
             "seed": 3,
         }
         settings |= (probe if probed else {}) | more
-        self.explorer = Explorer(OPTIMIZERS[name][0], SCHEDULES[schedule], **settings)
+        make = name if callable(name) else OPTIMIZERS[name][0]
+        self.explorer = Explorer(make, SCHEDULES[schedule], **settings)
         self.state = self.explorer.init(start())
-        self.bad, self.place = bad, place  # of the batches
+        self.bad, self.bad_scale = bad, bad_scale
+        self.place = place  # of the batches
         self.rates, self.phases, self.losses = [], [], []
 
         def step(state, data, scale):
@@ -107,7 +116,9 @@ class Run:
             self.rates.append(told["replica_lr"])
             self.phases.append(told["phase"])
             size = self.explorer.replicas.size
-            scale = np.full([size] if size > 1 else [], 1e4 if t == self.bad else 1.0)
+            scale = np.full(
+                [size] if size > 1 else [], self.bad_scale if t == self.bad else 1.0
+            )
             data = jax.device_put(batches(t, size), self.place)
             self.state, losses = self.step(self.state, data, scale)
             self.losses.append(losses.tolist())

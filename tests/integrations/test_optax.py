@@ -176,6 +176,58 @@ def test_one_replica_resumes_as_well():
     assert again.train(range(10, 20)).losses == run.train(range(10, 20)).losses[10:]
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_weights_in_half_precision_with_wider_gradients_resume(replicas):
+    explorer = Explorer(optax.adam, 0.1, replicas=replicas, search=False)
+
+    @explorer.jit
+    def step(state):
+        grads = jax.tree.map(lambda w: w.astype(jnp.float32) + 1, state.params)
+        return explorer.update(state, grads, 0.0), None
+
+    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), start())
+    state, _ = step(explorer.init(half))
+    saved = explorer.state_dict(state)
+    again = explorer.load_state_dict(saved)
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert one.dtype == two.dtype
+        assert np.array_equal(one, two)
+    explorer.init(jax.tree.map(lambda w: w.astype(jnp.float16), half))
+    with pytest.raises(ValueError, match="and float16"):
+        explorer.load_state_dict(saved)
+
+
+def test_a_schedule_of_the_users_own_goes_on_after_a_rollback():
+    def make(lr):
+        own = optax.scale_by_schedule(optax.constant_schedule(1.0))
+        return optax.chain(optax.trace(0.9), own, optax.scale_by_learning_rate(lr))
+
+    run = Run(make, "none", search=False, bad=100).train(range(103))
+    assert run.explorer.metrics()["rollbacks"] == 1
+    assert run.state.opt_state.inner_state[1].count.tolist() == [103] * N
+
+
+@pytest.mark.parametrize("at", [55, 120])
+def test_a_run_with_a_search_may_be_resumed_without_a_probe(whole, at):
+    run, saved = whole
+    told = run.phases[at]
+    again = Run(probed=False)
+    again.load(saved[at])
+    if told == "trial":  # which is undone
+        before = pickle.loads(saved[at])["parted"]
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(jax.tree.leaves(again.state.params), before, strict=False)
+        )
+    again.train(range(at, at + 8))
+    assert "trial" not in again.phases
+
+
+def test_a_rate_may_be_an_array_of_one_number():
+    explorer = Explorer(optax.adam, jnp.asarray(0.05), replicas=2)
+    assert sorted(explorer.metrics()["replica_lr"]) == pytest.approx([0.05 / 1.3, 0.05 * 1.3])
+
+
 def test_a_damaged_or_foreign_state_is_refused_and_changes_nothing(whole):
     _, saved = whole
     run, before = Run(), Run().saved()
@@ -221,6 +273,62 @@ def test_a_replica_that_is_not_finite_is_left_out_and_healed():
     synced = run.explorer._sync(run.state)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(synced.params))
     assert run.explorer.metrics()["masked"] == [2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_momentum_that_is_nan_where_the_climb_ends_begins_anew(name):
+    run = Run(name, bad=12, bad_scale=np.nan).train(range(16))
+    assert run.phases[12:14] == ["climb", "settle"]
+    floats = jax.tree.leaves((run.state.params, run.state.opt_state))
+    assert all(np.isfinite(x).all() for x in floats)
+    assert np.isfinite(run.losses[13:]).all()
+
+
+def test_an_infinity_that_all_have_in_extra_is_a_constant_and_one_replicas_own_is_not():
+    explorer = Explorer(optax.adam, 0.05, replicas=N, sync_every=2)
+
+    @explorer.jit
+    def step(state, data, broken):
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, data)
+        stats = state.extra["stats"] + broken
+        extra = {**state.extra, "stats": stats}
+        return explorer.update(state._replace(extra=extra), grads, loss), loss
+
+    extra = {"mask": jnp.asarray([0.0, -jnp.inf]), "stats": 1.0}
+    state = explorer.init(start(), extra)
+    for t, broken in enumerate(([0.0] * N, [0.0] * N, [0.0, jnp.inf, 0.0, 0.0], [0.0] * N)):
+        state, _ = step(state, batches(t), jnp.asarray(broken))
+        if t == 1:
+            assert explorer.metrics()["masked"] == []
+    assert explorer.metrics()["masked"] == [1]
+    assert state.extra["mask"].tolist() == [[0.0, -np.inf]] * N
+    assert state.extra["stats"].tolist() == [1.0] * N
+
+
+@pytest.mark.parametrize("mesh", [True, False])
+def test_weights_and_batches_may_lie_on_one_device(mesh):
+    def here(tree):
+        return jax.device_put(tree, jax.devices()[1])
+
+    explorer = Explorer(
+        optax.adam,
+        0.05,
+        replicas=jax.make_mesh((N,), ("data",)) if mesh else N,
+        sync_every=1,
+        probe=lambda s, b: loss_fn(s.params, b),
+        probe_batches=here(HELD_OUT[:1]),
+        search=False,
+    )
+
+    @explorer.jit
+    def step(state, data):
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, data)
+        return explorer.update(state, grads, loss), loss
+
+    data = HELD_OUT[0]
+    state, losses = step(explorer.init(here(start())), explorer.split(here(data)))
+    assert float(losses.mean()) == pytest.approx(float(loss_fn(start(), data)))
+    assert np.isfinite(explorer.metrics()["probes"]).all()
 
 
 def test_nothing_finite_from_the_start_is_an_error_with_a_remedy():
@@ -337,6 +445,7 @@ PROBE = {"probe": lambda s, b: 0.0, "probe_batches": [1]}
         (0.1, {**GOOD, "probe": 3, "probe_batches": [1]}, "callable of state and batch"),
         (0.1, {**GOOD, "probe": PROBE["probe"]}, "list of batches"),
         (0.1, {**GOOD, "probe": PROBE["probe"], "probe_batches": []}, "not empty"),
+        (0.1, {**GOOD, "probe": PROBE["probe"], "probe_batches": {"x": 1}}, "list of batches"),
         (0.1, {**GOOD, "probe_batches": [1]}, "must come with a `probe`"),
         (0.1, {**GOOD, "search": 1}, "True, False or None"),
         (0.1, {**GOOD, "bounds": (2, 1)}, "0 < low < high"),
@@ -372,11 +481,33 @@ def test_an_optimizer_instead_of_what_makes_one_is_refused():
         (lambda lr: optax.contrib.prodigy(lr), "ProdigyState, which chooses the length"),
         (lambda lr: optax.contrib.schedule_free_adamw(lr), "keeps weights of its own"),
         (lambda lr: optax.MultiSteps(optax.adam(lr), 4), "add the gradients up inside"),
+        (lambda lr: optax.chain(optax.apply_every(4), optax.sgd(lr)), "takes a step only now"),
+        (optax.inject_hyperparams(optax.adamw), "same at the learning rates 0.1 and 0.0001"),
+        (
+            lambda _: optax.adamw(optax.linear_schedule(0.0, 0.1, 50)),
+            "must use the rate that it is called with",
+        ),
     ],
 )
 def test_an_optimizer_that_several_rates_would_break_is_refused(make, words):
     with pytest.raises(ValueError, match=words):
         Explorer(make, 0.1, replicas=2).init(start())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda lr: optax.chain(
+            optax.adam(lr), optax.scale_by_schedule(optax.linear_schedule(0.0, 1.0, 50))
+        ),
+        lambda lr: optax.chain(optax.sgd(lr), optax.clip_by_global_norm(0.01)),
+        lambda lr: optax.masked(optax.lion(lr), {k: k == "0.bias" for k in start()}),
+        optax.contrib.muon,
+        optax.adafactor,
+    ],
+)
+def test_an_optimizer_whose_steps_depend_on_the_rate_is_taken(make):
+    Explorer(make, 0.1, replicas=2).init(start())
 
 
 def test_weights_that_are_no_real_numbers_are_refused():
@@ -427,6 +558,20 @@ def test_an_old_state_is_refused_where_something_is_decided():
     run.state = old
     with pytest.raises(RuntimeError, match="the state that the last one returned"):
         run.train([4])
+
+
+def test_a_step_that_is_interrupted_while_the_host_waits_can_be_repeated(monkeypatch):
+    run, whole = Run().train(range(5)), Run().train(range(8))
+
+    def interrupted(state, decided):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.explorer, "_refuse_other_state", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.train([5])
+    run.train(range(5, 8))
+    assert run.end() == whole.end()
 
 
 def test_a_probe_that_gives_no_number_is_refused():

@@ -4,6 +4,7 @@ import importlib
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 import hdet
 from hdet.integrations import transformers
 from hdet.integrations.transformers import HDETCallback
+from hdet.integrations.transformers.losses import StepLoss
 from tests.rank_runner import run_ranks
 
 from .trainers import (
@@ -91,6 +93,17 @@ def all_losses(folder: str) -> dict[str, list[tuple[float, float]]]:
         "one batch": losses_of(folder, gpt2()),
         "no count": losses_of(folder, Plain(), **accumulated),
     }
+
+
+def test_a_step_without_a_labelled_token_has_a_loss_of_zero():
+    settings = SimpleNamespace(average_tokens_across_devices=True, world_size=2)
+    trainer: Any = SimpleNamespace(args=settings)
+    step_loss = StepLoss(trainer)
+    for label, loss in ((-100, 0.0), (3, 1.5)):
+        labels = torch.full((2, 4), label)
+        step_loss.add(torch.tensor(loss), {"labels": labels}, torch.tensor(12))
+        # 8 of the 12 tokens are this rank's, or none are.
+        assert float(step_loss.take()) == pytest.approx(loss * 12 / (2 * 8))
 
 
 # --- other ways through the Trainer

@@ -6,21 +6,27 @@ import jax
 import jax.numpy as jnp
 
 from ...state import Entries
+from .replicas import is_float
 
 
-def shapes(tree: Any, leading: tuple[int, ...] = (), wide: bool = False) -> Any:
+def shapes(
+    tree: Any, leading: tuple[int, ...] = (), *, wide: bool = False, loose: bool = False
+) -> Any:
     """Return what arrays of a tree have to be.
 
     Args:
         tree: of arrays, or of what this returned.
         leading: axes before their own.
         wide: whether half precision is to be float32.
+        loose: whether floats may have a wider type, as the moments of weights in half precision
+            have after a step with gradients in float32.
     """
 
     def of(leaf: Any) -> jax.ShapeDtypeStruct:
-        half = wide and jnp.issubdtype(leaf.dtype, jnp.floating)
-        dtype = jnp.promote_types(leaf.dtype, jnp.float32) if half else leaf.dtype
-        return jax.ShapeDtypeStruct((*leading, *leaf.shape), dtype)
+        real = is_float(leaf)
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32) if wide and real else leaf.dtype
+        weak = real and (loose or (isinstance(leaf, jax.ShapeDtypeStruct) and leaf.weak_type))
+        return jax.ShapeDtypeStruct((*leading, *leaf.shape), dtype, weak_type=weak)
 
     return jax.tree.map(of, tree)
 
@@ -46,6 +52,9 @@ def read(entries: Entries, key: str, like: Any, sharding: Any) -> Any:
 def _array(entries: Entries, key: str, like: jax.ShapeDtypeStruct, sharding: Any) -> jax.Array:
     value = entries.raw(key)
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape != like.shape or dtype != like.dtype:
+    fits = dtype == like.dtype
+    if like.weak_type and dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+        fits = jnp.promote_types(dtype, like.dtype) == dtype
+    if shape != like.shape or not fits:
         entries.refuse(key, value, f"must be an array of shape {like.shape} and {like.dtype}")
     return jax.device_put(value, sharding)

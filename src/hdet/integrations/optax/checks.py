@@ -1,11 +1,12 @@
 """What `Explorer` refuses and warns of, each with the remedy."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
 
@@ -37,17 +38,24 @@ def check_replicas(replicas: object) -> None:
         require_whole(_CALL, "replicas", replicas, remedy, low=1)
 
 
-def check_rate(learning_rate: object, total_steps: object) -> None:
-    """Raise a `ValueError` unless there is a rate, or a schedule with its length."""
+def check_rate(learning_rate: Any, total_steps: object) -> Any:
+    """Return the rate as a plain number, or the schedule.
+
+    Raises:
+        ValueError: unless there is a rate, or a schedule with its length.
+    """
     if callable(learning_rate):
         remedy = "count the optimizer steps of the run: a schedule alone does not tell its peak"
         require_whole(_CALL, "total_steps", total_steps, remedy, low=1)
-        return
+        return learning_rate
+    if isinstance(learning_rate, jax.Array | np.ndarray) and learning_rate.shape == ():
+        learning_rate = learning_rate.item()
     require_number(
         _CALL, "learning_rate", learning_rate, "give a rate or an optax schedule", above=0
     )
     if total_steps is not None:
         require_whole(_CALL, "total_steps", total_steps, "count optimizer steps", low=1)
+    return learning_rate
 
 
 def check_probe(probe: object, batches: object, search: object) -> None:
@@ -60,6 +68,7 @@ def check_probe(probe: object, batches: object, search: object) -> None:
         require(batches is None, _CALL, "probe_batches", batches, rule, remedy)
     else:
         good = hasattr(batches, "__len__") and hasattr(batches, "__getitem__")
+        good = good and not isinstance(batches, Mapping)
         good = good and len(batches) > 0  # pyright: ignore[reportArgumentType]
         rule = "must be a list of batches, not empty"
         remedy = "take some held-out batches: list(itertools.islice(loader, 32))"

@@ -24,7 +24,7 @@ from ...replica.explorer.held_schedule import HeldSchedule
 from . import checks
 from .arrays import shapes
 from .averaged_weights import AveragedWeights
-from .optimizer import Make, refuse_unfit, with_rate
+from .optimizer import Make, begun_anew, refuse_fixed_rate, refuse_unfit, restarted, with_rate
 from .probe import CommonProbe, Probe
 from .readings import Readings
 from .replicas import Replicas, averaged, finite, first, mean
@@ -57,8 +57,8 @@ class Explorer(Readings, Saving):
             no trials.
         probe_batches: a list of held-out batches, several times a replica's batch, which are
             used in turn. A trial scores eight, a sync one.
-        search: whether the rate's scale is searched first, in about 100 steps. Default: with a
-            probe.
+        search: whether the rate's scale is searched first, in 60 to 110 steps, and then warmed
+            up to, in 40 to 80. Default: with a probe.
         bounds: lowest and highest factor on the rates given here, for all replicas in all
             phases. Default 1e-6 to 1e6: as good as none.
         seed: of the permutations.
@@ -88,7 +88,7 @@ class Explorer(Readings, Saving):
         config: SearchConfig | None = None,
     ) -> None:
         checks.check_others(make_optimizer, sync_every, seed, config)
-        checks.check_rate(learning_rate, total_steps)
+        learning_rate = checks.check_rate(learning_rate, total_steps)
         checks.check_replicas(replicas)
         checks.check_probe(probe, probe_batches, search)
         checks.check_bounds(bounds)
@@ -109,6 +109,8 @@ class Explorer(Readings, Saving):
         self._first = self.replicas.whole(first)
         self._mean = self.replicas.whole(mean)
         self._averaged = self.replicas.stacked(averaged)
+        self._restarted = self.replicas.stacked(restarted)
+        self._begun_anew = self.replicas.stacked(begun_anew)
         self._finite = self.replicas.whole(finite)
         self._like = None
         self._updates: int | None = None  # calls of `update` in the step that is traced
@@ -121,21 +123,24 @@ class Explorer(Readings, Saving):
 
         Args:
             params: the weights of one replica, a pytree of arrays.
-            extra: what else one replica's step changes, such as batch statistics.
+            extra: what else one replica's step changes, such as batch statistics: a pytree of
+                arrays or numbers.
 
         Raises:
             ValueError: if the weights are not real numbers, or the optimizer is unfit.
         """
         checks.check_params(params)
         self._begin()
-        params = jax.tree.map(jnp.asarray, params)
+        params, extra = jax.tree.map(jnp.asarray, (params, extra))
         opt_state = self._optimizer.init(params)
         if self._alone:
             one = ExplorerState(params, opt_state, jnp.zeros((), int), extra)
         else:
             refuse_unfit(opt_state)
+            refuse_fixed_rate(self._optimizer, params, self._peak)
             one = begun(params, opt_state, extra, self._searches)
-        self._like = shapes(one._replace(controls=None))
+        like = shapes(one._replace(controls=None))
+        self._like = like._replace(opt_state=shapes(opt_state, loose=True))
         state = self.replicas.spread(one)
         return state if self._alone else self._controlled(state)
 
@@ -266,15 +271,17 @@ class Explorer(Readings, Saving):
 
     def _after(self, state: ExplorerState) -> ExplorerState:
         """Decide what becomes of a step that was taken."""
-        self._step += 1
+        step, search = self._step + 1, self._exploration.search
         if self._alone:
+            self._step = step
             return state
-        self._losses += 1
-        self._held.advance(self._rates.known(self._step - 1))
-        search = self._exploration.search
-        due = search is None and (self._step - self._begun) % self._interval == 0
+        due = search is None and (step - self._begun) % self._interval == 0
         if due or (search is not None and search.phase == "climb"):
-            self._refuse_other_state(state)
+            # Here the host waits: Ctrl-C finds nothing changed, and the step can be repeated.
+            self._refuse_other_state(state, step)
+        self._step = step
+        self._losses += 1
+        self._held.advance(self._rates.known(step - 1))
         if search is not None:
             return self._search_step(state, search)
         return self._sync(state) if due else state
@@ -286,4 +293,4 @@ class Explorer(Readings, Saving):
                 f"`Explorer.split` got an array of shape {shape}, whose first axis {size} "
                 f"replicas cannot share: use batches of {size}, {2 * size}, ... examples."
             )
-        return leaf.reshape(size, shape[0] // size, *shape[1:])
+        return self.replicas.split(leaf)

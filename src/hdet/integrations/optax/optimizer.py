@@ -3,7 +3,8 @@
 `optax.inject_hyperparams` keeps the rate in the optimizer's state, where each replica has its
 own. When the weights go back to a point of the climb, moments that an update is divided by
 begin anew (see `hdet.replica.ensemble.restart`): each state of optax that has some, such as
-`ScaleByAdamState`, becomes that of a fresh `init`. Momentum alone, as in `TraceState`, stays.
+`ScaleByAdamState`, becomes that of a fresh `init`. Momentum alone, as in `TraceState`, stays if
+it is finite.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+
+from .replicas import is_float
 
 Make = Callable[[Any], optax.GradientTransformation]
 
@@ -46,15 +49,41 @@ def at_rate(opt_state: Any, rate: jax.Array) -> Any:
 
 
 def restarted(opt_state: Any, fresh: Any) -> Any:
-    """Return the state with its second moments, and what goes with them, as in `fresh`."""
+    """Return the state with its second moments, and what goes with them, as in `fresh`.
+
+    So are arrays that are not finite: momentum would never lose a NaN again.
+    """
 
     def second(node: Any) -> bool:
         return isinstance(node, tuple) and bool(_SECOND & {*getattr(node, "_fields", ())})
 
     def choose(old: Any, new: Any) -> Any:
-        return new if second(old) else old
+        if second(old):
+            return new
+        return jnp.where(jnp.isfinite(old).all(), old, new) if is_float(old) else old
 
+    fresh = _of_the_types(opt_state, fresh)
     return jax.tree.map(choose, opt_state, fresh, is_leaf=second)
+
+
+def begun_anew(opt_state: Any, fresh: Any) -> Any:
+    """Return a fresh state, but with schedules of the user's own where they are."""
+
+    def schedule(node: Any) -> bool:
+        return getattr(node, "_fields", None) == ("count",)
+
+    def choose(old: Any, new: Any) -> Any:
+        return old if schedule(old) else new
+
+    fresh = _of_the_types(opt_state, fresh)
+    return jax.tree.map(choose, opt_state, fresh, is_leaf=schedule)
+
+
+def _of_the_types(opt_state: Any, fresh: Any) -> Any:
+    """Return a fresh state in the types of the old, which other gradients may have widened."""
+    return jax.tree.map(
+        lambda old, new: new.astype(old.dtype) if is_float(old) else new, opt_state, fresh
+    )
 
 
 def refuse_unfit(opt_state: Any) -> None:
@@ -78,7 +107,7 @@ def refuse_unfit(opt_state: Any) -> None:
         ),
         (_OWN_WEIGHTS, "keeps weights of its own", "use the optimizer inside it"),
         (
-            ("MultiStepsState",),
+            ("MultiStepsState", "ApplyEvery"),
             "takes a step only now and then",
             "add the gradients up inside the function under `@explorer.jit`",
         ),
@@ -89,3 +118,37 @@ def refuse_unfit(opt_state: Any) -> None:
                 f"`Explorer(make_optimizer=...)` makes an optimizer with {name}, which {why}: "
                 f"{remedy}, or train without Explorer."
             )
+
+
+def refuse_fixed_rate(
+    optimizer: optax.GradientTransformationExtraArgs, params: Any, rate: float
+) -> None:
+    """Raise a `ValueError` for an optimizer whose steps do not depend on the rate.
+
+    The second step is compared: a schedule of the user's own may begin with 0. Where that is 0
+    too, nothing can be said.
+
+    Args:
+        optimizer: from `with_rate`.
+        params: of one replica.
+        rate: the largest of the run; the other that is tried is a thousandth of it.
+    """
+    low = rate / 1000
+
+    @jax.jit  # one program for both, so that they differ by the rate alone
+    def second_step(rate: jax.Array) -> list[jax.Array]:
+        steps = ones = jax.tree.map(jnp.ones_like, params)
+        opt_state = optimizer.init(params)
+        for _ in range(2):
+            steps, opt_state = optimizer.update(ones, at_rate(opt_state, rate), params)
+        return jax.tree.leaves(steps)
+
+    one, two = second_step(jnp.asarray(rate)), second_step(jnp.asarray(low))
+    same = all(jnp.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    if same and any(map(jnp.any, one)):
+        raise ValueError(
+            f"`Explorer(make_optimizer=...)` makes an optimizer whose steps are the same at "
+            f"the learning rates {rate:g} and {low:g}: it must use the rate that it is called "
+            f"with, as optax.adamw does, and be without `optax.inject_hyperparams`, which "
+            f"keeps the first one."
+        )

@@ -34,7 +34,7 @@ class CommonProbe:
     def __init__(
         self, replicas: Replicas, probe: Probe | None, batches: Sequence[Any], mix: float
     ) -> None:
-        self._size = replicas.size
+        self._replicas = replicas
         self._batches = batches
         self.calls = 0
         self.exists = probe is not None
@@ -73,10 +73,10 @@ class CommonProbe:
     def _next(self) -> Any:
         batch = self._batches[self.calls % len(self._batches)]
         self.calls += 1
-        return batch
+        return self._replicas.common(batch)
 
     def _numbers(self, losses: jax.Array) -> list[float]:
-        if losses.shape != (self._size,):
+        if losses.shape != (self._replicas.size,):
             raise ValueError(
                 f"`Explorer(probe=...)` must return one number, and returned an array of shape "
                 f"{losses.shape[1:]}: give its mean."

@@ -88,8 +88,17 @@ class Replicas:
         return jax.jit(function, out_shardings=self.everywhere)
 
     def spread(self, tree: Any) -> Any:
-        """Return a tree of one replica with the leading axis, the same for all."""
-        return self._spread(tree)
+        """Return a tree of one replica, wherever it lies, with the leading axis."""
+        return self._spread(self.common(tree))
+
+    def common(self, tree: Any) -> Any:
+        """Return a tree that has no leading axis where all replicas are."""
+        return jax.device_put(tree, self.everywhere)
+
+    def split(self, leaf: Any) -> jax.Array:
+        """Return an array with its first axis, which N divides, split into replicas."""
+        own = leaf.reshape(self.size, leaf.shape[0] // self.size, *leaf.shape[1:])
+        return jax.device_put(own, self.where)
 
     def numbers(self, values: Sequence[float] | Sequence[bool]) -> jax.Array:
         """Return one number of each replica as an array."""
@@ -134,11 +143,18 @@ def averaged(tree: Any, keep: jax.Array) -> Any:
     return jax.tree.map(of, tree, mean(tree, keep))
 
 
-def finite(tree: Any) -> jax.Array:
-    """Return, for each replica, whether all of its floats are finite."""
-    floats = [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
-    rows = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in floats]
-    return jnp.stack(rows).all(0)
+def finite(tree: tuple[Any, Any, Any]) -> jax.Array:
+    """Return, for each replica, whether its weights, optimizer state and extra are finite.
+
+    An infinity in `extra` that all replicas have is a constant, such as a mask, or the best
+    loss before the first one.
+    """
+    *own, extra = tree
+    odd = [~jnp.isfinite(leaf) for leaf in jax.tree.leaves(own) if is_float(leaf)]
+    for leaf in filter(is_float, jax.tree.leaves(extra)):
+        constant = jnp.isinf(leaf) & (leaf == leaf[0]).all(0)
+        odd.append(~(jnp.isfinite(leaf) | constant))
+    return ~jnp.stack([x.reshape(x.shape[0], -1).any(1) for x in odd]).any(0)
 
 
 def is_float(leaf: jax.Array) -> bool:

@@ -11,7 +11,7 @@ import jax
 from ...state import Entries
 from .arrays import read, shapes
 from .searching import Snapshot
-from .state import ExplorerState, trained
+from .state import ExplorerState, trained, with_trained
 from .syncing import Syncing
 
 NAME = "Explorer"
@@ -27,13 +27,13 @@ class Saving(Syncing):
     def state_dict(self, state: ExplorerState) -> dict[str, Any]:
         """Return all that a run needs to go on, to the last bit.
 
-        Numbers, texts and lists of arrays, for pickle, orbax and the like. The data's own place
-        is yours to keep.
+        Numbers, texts and lists of arrays, for pickle and for orbax's `PyTreeCheckpointer`. The
+        data's own place is yours to keep.
 
         Args:
             state: the newest; it is in it.
         """
-        self._refuse_other_state(state)
+        self._refuse_other_state(state, self._step)
         average, parted = self._average, self._parted
         return {
             "format": 1,
@@ -89,8 +89,10 @@ class Saving(Syncing):
         calls, refused = entries.integer("probe_calls"), entries.integer("refused")
         highest = entries.number("highest", low=0)
         one = self._like
-        if not (self._alone or entries.boolean("watched")):
-            one = one._replace(seen=one.seen._replace(previous=None))
+        if not self._alone:
+            # Saved with a search, it may go on without one.
+            previous = one.params if entries.boolean("watched") else None
+            one = one._replace(seen=one.seen._replace(previous=previous))
         leading = () if self._alone else (size,)
         stacked, whole = self.replicas.where, self.replicas.everywhere
         state = read(entries, "state", shapes(one, leading), stacked)
@@ -118,15 +120,18 @@ class Saving(Syncing):
         search = self._exploration.search
         self._held.peak = None if search is None or search.found else self._peak
         self._snapshots, (self._calls, self._stride) = snapshots, taken
+        if parted is not None and (search is None or search.phase != "trial"):
+            state, parted = with_trained(state, parted), None  # without a probe, no trial
         self._parted, self._last, self._last_line = parted, {}, ""
         return state if self._alone else self._controlled(state)
 
-    def _refuse_other_state(self, state: ExplorerState) -> None:
-        """Raise where a state is not the one that the last step returned. Waits for it."""
+    def _refuse_other_state(self, state: ExplorerState, decided: int) -> None:
+        """Raise where a state is not that after so many decided steps. Waits for it."""
         step = int(state.step if self._alone else state.step[0])
-        if step != self._step:
+        if step != decided:
             raise RuntimeError(
                 f"`{NAME}` was given a state after {step} optimizer steps, and has decided on "
-                f"{self._step}: give each step the state that the last one returned, and make "
-                f"an Explorer for each run."
+                f"{decided}: give each step the state that the last one returned, and make an "
+                f"Explorer for each run. If a step was interrupted, load the last checkpoint, "
+                f"or begin anew with `explorer.init(params)`."
             )

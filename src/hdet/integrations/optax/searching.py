@@ -15,7 +15,6 @@ from ...replica.explorer.config import SearchConfig
 from ...replica.explorer.exploration import Exploration
 from ...replica.explorer.held_schedule import HeldSchedule
 from ...replica.explorer.rate_search import RateSearch
-from .optimizer import restarted
 from .probe import CommonProbe
 from .replicas import Replicas
 from .state import Controls, ExplorerState, Seen, trained, with_trained
@@ -111,7 +110,7 @@ class Searching:
 
     def _new_moments(self, opt_state: Any, params: Any) -> Any:
         """Return the optimizer's state with the moments of a fresh one."""
-        return restarted(opt_state, self.replicas.spread(self._optimizer.init(params)))
+        return self._restarted(opt_state, self.replicas.spread(self._optimizer.init(params)))
 
     def _put_back(self, extra: Any, kept: Any) -> Any:
         """Return what goes with weights that are put back; what is no float goes on."""
@@ -180,6 +179,7 @@ class Searching:
     # Set by `Explorer`.
     _peak: float
     _first: Any
+    _restarted: Any
 
 
 def mean_sums(sums: jax.Array) -> list[float]:

@@ -29,6 +29,7 @@ class Syncing(Searching):
     _last: dict[str, Any]
     _finite: Any
     _averaged: Any
+    _begun_anew: Any
 
     def _sync(self, state: ExplorerState) -> ExplorerState:
         """Decide, average the replicas, and move the values."""
@@ -101,12 +102,13 @@ class Syncing(Searching):
         return state, evidence
 
     def _go_back(self, state: ExplorerState) -> ExplorerState:
-        """Go back to the averaged weights, with the optimizer's first state."""
+        """Go back to the averaged weights, with new moments."""
         assert self._average.params is not None, "no loss spikes before the first sync"
         params = jax.tree.map(
             lambda average, own: average.astype(own.dtype), self._average.params, state.params
         )
-        opt_state = self.replicas.spread(self._optimizer.init(params))
+        fresh = self.replicas.spread(self._optimizer.init(params))
+        opt_state = self._begun_anew(state.opt_state, fresh)
         extra = self._put_back(state.extra, self._average.extra)
         return with_trained(state, (self.replicas.spread(params), opt_state, extra))
 

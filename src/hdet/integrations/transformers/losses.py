@@ -51,7 +51,8 @@ class StepLoss:
         """Return the mean loss of the step on this rank, and begin the next."""
         loss = self._sum
         if self._of_all is not None:
-            loss = loss * (self._of_all / (self._trainer.args.world_size * self._own))
+            own = torch.as_tensor(self._own).clamp(min=1)  # without tokens the sum is 0
+            loss = loss * (self._of_all / (self._trainer.args.world_size * own))
         self._clear()
         return loss
 
