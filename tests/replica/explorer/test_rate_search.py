@@ -340,7 +340,8 @@ def test_the_warm_up_is_twice_as_fast_while_the_schedule_falls(held, steps):
     shares = []
     while search.phase == "warmup":
         shares.append(math.exp(search.shifts()[0]))
-        search.advance(None, decaying=len(shares) > held)
+        search.advance(None)
+        search.decaying = len(shares) > held
     counts = [1 if k <= held else 2 for k in range(len(shares))]
     expected = [min(1.0, sum(counts[: k + 1]) / 80) for k in range(len(counts))]
     assert shares == pytest.approx(expected)
@@ -348,14 +349,11 @@ def test_the_warm_up_is_twice_as_fast_while_the_schedule_falls(held, steps):
 
 
 def test_a_schedule_that_has_fallen_before_the_warm_up_makes_it_fast_from_its_first_step():
-    search, shares = trying(), []
-    search.before_trials(6.0)
-    for _ in range(TRIAL):
-        search.advance(None, decaying=True)
-    assert search.judge([3.0, 1.0, 2.0, 9.0]).found
+    search, _, _ = judged([3.0, 1.0, 2.0, 9.0])
+    search.decaying, shares = True, []
     while search.phase == "warmup":
         shares.append(math.exp(search.shifts()[0]))
-        search.advance(None, decaying=True)
+        search.advance(None)
     assert shares == pytest.approx([k / 40 for k in range(1, 41)])
 
 

@@ -93,6 +93,8 @@ class RateSearch:
         steps: optimizer steps of the phase so far; in the warm-up, those on a schedule that
             falls count `warmup_pace` times.
         warmed: optimizer steps of the warm-up so far.
+        decaying: whether the schedule has fallen below its maximum. Set it where the rate is
+            found and after each step of the warm-up, the same on every rank.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class RateSearch:
         self._tried: list[tuple[float, float]] = []  # x_i, L_i
         self._smoothed = self._largest = 0.0
         self._seen = 0  # agreements so far
-        self._decaying = False  # whether the schedule falls
+        self.decaying = False
 
     @property
     def begun(self) -> bool:
@@ -155,21 +157,19 @@ class RateSearch:
     @property
     def _pace(self) -> int:
         """How many steps the one that comes counts for."""
-        hurried = self.phase == "warmup" and self._decaying
+        hurried = self.phase == "warmup" and self.decaying
         return self.config.warmup_pace if hurried else 1
 
-    def advance(self, agreement: float | None, decaying: bool = False) -> Turn:
+    def advance(self, agreement: float | None) -> Turn:
         """Take in a step that was trained, and say what comes.
 
         Args:
             agreement: of the last update with the gradient after it, -1 to 1; None where
                 there was no number, NaN where it was not finite. In a climb, numbers that go
                 on missing count as 1: the weights do not move.
-            decaying: whether the schedule has fallen below its maximum.
         """
         self.steps += self._pace
         self.warmed += self.phase == "warmup"
-        self._decaying = decaying
         if self.phase == "climb":
             return self._climb(agreement)
         if self.phase == "settle" and self.steps >= self.config.settle_steps:
@@ -297,7 +297,7 @@ class RateSearch:
             "largest": self._largest,
             "seen": self._seen,
             "warmed": self.warmed,
-            "decaying": self._decaying,
+            "decaying": self.decaying,
         }
 
     def parsed(self, entries: Entries) -> "RateSearch":
@@ -323,7 +323,7 @@ class RateSearch:
         fresh._seen = entries.integer("seen")
         if entries.has("warmed"):  # states of v0.1 have neither
             fresh.warmed = entries.integer("warmed", 0, self.config.warmup_steps)
-            fresh._decaying = entries.boolean("decaying")
+            fresh.decaying = entries.boolean("decaying")
         if phase == "trial" and not fresh.trials:
             fresh.postpone_trial()  # and so the search ends with the next step
         return fresh
