@@ -81,6 +81,7 @@ class ExplorerState(Converging, OuterScheduler):
     _last_line: str
     _tried: dict[str, Any] | None  # by a trial, for the record
     _climbed: tuple[float, float]  # sum and number of the climb's losses in the record
+    _told: set[str]  # what has been warned of
     _evidence: str  # of first order, for the log
 
     def state_dict(self) -> dict[str, Any]:
