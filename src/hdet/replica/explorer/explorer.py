@@ -97,7 +97,8 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         scheduler: a torch scheduler of this optimizer; or a callable that maps the optimizer
             step, from 0, to a factor on the optimizer's own rates; or None for constant
             rates. ReduceLROnPlateau is stepped once per sync, with the mean loss of all
-            replicas: its patience counts syncs, and its mode has to be "min".
+            replicas: its patience counts syncs, and its mode has to be "min". So every
+            `sync_every`-th step is then collective, also with an empty `explore`.
         explore: a list of `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()` and
             `hdet.attribute(...)`. Default: the learning rate of every parameter group. An
             empty list leaves the wrapped scheduler alone, bit for bit. N replicas can tell
