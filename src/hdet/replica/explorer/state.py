@@ -146,6 +146,9 @@ class ExplorerState(Converging, OuterScheduler):
         _move_to_whole_schedule(exploration, entries.entries("schedule"))
         if mode != self._mode:
             exploration = self._new_exploration(self._exploration.dimensions, False)
+        ongoing = exploration.search is not None and exploration.search.begun
+        if not (exploration.syncs or exploration.held or ongoing):
+            begun = self._warmup  # nothing has been explored yet: what is asked for here counts
         others = entries.entries("others") if entries.has("others") else None
         changed = self._values.parsed(others)
         averaged = self._averaged.parsed(entries.entries("averaged"))
