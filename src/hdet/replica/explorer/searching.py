@@ -122,6 +122,10 @@ class ExplorerSearch(ExplorerStill):
             seen = agreement.parsed(entries.entries("agreement"))
             kept = snapshots.parsed(entries.entries("snapshots"))
             trial = self._trial.parsed(entries.entries("trial"))
+            why = None if trial is None else self._why_no_trials()
+            if why is not None:
+                rule = "has each replica's own weights, which only a trial can take back here"
+                entries.refuse("trial", "begun", rule, f"{why}. Or load a state from before it")
             skipped = entries.boolean("skipped")
         finally:
             agreement.close()
