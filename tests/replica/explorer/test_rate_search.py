@@ -362,6 +362,36 @@ def test_without_a_gain_nothing_speaks_for_more_than_the_best_rate():
     assert moved == pytest.approx(0.0)
 
 
+# --- bounds
+
+
+def test_the_climb_ends_no_lower_than_any_rate_follows():
+    search = RateSearch(4, True, bounds=(math.log(0.3), math.inf))
+    search.log_factor = 0.0
+    search.advance(math.nan)
+    assert search.log_factor == math.log(0.3)
+
+
+def test_no_rate_above_the_bounds_is_recorded_as_tried():
+    search = trying()
+    found = search.log_factor
+    search.bounds = (-math.inf, found + math.log(2))
+    for _ in range(CONFIG.trial_steps):
+        search.advance(None)
+    search.before_trials(6.0)
+    search.judge([3.0, 1.0, 2.0, 1.5])
+    tried = search.tried()
+    assert tried["factors"] == pytest.approx([math.exp(found), 2 * math.exp(found)])
+    assert tried["losses"] == [3.0, 1.5]
+
+
+def test_with_no_room_below_the_bound_one_trial_is_enough():
+    search = trying()
+    search.bounds = (-math.inf, search.log_factor)
+    search.before_trials(6.0)
+    assert search.judge([3.0] * 4).found
+
+
 # --- whatever happens
 
 agreements = st.one_of(

@@ -85,7 +85,8 @@ class RateSearch:
         trials: whether the replicas can train apart and be compared; else the search ends
             with the climb.
         config: the constants.
-        highest: log factor at which the climb ends by itself, at the latest.
+        bounds: lowest and highest log factor that any rate follows. Beyond them nothing would
+            be trained at what is tried; the climb ends by itself at the highest.
 
     Attributes:
         phase: of the steps that come.
@@ -102,10 +103,11 @@ class RateSearch:
         replicas: int,
         trials: bool,
         config: SearchConfig = DEFAULT,
-        highest: float = math.inf,
+        bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         self.config = config
-        self.highest = min(highest, math.log(config.climb_limit))
+        self.bounds = bounds
+        self.highest = min(bounds[1], math.log(config.climb_limit))
         self.replicas = replicas
         self.trials = trials and replicas > 1 and config.max_trials > 0
         self.phase: Phase = "climb"
@@ -152,7 +154,8 @@ class RateSearch:
         spacing = min(
             math.log(config.trial_spacing), math.log(config.trial_span) / max(count - 1, 1)
         )
-        return [spacing * (r % count) for r in range(self.replicas)]
+        room = max(0.0, self.bounds[1] - self.log_factor)
+        return [min(spacing * (r % count), room) for r in range(self.replicas)]
 
     @property
     def _pace(self) -> int:
@@ -199,7 +202,7 @@ class RateSearch:
         crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
         if crossed or far or not math.isfinite(agreement):
             crossing = self.log_factor
-            self.log_factor -= math.log(config.crossing_factor)
+            self.log_factor = max(crossing - math.log(config.crossing_factor), self.bounds[0])
             self.phase, self.steps = "settle", 0
             why = "the updates no longer agree with the gradients"
             if not crossed:
@@ -228,7 +231,7 @@ class RateSearch:
         best, largest = min(means, key=means.__getitem__), max(means)
         self._tried += [(self.log_factor + level, means[level]) for level in sorted(means)]
         self.trial += 1
-        again = best == largest and self.trial < self.config.max_trials
+        again = best == largest > 0 and self.trial < self.config.max_trials
         if again:
             self.log_factor += largest
         else:
@@ -302,7 +305,7 @@ class RateSearch:
 
     def parsed(self, entries: Entries) -> "RateSearch":
         """Return the search that a state describes, for the replicas that are here."""
-        fresh = RateSearch(self.replicas, self.trials, self.config, self.highest)
+        fresh = RateSearch(self.replicas, self.trials, self.config, self.bounds)
         phase = entries.text("phase", PHASES)
         fresh.phase = next(known for known in PHASES if known == phase)
         fresh.log_factor = entries.number("log_factor", -_FARTHEST, _FARTHEST)
