@@ -23,6 +23,9 @@ SCHEDULES = {
     "plateau": lambda o: ReduceLROnPlateau(
         o, factor=0.5, patience=0, threshold=10.0, threshold_mode="abs"
     ),
+    "plateau of the best": lambda o: ReduceLROnPlateau(
+        o, factor=0.5, patience=0, threshold=0.0
+    ),
 }
 
 
@@ -190,6 +193,21 @@ def test_reduce_on_plateau_sees_the_same_loss_on_all_ranks(mode, freeze_after):
         assert first[1] == [0.0125, 0.0125]
 
 
+def _own_losses(settings):
+    _, optimizer, explorer, _ = make("plateau of the best", **settings)
+    losses = [(3.0, 2.0, 1.0), (1.0, 3.0, 2.0)][dist.get_rank()]
+    for t in range(3 * T):
+        optimizer.step()
+        explorer.step(losses[t // T])
+    return explorer.get_last_lr()
+
+
+@pytest.mark.parametrize("settings", [{"explore": []}, {"warmup_steps": 100}])
+def test_reduce_on_plateau_goes_by_the_mean_where_replicas_do_not_meet(settings):
+    # Of means 2, 2.5 and 1.5 one is no better; of the ranks' own none is, or two.
+    assert run_ranks(_own_losses, 2, settings) == [[0.025, 0.025]] * 2
+
+
 # --- freeze
 
 
@@ -281,6 +299,20 @@ def test_a_frozen_state_loaded_without_a_freeze_explores_again():
     assert frozen
     assert phase == "track"
     assert first != second
+
+
+def _another_warm_up():
+    model, optimizer, explorer, _ = make("none", warmup_steps=4 * T, search=False)
+    train_ddp(model, optimizer, explorer, dist.get_rank(), range(T))
+    state = explorer.state_dict()
+    _, _, explorer, _ = parts = make("none", warmup_steps=2 * T, search=False)
+    explorer.load_state_dict(state)
+    train_ddp(*parts[:3], dist.get_rank(), range(T, 4 * T))
+    return explorer.metrics()["syncs"]
+
+
+def test_a_state_from_within_the_warm_up_goes_on_with_the_warm_up_asked_for():
+    assert run_ranks(_another_warm_up, 2) == [2, 2]
 
 
 def _disagreeing(settings):

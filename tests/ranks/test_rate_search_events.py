@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 import torch.distributed as dist
-from torch.optim.lr_scheduler import ConstantLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ConstantLR, MultiplicativeLR, ReduceLROnPlateau
 
 import hdet
 from tests.helpers import loss_at, weights
@@ -206,6 +206,41 @@ def test_what_others_change_in_the_search_counts_after_it(how):
         assert rates[15][0] > rates[8][0]
         expected = 0.025 if how == "by hand" else 0.05 * 0.5
         assert held == pytest.approx([expected] * 2)
+
+
+def _each_its_own():
+    run = Run("one group", "none", ["lr"])
+    group = run.optimizer.param_groups[0]
+    factors = []
+
+    def scale(*_):  # by the size of the step's batch, as some loops do
+        factors.append(1 + (len(run.rates) + dist.get_rank()) % 7 / 10)
+        group["lr"] *= factors[-1]
+
+    def back(*_):
+        group["lr"] /= factors[-1]
+
+    run.optimizer.register_step_pre_hook(scale)
+    run.optimizer.register_step_post_hook(back)
+    run.train(range(LONG))
+    return run.phases, run.explorer.found()
+
+
+def test_rates_that_each_rank_scales_and_scales_back_keep_the_ranks_together():
+    # In a trial the rates differ, and so does what rounding leaves of them.
+    ranks = run_ranks(_each_its_own, 3)
+    assert ranks == [ranks[0]] * 3
+    assert _order(ranks[0][0]) == WHOLE
+
+
+def _risen():
+    run = Run("one group", lambda o: MultiplicativeLR(o, lambda t: 1.01), ["lr"])
+    with pytest.warns(UserWarning, match=r"searched around 0\.05, the highest .* risen to"):
+        run.train(range(LONG))
+
+
+def test_a_schedule_that_rises_above_what_was_searched_around_is_warned_of():
+    run_ranks(_risen, 2)
 
 
 def _plateau():

@@ -1,9 +1,12 @@
 """A run with a search goes on to the last bit from a checkpoint of any of its phases."""
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 
+import hdet
+from tests.helpers import loss_at
 from tests.rank_runner import run_ranks
 from tests.ranks.searched import Run, same
 
@@ -75,6 +78,27 @@ def test_one_copy_from_inside_converged_serves_all(name):
             assert was == phase
             assert same_copy
             assert same_end, phase
+
+
+def _left_apart():
+    run, t = Run("one group"), 0
+    while run.explorer.metrics()["phase"] != "trial":
+        run.train([t])
+        t += 1
+    run.train(range(t, t + 5))
+    saved, other = run.saved(), Run("one group", probed=False, search=True)
+    with pytest.raises(ValueError, match=r"replica's own weights.* there is no probe"):
+        other.load(saved)
+    hdet.Explorer(run.optimizer, model=run.ddp, search=False)
+    run.optimizer.zero_grad()
+    loss_at(run.ddp, t, dist.get_rank()).backward()
+    return [(p.detach(), p.grad) for p in run.model.parameters()]
+
+
+def test_a_run_that_stops_in_a_trial_is_one_again_in_its_next_stage_and_resumes_in_trials():
+    first, second = run_ranks(_left_apart, 2)
+    for mine, theirs in zip(first, second, strict=True):
+        assert all(map(torch.equal, mine, theirs))
 
 
 def _checkpointed(folder):

@@ -77,6 +77,18 @@ def test_state_without_second_moments_stays_as_it_is(name):
         assert old is new or torch.equal(old, new), key
 
 
+def test_momentum_that_is_not_finite_begins_at_zero_and_other_momentum_stays():
+    model = small_model()
+    optimizer = KEPT["sgd"](list(model.parameters()))
+    run(model, optimizer, range(4))
+    bad, good = (state["momentum_buffer"] for state in list(optimizer.state.values())[:2])
+    bad.view(-1)[0], kept = float("nan"), good.clone()
+    restart_moments(optimizer)
+    assert not bad.any()
+    assert kept.any()
+    assert torch.equal(good, kept)
+
+
 class Both(torch.optim.AdamW):
     """Adam for what has its moments, momentum for the rest; counts in its groups."""
 

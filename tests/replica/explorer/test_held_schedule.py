@@ -42,6 +42,24 @@ def test_the_share_is_of_the_maximum_so_far_also_in_a_search():
         assert shares[5:] == pytest.approx([0.7, 0.4, 0.2, 0.1])
 
 
+@pytest.mark.parametrize(("value", "falls"), [(1 - 1e-7, False), (1 - 1e-5, True), (0.0, True)])
+def test_a_schedule_falls_where_it_is_below_its_maximum_by_more_than_rounding(value, falls):
+    held = HeldSchedule(0.1, 0.1)
+    assert not held.falls
+    held.advance(1.0)
+    held.advance(value)
+    assert held.falls == falls
+
+
+def test_a_schedule_is_above_what_was_written_where_it_has_been_by_more_than_rounding():
+    held = HeldSchedule(0.1, 0.1)
+    assert not held.above_written  # there was no search
+    held.written = 1.0
+    for value, above in [(1 + 1e-7, False), (1.1, True), (0.1, True)]:
+        held.advance(value)
+        assert held.above_written == above
+
+
 def test_a_schedule_of_zeros_is_zero():
     assert follow([0.0] * 3) == ([0.0] * 3, [1.0] * 3)
 

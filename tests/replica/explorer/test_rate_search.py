@@ -340,7 +340,8 @@ def test_the_warm_up_is_twice_as_fast_while_the_schedule_falls(held, steps):
     shares = []
     while search.phase == "warmup":
         shares.append(math.exp(search.shifts()[0]))
-        search.advance(None, decaying=len(shares) > held)
+        search.advance(None)
+        search.decaying = len(shares) > held
     counts = [1 if k <= held else 2 for k in range(len(shares))]
     expected = [min(1.0, sum(counts[: k + 1]) / 80) for k in range(len(counts))]
     assert shares == pytest.approx(expected)
@@ -348,20 +349,47 @@ def test_the_warm_up_is_twice_as_fast_while_the_schedule_falls(held, steps):
 
 
 def test_a_schedule_that_has_fallen_before_the_warm_up_makes_it_fast_from_its_first_step():
-    search, shares = trying(), []
-    search.before_trials(6.0)
-    for _ in range(TRIAL):
-        search.advance(None, decaying=True)
-    assert search.judge([3.0, 1.0, 2.0, 9.0]).found
+    search, _, _ = judged([3.0, 1.0, 2.0, 9.0])
+    search.decaying, shares = True, []
     while search.phase == "warmup":
         shares.append(math.exp(search.shifts()[0]))
-        search.advance(None, decaying=True)
+        search.advance(None)
     assert shares == pytest.approx([k / 40 for k in range(1, 41)])
 
 
 def test_without_a_gain_nothing_speaks_for_more_than_the_best_rate():
     search, _, moved = judged([7.0, 8.0, 9.0, 9.0], initial=6.0)
     assert moved == pytest.approx(0.0)
+
+
+# --- bounds
+
+
+def test_the_climb_ends_no_lower_than_any_rate_follows():
+    search = RateSearch(4, True, bounds=(math.log(0.3), math.inf))
+    search.log_factor = 0.0
+    search.advance(math.nan)
+    assert search.log_factor == math.log(0.3)
+
+
+def test_no_rate_above_the_bounds_is_recorded_as_tried():
+    search = trying()
+    found = search.log_factor
+    search.bounds = (-math.inf, found + math.log(2))
+    for _ in range(CONFIG.trial_steps):
+        search.advance(None)
+    search.before_trials(6.0)
+    search.judge([3.0, 1.0, 2.0, 1.5])
+    tried = search.tried()
+    assert tried["factors"] == pytest.approx([math.exp(found), 2 * math.exp(found)])
+    assert tried["losses"] == [3.0, 1.5]
+
+
+def test_with_no_room_below_the_bound_one_trial_is_enough():
+    search = trying()
+    search.bounds = (-math.inf, search.log_factor)
+    search.before_trials(6.0)
+    assert search.judge([3.0] * 4).found
 
 
 # --- whatever happens

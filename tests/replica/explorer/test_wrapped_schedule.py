@@ -70,6 +70,11 @@ def alone(make, steps=STEPS):
     return seen
 
 
+def noam(step, warmup=4000):
+    """A factor that rises to 10 over 4,000 steps."""
+    return 10 * warmup**0.5 * min((step + 1) ** -0.5, (step + 1) * warmup**-1.5)
+
+
 def make_schedule(make, rates=(0.1, 0.07)):
     optimizer = sgd(rates)
     return scaled(optimizer, make and make(optimizer))
@@ -256,6 +261,9 @@ def test_a_plateau_is_noticed_from_the_losses_given_and_only_there():
         (lambda o: lambda step: [0.2, 0.5, 1.0, 0.25][step], (0.1, 0.07)),
         (lambda o: schedulers.LinearLR(o, 0.2, total_iters=10), (0.1, 0.07)),
         (lambda o: schedulers.OneCycleLR(o, [0.3, 0.2], 30), (0.3, 0.2)),
+        (lambda o: schedulers.CyclicLR(o, 0.0, [0.3, 0.2], cycle_momentum=False), (0.3, 0.2)),
+        (lambda o: schedulers.LambdaLR(o, [lambda t: 0.5, noam]), (0.05, 0.7)),
+        (lambda o: lambda step: 10.0 if step == 5 else 1.0, (1.0, 0.7)),
     ],
 )
 def test_a_search_is_around_the_rates_that_the_user_wrote(make, written):
@@ -268,7 +276,7 @@ def test_a_search_is_around_the_rates_that_the_user_wrote(make, written):
         schedule.step(step)
         schedule.read()
         searched.append(tuple(held.value for held in schedule.groups))
-    assert searched == [written] * 2
+    assert searched == [pytest.approx(written, rel=1e-12)] * 2
     schedule.end_search()
     optimizer.step()
     schedule.step(3)

@@ -52,7 +52,7 @@ class Searching:
         """Take in a step of the search, and do what it asks for."""
         rate = search.log_factor
         agreement = self._agreement(state) if search.phase == "climb" else None
-        turn = search.advance(agreement, self._held.share < 1)
+        turn = search.advance(agreement)
         if turn.snapshot:
             self._take_snapshot(state, rate)
         if turn.roll_back:
@@ -69,6 +69,8 @@ class Searching:
         if turn.note:
             self._say(logging.INFO, turn.note)
         self._exploration.follow_search()
+        if search.phase == "warmup":
+            search.decaying = self._held.falls
         if turn.found:
             state = self._follow_schedule(state)
         if turn.done:

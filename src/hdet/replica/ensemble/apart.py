@@ -12,6 +12,7 @@ sent, and both are as before when the replicas have met again. Then DDP is also 
 which parameters were used meanwhile: it fails where one of them has no gradient next.
 """
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,10 @@ from .contents import dtensors
 from .groups import Replicas, group_ranks
 from .training_state import Point, TrainingState
 
+# Who keeps the gradients of a wrapper apart now.
+_holders: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[Apart]]"
+_holders = weakref.WeakKeyDictionary()
+
 
 class Apart:
     """Lets replicas part, and meet.
@@ -35,6 +40,9 @@ class Apart:
     apart, what the loop keeps beside the optimizer and the model's buffers goes on: its own
     averages of the weights are not put back, and a GradScaler's scale differs between replicas
     from the first overflow on.
+
+    One that is made for a model whose replicas another has left apart, as where a stage of
+    training has ended, ends that other: all go back to where they parted.
 
     Args:
         optimizer: the one optimizer that trains the model; any.
@@ -52,6 +60,10 @@ class Apart:
         self._began: Point | None = None
         self._handles: list[RemovableHandle] = []
         self._flags: list[tuple[bool, bool]] = []
+        for ddp in self._wrappers():
+            holder = _holders[ddp]() if ddp in _holders else None
+            if holder is not None:
+                holder.end(None)
 
     @property
     def apart(self) -> bool:
@@ -171,6 +183,7 @@ class Apart:
     def _part(self, began: Point) -> None:
         self._began = began
         for ddp in self._wrappers():
+            _holders[ddp] = weakref.ref(self)
             self._handles += [
                 ddp.register_forward_pre_hook(self._lower),
                 ddp.register_forward_hook(self._raise, always_call=True),
@@ -178,6 +191,7 @@ class Apart:
 
     def _meet(self) -> None:
         for ddp in self._wrappers() if self.apart else ():
+            _holders.pop(ddp, None)
             if ddp.find_unused_parameters:
                 ddp.reducer._reset_state()
         self._began = None

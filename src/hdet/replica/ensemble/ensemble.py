@@ -276,10 +276,12 @@ class Ensemble:
         return self.replicas.gather(row)
 
     def mean_losses(self) -> list[float]:
-        """Return the mean loss of the replicas that have any by now. Collective."""
-        device = self._holdings.device()
-        row = torch.as_tensor(self.meter.sums(), dtype=torch.float64, device=device)
-        return [total / count for total, count in self._exchange(row) if count]
+        """Return the mean loss of the replicas that have any by now. Collective if several."""
+        rows = [list(self.meter.sums())]
+        if self.size > 1:
+            device = self._holdings.device()
+            rows = self._exchange(torch.as_tensor(rows[0], dtype=torch.float64, device=device))
+        return [total / count for total, count in rows if count]
 
     def _exchange(self, row: Tensor) -> list[list[float]]:
         """Return the rows of every replica, each the sum of its processes'. Collective."""

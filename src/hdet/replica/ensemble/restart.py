@@ -10,7 +10,9 @@ one `step` corrects the bias of both moments. With v cleared and `step` kept, v 
 ten steps only, taken beyond the point that is gone back to: nothing is lost with it.
 
 Momentum that is no part of such a pair stays (SGD, Muon, Lion): it is in the gradient's units,
-whatever the rate was. Copies of the weights follow the weights.
+whatever the rate was. But where a gradient that was not finite has ended the climb, momentum
+would hold on to it, and so whatever is not finite begins at zero. Copies of the weights follow
+the weights.
 """
 
 import torch
@@ -42,7 +44,8 @@ def restart_moments(optimizer: Optimizer) -> None:
 
     Clears both moments and `step` of each parameter that has second moments, with what its
     group counts; sets copies of the weights (Schedule-Free's `z`, `master_param`) to the
-    weights. All other state stays as it is, also that of optimizers with names of their own.
+    weights. All other state stays as it is, also that of optimizers with names of their own,
+    but tensors that are not all finite are set to zero.
 
     Args:
         optimizer: any optimizer, after its parameters were set back.
@@ -64,6 +67,9 @@ def _restart(parameter: Tensor, state: dict, group: dict) -> bool:
     copies = [tensors[key] for key in COPIES_OF_WEIGHTS if key in tensors]
     for copy in copies:
         copy.copy_(parameter)
+    for tensor in tensors.values():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            tensor.zero_()
     second = any(key in tensors for key in _SECOND)
     if second:
         for key in {*_SECOND, *_FIRST, "step"} & tensors.keys():

@@ -155,9 +155,10 @@ class Exploration:
         return rows
 
     def _new_search(self) -> RateSearch:
-        # Beyond the bounds no rate would follow the climb.
-        highest = max(self.dimensions[j].clamp(math.inf) for j in self._rates())
-        return RateSearch(self.replicas, self._trials, self.config, highest)
+        rates = [self.dimensions[j] for j in self._rates()]
+        lowest = min(d.clamp(-math.inf) for d in rates)
+        highest = max(d.clamp(math.inf) for d in rates)
+        return RateSearch(self.replicas, self._trials, self.config, (lowest, highest))
 
     def _ended_search(self) -> RateSearch:
         ended = RateSearch(self.replicas, self._trials, self.config)

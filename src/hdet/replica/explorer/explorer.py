@@ -97,7 +97,8 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         scheduler: a torch scheduler of this optimizer; or a callable that maps the optimizer
             step, from 0, to a factor on the optimizer's own rates; or None for constant
             rates. ReduceLROnPlateau is stepped once per sync, with the mean loss of all
-            replicas: its patience counts syncs, and its mode has to be "min".
+            replicas: its patience counts syncs, and its mode has to be "min". So every
+            `sync_every`-th step is then collective, also with an empty `explore`.
         explore: a list of `hdet.lr()`, `hdet.weight_decay()`, `hdet.betas()` and
             `hdet.attribute(...)`. Default: the learning rate of every parameter group. An
             empty list leaves the wrapped scheduler alone, bit for bit. N replicas can tell
@@ -242,7 +243,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._last: dict[str, Any] = {}
         self._evidence = ""
         self._last_line = ""  # what the last sync decided, in words
-        self._told: set[str] = set()  # what has been warned of
+        self._told = set()
         on_load(optimizer, self._apply)
         self._apply()
         if mode == "observe" and self._takes_part:
@@ -268,11 +269,11 @@ class Explorer(ExplorerIntake, ExplorerSearch):
     ) -> None:
         """Count one optimizer step; call it after `optimizer.step()`, on every rank.
 
-        Collective at its first call, at every step of the search's climb, at the end of a
-        trial, and then at every `sync_every`-th step, if there are several replicas; local
-        otherwise. Between syncs it never waits for the device, except under a GradScaler with
-        a fused optimizer. Where a GradScaler has skipped the optimizer's step,
-        neither step nor loss is counted.
+        Collective at its first call, at every step of the search's climb and of its warm-up,
+        at both ends of a trial, and then at every `sync_every`-th step, if there are several
+        replicas; local otherwise. Where it is local it never waits for the device, except
+        under a GradScaler with a fused optimizer. Where a GradScaler has skipped the
+        optimizer's step, neither step nor loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a

@@ -14,6 +14,9 @@ from typing import Any
 from ...state import LARGEST_RATE, Entries
 from .dimensions import Dimension
 
+# Of a rate in float32 that was scaled and divided again; far less than a schedule falls.
+_ROUNDING = 1e-6
+
 
 @dataclass
 class HeldSchedule:
@@ -45,6 +48,16 @@ class HeldSchedule:
     def share(self) -> float:
         """s(t) as a share of its maximum: 1 until the rate decays."""
         return self.now / self.highest if self.highest > 0 else 1.0
+
+    @property
+    def falls(self) -> bool:
+        """Whether s(t) is below its maximum by more than rounding."""
+        return self.share < 1 - _ROUNDING
+
+    @property
+    def above_written(self) -> bool:
+        """Whether s has been above the s* of a search by more than rounding."""
+        return self.written > 0 and self.highest > self.written * (1 + _ROUNDING)
 
     def risen(self, least: float) -> bool:
         """Return whether s(t) has come to a share of s*."""
@@ -79,8 +92,7 @@ def shares_of(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -
 
 def decaying(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -> bool:
     """Return whether the schedules of all rates have fallen below their maxima."""
-    pairs = zip(dimensions, shares_of(dimensions, groups), strict=True)
-    return all(share < 1 for d, share in pairs if d.is_rate)
+    return all(groups[d.group].falls for d in dimensions if d.group is not None)
 
 
 def watched(step: int, interval: int, begun: int, warmup: int) -> tuple[int, int]:

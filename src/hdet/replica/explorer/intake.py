@@ -44,12 +44,17 @@ class ExplorerIntake(ExplorerState):
         return not any(row[0] for row in self._ensemble.gather_numbers([float(count)]))
 
     def _plateau_loss(self) -> float | None:
-        """Return what ReduceLROnPlateau is to be told now: the interval's mean loss."""
+        """Return what ReduceLROnPlateau is to be told now: the interval's mean loss.
+
+        Where replicas do not meet at syncs, before exploration or with nothing to explore,
+        this is collective once per interval: each has losses of its own.
+        """
         if self._synced:
             losses = self._ensemble.history.metrics()["losses"]
         elif not self._meeting and self._step % self._interval == 0:
-            total, count = self._ensemble.meter.sums()
-            losses = [total / count if count else math.nan]
+            if self._ensemble.size > 1:
+                self._ensemble.assemble("the losses", self._step)
+            losses = self._ensemble.mean_losses()
             self._ensemble.meter.reset()
         else:
             return None

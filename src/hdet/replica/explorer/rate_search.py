@@ -85,7 +85,8 @@ class RateSearch:
         trials: whether the replicas can train apart and be compared; else the search ends
             with the climb.
         config: the constants.
-        highest: log factor at which the climb ends by itself, at the latest.
+        bounds: lowest and highest log factor that any rate follows. Beyond them nothing would
+            be trained at what is tried; the climb ends by itself at the highest.
 
     Attributes:
         phase: of the steps that come.
@@ -93,6 +94,8 @@ class RateSearch:
         steps: optimizer steps of the phase so far; in the warm-up, those on a schedule that
             falls count `warmup_pace` times.
         warmed: optimizer steps of the warm-up so far.
+        decaying: whether the schedule has fallen below its maximum. Set it where the rate is
+            found and after each step of the warm-up, the same on every rank.
     """
 
     def __init__(
@@ -100,10 +103,11 @@ class RateSearch:
         replicas: int,
         trials: bool,
         config: SearchConfig = DEFAULT,
-        highest: float = math.inf,
+        bounds: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         self.config = config
-        self.highest = min(highest, math.log(config.climb_limit))
+        self.bounds = bounds
+        self.highest = min(bounds[1], math.log(config.climb_limit))
         self.replicas = replicas
         self.trials = trials and replicas > 1 and config.max_trials > 0
         self.phase: Phase = "climb"
@@ -114,7 +118,7 @@ class RateSearch:
         self._tried: list[tuple[float, float]] = []  # x_i, L_i
         self._smoothed = self._largest = 0.0
         self._seen = 0  # agreements so far
-        self._decaying = False  # whether the schedule falls
+        self.decaying = False
 
     @property
     def begun(self) -> bool:
@@ -150,26 +154,25 @@ class RateSearch:
         spacing = min(
             math.log(config.trial_spacing), math.log(config.trial_span) / max(count - 1, 1)
         )
-        return [spacing * (r % count) for r in range(self.replicas)]
+        room = max(0.0, self.bounds[1] - self.log_factor)
+        return [min(spacing * (r % count), room) for r in range(self.replicas)]
 
     @property
     def _pace(self) -> int:
         """How many steps the one that comes counts for."""
-        hurried = self.phase == "warmup" and self._decaying
+        hurried = self.phase == "warmup" and self.decaying
         return self.config.warmup_pace if hurried else 1
 
-    def advance(self, agreement: float | None, decaying: bool = False) -> Turn:
+    def advance(self, agreement: float | None) -> Turn:
         """Take in a step that was trained, and say what comes.
 
         Args:
             agreement: of the last update with the gradient after it, -1 to 1; None where
                 there was no number, NaN where it was not finite. In a climb, numbers that go
                 on missing count as 1: the weights do not move.
-            decaying: whether the schedule has fallen below its maximum.
         """
         self.steps += self._pace
         self.warmed += self.phase == "warmup"
-        self._decaying = decaying
         if self.phase == "climb":
             return self._climb(agreement)
         if self.phase == "settle" and self.steps >= self.config.settle_steps:
@@ -199,7 +202,7 @@ class RateSearch:
         crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
         if crossed or far or not math.isfinite(agreement):
             crossing = self.log_factor
-            self.log_factor -= math.log(config.crossing_factor)
+            self.log_factor = max(crossing - math.log(config.crossing_factor), self.bounds[0])
             self.phase, self.steps = "settle", 0
             why = "the updates no longer agree with the gradients"
             if not crossed:
@@ -228,7 +231,7 @@ class RateSearch:
         best, largest = min(means, key=means.__getitem__), max(means)
         self._tried += [(self.log_factor + level, means[level]) for level in sorted(means)]
         self.trial += 1
-        again = best == largest and self.trial < self.config.max_trials
+        again = best == largest > 0 and self.trial < self.config.max_trials
         if again:
             self.log_factor += largest
         else:
@@ -297,12 +300,12 @@ class RateSearch:
             "largest": self._largest,
             "seen": self._seen,
             "warmed": self.warmed,
-            "decaying": self._decaying,
+            "decaying": self.decaying,
         }
 
     def parsed(self, entries: Entries) -> "RateSearch":
         """Return the search that a state describes, for the replicas that are here."""
-        fresh = RateSearch(self.replicas, self.trials, self.config, self.highest)
+        fresh = RateSearch(self.replicas, self.trials, self.config, self.bounds)
         phase = entries.text("phase", PHASES)
         fresh.phase = next(known for known in PHASES if known == phase)
         fresh.log_factor = entries.number("log_factor", -_FARTHEST, _FARTHEST)
@@ -323,7 +326,7 @@ class RateSearch:
         fresh._seen = entries.integer("seen")
         if entries.has("warmed"):  # states of v0.1 have neither
             fresh.warmed = entries.integer("warmed", 0, self.config.warmup_steps)
-            fresh._decaying = entries.boolean("decaying")
+            fresh.decaying = entries.boolean("decaying")
         if phase == "trial" and not fresh.trials:
             fresh.postpone_trial()  # and so the search ends with the next step
         return fresh

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ..ensemble.gathered import Gathered
 from ..ensemble.optimizer_state import all_state, reset_state, weight_dependent_state
@@ -336,6 +336,9 @@ def _schedule(
     scheduler = None if make_schedule is None else make_schedule(optimizer)
     groups = optimizer.param_groups
     written = [float(g.get("max_lr", g.get("initial_lr", g["lr"]))) for g in groups]
+    if isinstance(scheduler, LambdaLR):
+        pairs = zip(written, scheduler.lr_lambdas, strict=True)
+        written = [lr * max(share(t) for t in range(total_steps)) for lr, share in pairs]
     steps = []
     for t in range(total_steps):
         steps.append([float(group["lr"]) for group in groups])

@@ -115,9 +115,9 @@ class ReferenceSearch:
         self._agreement = sums[0] / sums[1] if sums[1] else None
 
     def after_step(self, decaying: bool) -> Turn:
-        """Take in the step, and do what the search asks for; `decaying` as it takes it."""
+        """Take in the step, and do what the search asks for; `decaying` is of the schedule."""
         rate = self._search.log_factor
-        turn = self._search.advance(self._agreement, decaying)
+        turn = self._search.advance(self._agreement)
         if turn.snapshot:
             self._keep(rate)
         if turn.roll_back:
@@ -136,6 +136,8 @@ class ReferenceSearch:
             self._search.before_trials(math.fsum(losses) / len(losses))
         if turn.part:
             self._start = self._copied(rate)
+        if self._search.phase == "warmup":
+            self._search.decaying = decaying
         if turn.found:
             for optimizer in self._optimizers:
                 restart_moments(optimizer)

@@ -8,6 +8,7 @@ the same agreement, and goes back to the same snapshot. In a trial each trains a
 import io
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -63,6 +64,7 @@ class ExplorerSearch(ExplorerStill):
     def _hold(self, shares: Sequence[float]) -> None:
         """Move the rates' scale at a sync, until the schedule decays. Collective."""
         self._evidence = ""
+        self._warn_of_rise()
         if not self._watching:
             return
         self._move_by_agreement()
@@ -70,6 +72,22 @@ class ExplorerSearch(ExplorerStill):
         if all(shares[j] < self._config.hold_share for j in rates):
             self._agreement.close()
             self._watching = False
+
+    def _warn_of_rise(self) -> None:
+        """Warn once where the schedule goes beyond what the search was around. Local."""
+        above = [k for k, held in enumerate(self._schedule.groups) if held.above_written]
+        # What others scale goes on after the search as it should.
+        if not above or self._values.taken_over or "a rise" in self._told:
+            return
+        self._told.add("a rise")
+        held = self._schedule.groups[above[0]]
+        warnings.warn(
+            f"{where()}`{NAME}` searched around {held.written:.3g}, the highest rate of the "
+            f"schedule that it knows, and the schedule has risen to {held.highest:.3g}: the "
+            f"rate found is multiplied by that much. Give the optimizer the schedule's highest "
+            f"rate as `lr`, and let the schedule return shares of it, at most 1.",
+            stacklevel=6,
+        )
 
     def _search_state(self) -> bytes | None:
         """See `ExplorerState`. One entry at any time, for `torch.distributed.checkpoint`."""
@@ -104,6 +122,10 @@ class ExplorerSearch(ExplorerStill):
             seen = agreement.parsed(entries.entries("agreement"))
             kept = snapshots.parsed(entries.entries("snapshots"))
             trial = self._trial.parsed(entries.entries("trial"))
+            why = None if trial is None else self._why_no_trials()
+            if why is not None:
+                rule = "has each replica's own weights, which only a trial can take back here"
+                entries.refuse("trial", "begun", rule, f"{why}. Or load a state from before it")
             skipped = entries.boolean("skipped")
         finally:
             agreement.close()
@@ -126,11 +148,10 @@ class ExplorerSearch(ExplorerStill):
             self._skipped = parsed[3]
 
     def _search_step(self, search: RateSearch) -> None:
-        """Take in a step of the search. Collective in the climb and at the end of a trial."""
+        """Take in a step of the search. Collective but for `settle` and inside a trial."""
         rate = search.log_factor
         agreement = self._read_agreement() if search.phase == "climb" else None
-        falls = decaying(self._exploration.dimensions, self._schedule.groups)
-        turn = search.advance(agreement, falls)
+        turn = search.advance(agreement)
         if turn.snapshot:
             self._snapshots.take(self._step, rate)
         if turn.roll_back:
@@ -148,6 +169,8 @@ class ExplorerSearch(ExplorerStill):
         if turn.note:
             self._say(logging.INFO, turn.note)
         self._exploration.follow_search()
+        if search.phase == "warmup":
+            search.decaying = self._falls()
         if turn.found:
             self._follow_schedule()
             self._say(logging.INFO, self._found_message())
@@ -155,6 +178,14 @@ class ExplorerSearch(ExplorerStill):
             self._end_search()
         if search.phase != "climb":
             self._ensemble.meter.reset()
+
+    def _falls(self) -> bool:
+        """Return whether the schedule falls on every replica, whose loops may scale it apart.
+
+        Collective.
+        """
+        falls = decaying(self._exploration.dimensions, self._schedule.groups)
+        return all(row[0] for row in self._ensemble.gather_numbers([float(falls)]))
 
     def _read_agreement(self) -> float | None:
         """Return how far the last update and the new gradient agree. Collective."""

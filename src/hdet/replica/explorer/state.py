@@ -81,6 +81,7 @@ class ExplorerState(Converging, OuterScheduler):
     _last_line: str
     _tried: dict[str, Any] | None  # by a trial, for the record
     _climbed: tuple[float, float]  # sum and number of the climb's losses in the record
+    _told: set[str]  # what has been warned of
     _evidence: str  # of first order, for the log
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,6 +146,9 @@ class ExplorerState(Converging, OuterScheduler):
         _move_to_whole_schedule(exploration, entries.entries("schedule"))
         if mode != self._mode:
             exploration = self._new_exploration(self._exploration.dimensions, False)
+        ongoing = exploration.search is not None and exploration.search.begun
+        if not (exploration.syncs or exploration.held or ongoing):
+            begun = self._warmup  # nothing has been explored yet: what is asked for here counts
         others = entries.entries("others") if entries.has("others") else None
         changed = self._values.parsed(others)
         averaged = self._averaged.parsed(entries.entries("averaged"))

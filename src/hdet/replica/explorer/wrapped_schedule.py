@@ -8,16 +8,19 @@ wrapped scheduler's own step and nothing else.
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
+from itertools import chain, repeat
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, ReduceLROnPlateau
 
 from ...state import LARGEST_RATE, Entries
 from ..ensemble.group_values import set_rates
 from .held_schedule import HeldSchedule
+from .schedule_peak import peak_factors
 from .scheduler_state import parsed_scheduler_state
 
 Schedule = LRScheduler | ReduceLROnPlateau | Callable[[int], float]
@@ -68,9 +71,21 @@ class WrappedSchedule:
 
     @property
     def written_rates(self) -> list[float]:
-        """The rate of each group that the user wrote: `max_lr` where there is one, or `lr`."""
-        pairs = zip(self._optimizer.param_groups, self.base_lrs, strict=False)
-        return [float(group.get("max_lr", base)) for group, base in pairs]
+        """The schedule's highest rate for each group, s*, as far as it is known.
+
+        That is `max_lr` where there is one; else the rate that the schedule starts from, times
+        the largest factor of a callable.
+        """
+        if isinstance(self._scheduler, CyclicLR):
+            return [float(rate) for rate in self._scheduler.max_lrs]
+        # A callable's factor is that of a group that was added later too.
+        factors = chain(self._peak_factors, repeat(self._peak_factors[-1]))
+        rows = zip(self._optimizer.param_groups, self.base_lrs, factors, strict=False)
+        return [float(g.get("max_lr", float(base) * factor)) for g, base, factor in rows]
+
+    @cached_property
+    def _peak_factors(self) -> list[float]:
+        return peak_factors(self._scheduler, len(self._optimizer.param_groups))
 
     def _is_plain_callable(self) -> bool:
         known = isinstance(self._scheduler, LRScheduler | ReduceLROnPlateau)
@@ -216,9 +231,7 @@ class WrappedSchedule:
 
     def begin(self, rates: list[float]) -> None:
         """Go on at these rates, as if they had been reached here."""
-        groups = self._optimizer.param_groups
-        for k, (group, base) in enumerate(zip(groups, self.base_lrs, strict=True)):
-            peak = float(group.get("max_lr", base))
+        for k, peak in enumerate(self.written_rates):
             self.groups[k] = HeldSchedule(rates[k], max(rates[k], peak))
         self._peaks = [held.highest for held in self.groups]
         set_rates(self._optimizer, rates)
