@@ -109,6 +109,31 @@ def test_what_a_search_has_taken_is_told_in_steps_and_percent(tmp_path: Path) ->
     assert ("of the search", "2 steps (2 %)") in cost(over)
 
 
+def test_betas_are_written_as_optimizers_take_them(tmp_path: Path) -> None:
+    def pasted(values: dict[str, float], groups: int = 1) -> str:
+        header = {**HEADER, "written": [0.1] * groups}
+        each = {name: [x, x] for name, x in values.items()}
+        line = sync(10, values=values, replica_values=each, found=[0.05] * groups)
+        return paste(read_record(write(tmp_path / "x.jsonl", header, line)))
+
+    # 1 - beta has three digits: the optimizer refuses a beta of 1.
+    assert pasted({"beta1/0": 0.99996}) == "lr = 0.05\nbetas = (..., 0.99996)"
+    assert pasted({"beta0/0": 0.912345, "beta1/0": 0.9}) == "lr = 0.05\nbetas = (0.9123, 0.9)"
+    assert pasted({"lr/a": 1.0, "weight_decay/a": 0.1, "p": 0.2}) == (
+        "lr = 0.05\nweight_decay = 0.1\np = 0.2"
+    )
+    assert pasted({"beta0/0": 0.9, "weight_decay/1": 0.1, "p": 0.2}, groups=2).splitlines() == [
+        '{"params": ..., "lr": 0.05, "betas": (0.9, ...)},  # group 0',
+        '{"params": ..., "lr": 0.05, "weight_decay": 0.1},  # group 1',
+        "p = 0.2",
+    ]
+    named = pasted({"weight_decay/body": 0.1, "weight_decay/head": 0.02}, groups=2)
+    assert named.splitlines()[2:] == [
+        "weight_decay = 0.1  # group body",
+        "weight_decay = 0.02  # group head",
+    ]
+
+
 def test_only_decisions_that_move_a_value_and_what_is_seldom_are_told(tmp_path: Path) -> None:
     said = ["lr factor 0.1 -> 0.2", "lr factor stays at 0.2", "lr factor 0.2 -> 0.3"]
     lines = [sync(10 * k, 0.1, decision=f"step {10 * k}: {w}") for k, w in enumerate(said, 1)]

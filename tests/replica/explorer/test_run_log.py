@@ -36,6 +36,12 @@ def test_a_header_and_then_a_line_for_each_sync(tmp_path):
     assert track["decision"] == TRACK["decision"]
 
 
+def test_a_beta_near_one_keeps_what_it_lacks_of_it(tmp_path):
+    path = tmp_path / "x.jsonl"
+    RunLog(path, HEADER, writes=True).add({**TRACK, "values": {"beta1/0": 0.999998765}})
+    assert lines(path)[1]["values"] == {"beta1/0": 0.9999987650}
+
+
 def test_the_search_tells_of_its_losses_and_trials(tmp_path):
     path = tmp_path / "x.jsonl"
     tried = {"before": 2.0, "factors": [0.1, 0.2], "losses": [1.5, math.inf]}

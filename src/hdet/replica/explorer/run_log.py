@@ -89,5 +89,9 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(x) for x in value]
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        # Of a beta near one, what it lacks of one counts.
+        more = -math.floor(math.log10(1 - value)) if 0.99 < value < 1 else 0
+        return float(f"{value:.{_DIGITS + more}g}")
     return value
