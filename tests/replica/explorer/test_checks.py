@@ -1,11 +1,14 @@
 """Runs that are too short to find anything are warned of, where the length is known."""
 
+import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler as schedulers
 
+import hdet
 from hdet.replica.explorer.checks import schedule_length, warn_of_short_schedule
 from hdet.replica.paper.checks import warn_of_few_intervals
 from tests.helpers import small_model
@@ -76,6 +79,13 @@ def test_a_schedule_that_is_long_enough_is_not(length, sync_every, warmup, searc
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_short_schedule(cosine(length), sync_every, warmup, searches)
+
+
+def test_whole_numbers_of_numpy_are_taken_as_pythons():
+    optimizer = torch.optim.SGD(small_model().parameters(), lr=0.1)
+    explorer = hdet.Explorer(optimizer, sync_every=np.int64(3), warmup_steps=np.int64(2))  # pyright: ignore[reportArgumentType]
+    facts = explorer._facts()
+    assert json.dumps([facts["sync_every"], facts["warmup_steps"]]) == "[3, 2]"
 
 
 def test_the_papers_controller_is_warned_of_too_few_acts():

@@ -86,6 +86,13 @@ def test_a_file_that_cannot_be_written_is_warned_of_once(tmp_path):
     log.add(TRACK)
 
 
+def test_what_json_cannot_hold_does_not_end_the_run(tmp_path):
+    log = RunLog(tmp_path / "x.jsonl", {**HEADER, "sync_every": object()}, writes=True)
+    with pytest.warns(UserWarning, match="not JSON serializable. Training goes on without it"):
+        log.add(TRACK)
+    log.add(TRACK)
+
+
 def test_a_sync_of_eight_replicas_takes_at_most_a_kilobyte(tmp_path):
     path, row = tmp_path / "x.jsonl", [0.123456789 * (r + 1) for r in range(8)]
     found = {

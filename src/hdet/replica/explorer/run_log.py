@@ -2,8 +2,8 @@
 
 The first process appends whole lines, so a run that is killed leaves at most its last one
 incomplete, and one that is resumed goes on in the same file. Its first line is a header; after
-a resume there is another, and steps may stand there twice: the later ones count. A file that
-can no longer be written to is warned of once, and training goes on.
+a resume there is another, and steps may stand there twice: the later ones count. No record is
+worth a run: what cannot be written is warned of once, and training goes on.
 """
 
 import json
@@ -62,7 +62,7 @@ class RunLog:
         try:
             texts = [json.dumps(_rounded(line), separators=(",", ":")) for line in lines]
             self._append("".join(text + "\n" for text in texts))
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:
             self._failed = True
             warnings.warn(
                 f"{where()}`{_NAME}(log={str(self._path)!r})` can no longer be written to: "
