@@ -25,6 +25,7 @@ from hdet.report.words import (
     ratio,
     status,
     summary,
+    trials,
     trials_note,
 )
 
@@ -151,6 +152,14 @@ def test_too_few_replicas_and_trials_that_say_little_are_named(tmp_path: Path) -
     assert evidence_note(record).startswith("2 replicas cannot tell 2 hyperparameters apart")
     record.header["replicas"] = 4
     assert evidence_note(record) == ""
+
+
+def test_trials_at_one_rate_stand_side_by_side_also_where_they_diverged(tmp_path: Path) -> None:
+    tried = {"before": 2.0, "factors": [0.2, 0.1, 0.1, 0.1], "losses": [1.5, None, 1.7, None]}
+    line = {**climb(5, 0.1), "phase": "trial", "tried": tried}
+    told = trials(read_record(write(tmp_path / "x.jsonl", HEADER, line, sync(10))))
+    assert told == [("before the trials", "2"), ("0.01", "–"), ("0.01", "1.7"), ("0.01", "–"),
+                    ("0.02", "1.5")]  # fmt: skip
 
 
 def test_phases_without_a_search(tmp_path: Path) -> None:

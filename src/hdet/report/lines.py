@@ -53,8 +53,8 @@ def _check_tables(line: dict[str, Any]) -> None:
     for key in ("values", "would_be", "slope", "t"):
         _numbers([*line.get(key, {}).values()])
     tried = line.get("tried", {})
-    _numbers([tried.get("before"), *tried.get("factors", []), *tried.get("losses", [])])
-    if None in _known(line.get("found", [])):
+    _numbers([tried.get("before"), *tried.get("losses", [])])
+    if None in _known([*line.get("found", []), *tried.get("factors", [])]):
         raise ValueError
 
 

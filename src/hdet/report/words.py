@@ -255,7 +255,9 @@ def groups(record: Record) -> list[tuple[str, ...]]:
 def trials(record: Record) -> list[tuple[str, str]]:
     """Return the rates of the first group that the search has tried, with their losses."""
     told = record.trials
-    pairs = sorted(zip(told.get("factors", []), told.get("losses", []), strict=False))
+    pairs = list(zip(told.get("factors", []), told.get("losses", []), strict=False))
+    # Two trials may share a rate, and one that diverged has no loss.
+    pairs.sort(key=lambda pair: pair[0])
     rows = [(number(record.written[0] * factor), number(loss, 4)) for factor, loss in pairs]
     return [("before the trials", number(told.get("before"), 4)), *rows] if rows else []
 
