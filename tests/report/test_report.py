@@ -106,8 +106,11 @@ def test_what_the_search_found_is_told_beside_what_has_become_of_it(tmp_path: Pa
 def test_what_a_search_has_taken_is_told_in_steps_and_percent(tmp_path: Path) -> None:
     going = read_record(write(tmp_path / "x.jsonl", HEADER, *[climb(k, 0.1) for k in (1, 2)]))
     assert ("of the search", "2 steps (100 %)") in cost(going)
-    over = read_record(write(tmp_path / "y.jsonl", HEADER, climb(2, 0.1), sync(100)))
+    # After 40 steps of warm-up.
+    late = [climb(41, 0.1), climb(42, 0.1), sync(100)]
+    over = read_record(write(tmp_path / "y.jsonl", HEADER, *late))
     assert ("of the search", "2 steps (2 %)") in cost(over)
+    assert "The search took 2 steps" in summary(over)[0]
 
 
 def test_betas_are_written_as_optimizers_take_them(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _identifier(name: str) -> str:
 
 
 def _search(record: Record) -> str:
-    spans, found, written = record.spans(), record.found, record.written
+    found, written = record.found, record.written
     phase = record.phases[-1]
     if phase in SEARCHING:
         now = {
@@ -157,9 +157,8 @@ def _search(record: Record) -> str:
     wrote = f"You wrote {rate} of {wrote}."
     if phase == "observe":
         return f"{wrote} Explorer only observed; it would set {came}{against}."
-    searched = [b for name, _, b in spans if name in SEARCHING]
-    if searched:
-        steps, first = record.steps[searched[-1]], in_short(record.searched or found)
+    if steps := _search_steps(record):
+        first = in_short(record.searched or found)
         if first != came:
             came = f"{first}; since then it has moved to {came}"
         return f"{wrote} The search took {steps:,} steps and found {came}{against}."
@@ -326,10 +325,9 @@ def cost(record: Record) -> list[tuple[str, str]]:
     """Return what the run and Explorer have taken, as names and values."""
     steps = record.steps[-1]
     rows = [("optimizer steps", f"{steps:,}")]
-    searched = [record.steps[b] for name, _, b in record.spans() if name in SEARCHING]
-    if searched and steps > 0:
-        share = 100 * searched[-1] / steps
-        rows.append(("of the search", f"{searched[-1]:,} steps ({_percent(share)})"))
+    if (searched := _search_steps(record)) and steps > 0:
+        share = 100 * searched / steps
+        rows.append(("of the search", f"{searched:,} steps ({_percent(share)})"))
     if record.seconds:
         rows.append(("time", duration(record.seconds)))
     syncs = [x for x in record.sync_ms if x == x]
@@ -345,6 +343,12 @@ def cost(record: Record) -> list[tuple[str, str]]:
         share = (sum(syncs) + sum(probes)) / 10 / record.seconds
         rows.append(("syncs and probes", f"{_percent(share)} of the time"))
     return rows
+
+
+def _search_steps(record: Record) -> int:
+    """Return how many optimizer steps the search has taken: it may have begun late."""
+    spans = [(a, b) for name, a, b in record.spans() if name in SEARCHING]
+    return 1 + record.steps[spans[-1][1]] - record.steps[spans[0][0]] if spans else 0
 
 
 def _percent(share: float) -> str:
