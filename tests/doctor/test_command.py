@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import hdet
 from hdet.commands import app
+from hdet.doctor import machine
 
 ROOT = Path(__file__).parents[2]
 RUNS = "tests.doctor.runs"
@@ -114,6 +115,13 @@ def test_what_srun_has_started_without_torchrun_is_wrong(monkeypatch):
     code, said = doctor()
     assert code == 1
     assert "SLURM_STEP_NUM_TASKS=8, and RANK and WORLD_SIZE are not set" in said
+
+
+def test_what_a_process_may_have_for_itself_is_no_setting(monkeypatch):
+    for name in ("NCCL_IB_HCA", "GLOO_SOCKET_IFNAME", "NCCL_DEBUG_FILE", "NCCL_HOSTID"):
+        monkeypatch.setenv(name, "own")
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    assert [k for k, v in machine.settings().items() if v in ("own", "Ring")] == ["NCCL_ALGO"]
 
 
 def test_a_launcher_that_tells_too_little_is_one_line(monkeypatch):

@@ -18,6 +18,8 @@ from ..replica.ensemble.buckets import BUCKET_BYTES
 
 # Of what changes how processes compute or talk.
 _SETTINGS = ("OMP_NUM_THREADS", "NCCL_", "TORCH_NCCL_", "GLOO_")
+# Of these, what names a process's own network device, file or machine.
+_OWN = ("_IB_HCA", "_SOCKET_IFNAME", "_FILE", "_HOSTID")
 # What launchers other than torchrun call the number of processes that they have started.
 _STARTED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _REPEATS = 5
@@ -39,7 +41,8 @@ def versions() -> dict[str, str]:
 
 def settings() -> dict[str, str]:
     """Return the environment variables that have to be the same everywhere. Local."""
-    return {key: os.environ[key] for key in sorted(os.environ) if key.startswith(_SETTINGS)}
+    names = [key for key in sorted(os.environ) if key.startswith(_SETTINGS)]
+    return {key: os.environ[key] for key in names if not key.endswith(_OWN)}
 
 
 def take_device() -> torch.device:

@@ -8,9 +8,7 @@ from typing import BinaryIO
 from .record import Record, RecordError
 
 _CHUNK = 1 << 20
-_BEGINNING = (
-    1024  # bytes that tell files apart: the header, and when the first line was written
-)
+_BEGINNING = 1 << 16  # bytes: the header, and when the first lines were written
 
 
 class Follower:
