@@ -117,6 +117,17 @@ def test_what_srun_has_started_without_torchrun_is_wrong(monkeypatch):
     assert "SLURM_STEP_NUM_TASKS=8, and RANK and WORLD_SIZE are not set" in said
 
 
+def test_a_process_that_is_shown_its_own_device_alone_takes_it(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert machine.take_device() == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RuntimeError, match="LOCAL_RANK=3, and this machine shows 2 CUDA"):
+        machine.take_device()
+
+
 def test_what_a_process_may_have_for_itself_is_no_setting(monkeypatch):
     for name in ("NCCL_IB_HCA", "GLOO_SOCKET_IFNAME", "NCCL_DEBUG_FILE", "NCCL_HOSTID"):
         monkeypatch.setenv(name, "own")

@@ -54,6 +54,9 @@ def take_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if count == 1:
+        # A launcher may show each process its own; that no two share one is looked at later.
+        index = 0
     if index >= count:
         raise RuntimeError(
             f"LOCAL_RANK={index}, and this machine shows {count} CUDA devices: start one "
