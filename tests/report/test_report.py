@@ -224,6 +224,16 @@ def test_where_it_is_written(tmp_path: Path) -> None:
     assert command("report", path, "--out", tmp_path / "x.html")[0] == 0
 
 
+def test_names_with_brackets_stand_as_they_are(tmp_path: Path) -> None:
+    path = searched(tmp_path / "runs[lr=0.1]" / "[b]", slope={"p[red]": 0.1}, t={"p[red]": 2.0},
+                    values={"lr/0": 0.1, "p[red]": 0.2},
+                    replica_values={"lr/0": [0.1], "p[red]": [0.2]})  # fmt: skip
+    assert command("report", path) == (0, f"Report: {path.with_suffix('.html')}\n")
+    code, said = command("show", path)
+    assert code == 0
+    assert ["p[red]", "0.2"] in [line.split()[:2] for line in said.splitlines()]
+
+
 @pytest.mark.parametrize("name", ["report", "show"])
 def test_what_cannot_be_shown_is_one_line(tmp_path: Path, name: str) -> None:
     for run in (tmp_path, tmp_path / "none", write(tmp_path / "y.jsonl"), "/dev/null"):
