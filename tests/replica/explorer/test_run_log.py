@@ -72,6 +72,16 @@ def test_a_resumed_run_goes_on_after_a_line_that_was_cut_off(tmp_path):
     assert json.loads(texts[3])["step"] == 50
 
 
+def test_a_run_that_changes_its_directory_goes_on_in_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = RunLog("x.jsonl", HEADER, writes=True)
+    log.add(TRACK)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    log.add({**TRACK, "step": 50})
+    assert len(lines(tmp_path / "x.jsonl")) == 3
+
+
 def test_other_processes_write_nothing(tmp_path):
     path = tmp_path / "x.jsonl"
     RunLog(path, HEADER, writes=False).add(TRACK)

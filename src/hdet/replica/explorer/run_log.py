@@ -36,7 +36,8 @@ class RunLog:
     """
 
     def __init__(self, path: str | Path, header: Mapping[str, Any], writes: bool) -> None:
-        self._path, self._header = Path(path), header
+        # The training loop may change its directory.
+        self._path, self._header = Path(path).absolute(), header
         self.writes = writes
         self._begun = self._failed = False
         self._decision = ""
