@@ -82,6 +82,17 @@ def test_a_run_that_changes_its_directory_goes_on_in_the_same_file(tmp_path, mon
     assert len(lines(tmp_path / "x.jsonl")) == 3
 
 
+def test_two_logs_in_one_file_are_warned_of_once(tmp_path):
+    path = tmp_path / "x.jsonl"
+    first, second = (RunLog(path, HEADER, writes=True) for _ in range(2))
+    first.add(TRACK)
+    second.add(TRACK)
+    with pytest.warns(UserWarning, match="must be a file of its own"):
+        first.add(TRACK)
+    path.write_text(path.read_text() * 2)
+    first.add(TRACK)
+
+
 def test_other_processes_write_nothing(tmp_path):
     path = tmp_path / "x.jsonl"
     RunLog(path, HEADER, writes=False).add(TRACK)

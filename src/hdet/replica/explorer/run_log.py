@@ -3,7 +3,8 @@
 The first process appends whole lines, so a run that is killed leaves at most its last one
 incomplete, and one that is resumed goes on in the same file. Its first line is a header; after
 a resume there is another, and steps may stand there twice: the later ones count. No record is
-worth a run: what cannot be written is warned of once, and training goes on.
+worth a run: what cannot be written is warned of once, and training goes on. So is another
+Explorer that writes to the same file.
 """
 
 import json
@@ -39,7 +40,8 @@ class RunLog:
         # The training loop may change its directory.
         self._path, self._header = Path(path).absolute(), header
         self.writes = writes
-        self._begun = self._failed = False
+        self._begun = self._failed = self._shared = False
+        self._end = 0  # of the file, in bytes, after this one's last line
         self._decision = ""
 
     def add(self, metrics: Mapping[str, Any]) -> None:
@@ -79,8 +81,17 @@ class RunLog:
                 file.seek(-1, os.SEEK_END)
                 # A line that was cut off stays one of its own.
                 text = text if file.read() == b"\n" else "\n" + text
+            shared = self._begun and file.tell() > self._end
             file.write(text.encode())
+            self._end = file.tell()
         self._begun = True
+        if shared and not self._shared:
+            self._shared = True
+            warnings.warn(
+                f"{where()}`{_NAME}(log={str(self._path)!r})` must be a file of its own: "
+                f"another Explorer writes to it, too. Give each run its own.",
+                stacklevel=5,
+            )
 
 
 def _rounded(value: Any) -> Any:
