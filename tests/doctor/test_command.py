@@ -48,7 +48,7 @@ def test_of_a_good_run_it_tells_what_the_search_costs():
         "ok     scheduler  CosineAnnealingLR, 10000 steps",
         "ok     explored   lr/0",
         "note   replicas   1: Explorer is your scheduler alone; start several processes",
-        "ok     search     about 80 optimizer steps, 0.8 % of 10000",
+        "ok     search     about 80 optimizer steps, 0.8 % of 10000, and 40 to 80 of warm-up",
         "ok     trials     possible",
         "ok     sync       every 100 optimizer steps, 1 % of 10000; about 1 % is good: 100",
     ):
