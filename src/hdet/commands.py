@@ -174,7 +174,11 @@ def report(
 
         records = records_in(runs)
         out = out or page_beside(runs[0])
-        write_report(records, out)
+        try:
+            write_report(records, out)
+        except OSError as error:
+            remedy = f"{out} cannot be written ({error.strerror}): name another file by --out."
+            raise OSError(remedy) from None
     _say(Console(), f"Report: {out}")
 
 

@@ -111,6 +111,8 @@ def test_a_length_without_a_run_is_refused():
 
 
 def test_what_srun_has_started_without_torchrun_is_wrong(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "")
+    assert machine.started_alone() is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     code, said = doctor()
     assert code == 1

@@ -220,6 +220,9 @@ def test_where_it_is_written(tmp_path: Path) -> None:
     assert code == 2
     assert "is there and is no report: name another file by --out" in said
     assert (tmp_path / "x.html").read_text() == "mine"
+    code, said = command("report", path, "--out", tmp_path)
+    assert code == 2
+    assert f"{tmp_path} cannot be written (Is a directory): name another file by --out" in said
     # Who names a file means it.
     assert command("report", path, "--out", tmp_path / "x.html")[0] == 0
 
@@ -266,7 +269,8 @@ def test_the_terminal_shows_curve_values_and_decisions(tmp_path: Path) -> None:
 WHOLE = sync(20, decision="step 20: x", would_be={}, slope={"lr/0": 0.1}, t={"lr/0": 2.0},
              found=[0.05], excluded=[1], tried={"before": 2.0, "factors": [1], "losses": [1.5]},
              probes=[1.0, 2.0], probe_ms=1.0)  # fmt: skip
-JUNK = (None, 0, -1, 1e308, math.nan, "x", True, [], {}, [None], ["a"], [[2]], {"lr/0": "x"})
+JUNK = (None, 0, -1, 1e308, 10**400, math.nan, "x", True, [], {}, [None], ["a"], [[2]],
+        {"lr/0": "x"})  # fmt: skip
 
 
 @pytest.mark.parametrize("key", [*HEADER, *WHOLE])

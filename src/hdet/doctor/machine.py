@@ -81,7 +81,7 @@ def place(device: torch.device) -> dict[str, str]:
 def started_alone() -> str | None:
     """Return what is wrong where a launcher has started others that this one cannot know."""
     for key in _STARTED:
-        if int(os.environ.get(key, "1")) > 1:
+        if int(os.environ.get(key) or "1") > 1:
             return (
                 f"{key}={os.environ[key]}, and RANK and WORLD_SIZE are not set: each of these "
                 f"processes would train alone. Start them through torchrun"
