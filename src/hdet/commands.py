@@ -92,10 +92,10 @@ def demo(
             table.add_row(run.name, *run.cells, style="bold" if run.ours else "")
         console.print(table)
         console.print(page.closing, highlight=False)
-        console.print(f"Report: {page.write(folder)}", highlight=False, soft_wrap=True)
+        _say(console, f"Report: {page.write(folder)}")
         if records:
             words = f"Explorer's runs, more closely: hdet report {folder}"
-            console.print(words, highlight=False, soft_wrap=True)
+            _say(console, words)
     except (DemoError, RankError, OSError) as error:
         said = f"[red]hdet demo:[/red] {escape(str(error))}"
         Console(stderr=True).print(said, highlight=False, soft_wrap=True)
@@ -174,8 +174,12 @@ def report(
 
         records = records_in(runs)
         out = out or page_beside(runs[0])
-        write_report(records, out)
-    Console().print(f"Report: {out}", highlight=False, soft_wrap=True)
+        try:
+            write_report(records, out)
+        except OSError as error:
+            remedy = f"{out} cannot be written ({error.strerror}): name another file by --out."
+            raise OSError(remedy) from None
+    _say(Console(), f"Report: {out}")
 
 
 @app.command()
@@ -215,8 +219,13 @@ def watch(
             raise OSError(remedy) from None
         address = f"http://127.0.0.1:{server.server_port}"
         words = f"Watching {run} at {address} (Ctrl-C ends it)"
-        Console().print(words, highlight=False, soft_wrap=True)
+        _say(Console(), words)
         server.serve_forever()
+
+
+def _say(console: Console, words: str) -> None:
+    """Print a line as it is: a path may hold what looks like markup."""
+    console.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def _require(*packages: str) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import hdet
 from hdet.commands import app
+from hdet.doctor import machine
 
 ROOT = Path(__file__).parents[2]
 RUNS = "tests.doctor.runs"
@@ -47,7 +48,7 @@ def test_of_a_good_run_it_tells_what_the_search_costs():
         "ok     scheduler  CosineAnnealingLR, 10000 steps",
         "ok     explored   lr/0",
         "note   replicas   1: Explorer is your scheduler alone; start several processes",
-        "ok     search     about 80 optimizer steps, 0.8 % of 10000",
+        "ok     search     about 80 optimizer steps, 0.8 % of 10000, and 40 to 80 of warm-up",
         "ok     trials     possible",
         "ok     sync       every 100 optimizer steps, 1 % of 10000; about 1 % is good: 100",
     ):
@@ -110,10 +111,30 @@ def test_a_length_without_a_run_is_refused():
 
 
 def test_what_srun_has_started_without_torchrun_is_wrong(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "")
+    assert machine.started_alone() is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
     code, said = doctor()
     assert code == 1
     assert "SLURM_STEP_NUM_TASKS=8, and RANK and WORLD_SIZE are not set" in said
+
+
+def test_a_process_that_is_shown_its_own_device_alone_takes_it(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert machine.take_device() == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RuntimeError, match="LOCAL_RANK=3, and this machine shows 2 CUDA"):
+        machine.take_device()
+
+
+def test_what_a_process_may_have_for_itself_is_no_setting(monkeypatch):
+    for name in ("NCCL_IB_HCA", "GLOO_SOCKET_IFNAME", "NCCL_DEBUG_FILE", "NCCL_HOSTID"):
+        monkeypatch.setenv(name, "own")
+    monkeypatch.setenv("NCCL_ALGO", "Ring")
+    assert [k for k, v in machine.settings().items() if v in ("own", "Ring")] == ["NCCL_ALGO"]
 
 
 def test_a_launcher_that_tells_too_little_is_one_line(monkeypatch):

@@ -97,7 +97,7 @@ def test_a_rank_that_is_unlike_the_others_is_named(tmp_path, monkeypatch, odd, s
 
 def test_two_processes_on_one_gpu_are_named(tmp_path):
     assert wrongs(run_ranks(_same_gpu, 2, tmp_path)) == [
-        ("devices", "ranks 0, 1 use the same GPU: set LOCAL_RANK for each")
+        ("devices", "ranks 0, 1 use the same GPU: give each its own")
     ]
 
 

@@ -174,6 +174,27 @@ def test_a_node_that_comes_back_takes_up_its_partitions_past():
     assert len(nodes.of_type("query.selection")) == 3 + 1
 
 
+class Ghostly(LocalGrid):
+    """Partition 0 is under id 99 from round 2 on; its old node is shown until round 4."""
+
+    def get_node_ids(self):
+        rounds = len(self.trained())
+        self.silent = {node_id(0)} if rounds else set()
+        shown = ((node_id(0), rounds < 3), (node_id(1), True), (99, rounds >= 1))
+        return [node for node, there in shown if there]
+
+
+def test_a_client_that_is_back_before_its_old_node_is_gone_takes_up_its_past(warned):
+    nodes = Ghostly(client_app(), {node_id(0): 0, node_id(1): 1, 99: 0})
+    spy = Spy()
+    select = SelectClients(fedavg(), spy, 3, min_available_nodes=2)
+    run(select, nodes, rounds=5)
+    assert [sorted(told, key=str) for told in spy.told] == [
+        [0, 1], [1, "node 99"], [1, "node 99"], [0, 1], [0, 1]]  # fmt: skip
+    assert select.selected == [0, 1]
+    assert "node 99 is a second partition 0" in warned()
+
+
 def test_without_a_partition_nodes_are_known_by_their_ids(warned):
     nodes = LocalGrid(client_app(), {11: -1, 12: -1, 13: 5})
     select = SelectClients(fedavg(), Random(), 3)

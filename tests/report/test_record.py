@@ -70,6 +70,21 @@ def test_a_record_is_followed_while_it_grows(tmp_path: Path) -> None:
     assert [*follower.record.steps] == [10]
 
 
+def test_a_new_run_in_the_same_file_is_told_from_the_old_one_that_grew(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", HEADER, sync(10, rate=0.01))
+    follower = Follower(path)
+    follower.read()
+    write(path, {**HEADER, "written": [0.7]}, sync(10, rate=0.7), sync(20, rate=0.7))
+    assert follower.read()
+    assert follower.record.written == [0.7]
+    assert [*follower.record.rates[0].base] == [0.7, 0.7]
+    # With the same header, by when its first line was written.
+    later = {**sync(10, rate=0.3), "time_ms": 1_900_000_000_000}
+    write(path, {**HEADER, "written": [0.7]}, later, sync(20), sync(30))
+    assert follower.read()
+    assert follower.record.rates[0].base[0] == 0.3
+
+
 def test_more_replicas_after_a_resume_leave_gaps(tmp_path: Path) -> None:
     more = {**sync(20), "losses": [1.0, 2.0, 3.0]}
     loss = read_record(write(tmp_path / "x.jsonl", HEADER, sync(10), HEADER, more)).loss

@@ -25,6 +25,7 @@ from hdet.report.words import (
     ratio,
     status,
     summary,
+    trials,
     trials_note,
 )
 
@@ -105,8 +106,36 @@ def test_what_the_search_found_is_told_beside_what_has_become_of_it(tmp_path: Pa
 def test_what_a_search_has_taken_is_told_in_steps_and_percent(tmp_path: Path) -> None:
     going = read_record(write(tmp_path / "x.jsonl", HEADER, *[climb(k, 0.1) for k in (1, 2)]))
     assert ("of the search", "2 steps (100 %)") in cost(going)
-    over = read_record(write(tmp_path / "y.jsonl", HEADER, climb(2, 0.1), sync(100)))
+    # After 40 steps of warm-up.
+    late = [climb(41, 0.1), climb(42, 0.1), sync(100)]
+    over = read_record(write(tmp_path / "y.jsonl", HEADER, *late))
     assert ("of the search", "2 steps (2 %)") in cost(over)
+    assert "The search took 2 steps" in summary(over)[0]
+
+
+def test_betas_are_written_as_optimizers_take_them(tmp_path: Path) -> None:
+    def pasted(values: dict[str, float], groups: int = 1) -> str:
+        header = {**HEADER, "written": [0.1] * groups}
+        each = {name: [x, x] for name, x in values.items()}
+        line = sync(10, values=values, replica_values=each, found=[0.05] * groups)
+        return paste(read_record(write(tmp_path / "x.jsonl", header, line)))
+
+    # 1 - beta has three digits: the optimizer refuses a beta of 1.
+    assert pasted({"beta1/0": 0.99996}) == "lr = 0.05\nbetas = (..., 0.99996)"
+    assert pasted({"beta0/0": 0.912345, "beta1/0": 0.9}) == "lr = 0.05\nbetas = (0.9123, 0.9)"
+    assert pasted({"lr/a": 1.0, "weight_decay/a": 0.1, "p": 0.2}) == (
+        "lr = 0.05\nweight_decay = 0.1\np = 0.2"
+    )
+    assert pasted({"beta0/0": 0.9, "weight_decay/1": 0.1, "p": 0.2}, groups=2).splitlines() == [
+        '{"params": ..., "lr": 0.05, "betas": (0.9, ...)},  # group 0',
+        '{"params": ..., "lr": 0.05, "weight_decay": 0.1},  # group 1',
+        "p = 0.2",
+    ]
+    named = pasted({"weight_decay/body": 0.1, "weight_decay/head": 0.02}, groups=2)
+    assert named.splitlines()[2:] == [
+        "weight_decay = 0.1  # group body",
+        "weight_decay = 0.02  # group head",
+    ]
 
 
 def test_only_decisions_that_move_a_value_and_what_is_seldom_are_told(tmp_path: Path) -> None:
@@ -126,6 +155,14 @@ def test_too_few_replicas_and_trials_that_say_little_are_named(tmp_path: Path) -
     assert evidence_note(record).startswith("2 replicas cannot tell 2 hyperparameters apart")
     record.header["replicas"] = 4
     assert evidence_note(record) == ""
+
+
+def test_trials_at_one_rate_stand_side_by_side_also_where_they_diverged(tmp_path: Path) -> None:
+    tried = {"before": 2.0, "factors": [0.2, 0.1, 0.1, 0.1], "losses": [1.5, None, 1.7, None]}
+    line = {**climb(5, 0.1), "phase": "trial", "tried": tried}
+    told = trials(read_record(write(tmp_path / "x.jsonl", HEADER, line, sync(10))))
+    assert told == [("before the trials", "2"), ("0.01", "–"), ("0.01", "1.7"), ("0.01", "–"),
+                    ("0.02", "1.5")]  # fmt: skip
 
 
 def test_phases_without_a_search(tmp_path: Path) -> None:
@@ -183,8 +220,21 @@ def test_where_it_is_written(tmp_path: Path) -> None:
     assert code == 2
     assert "is there and is no report: name another file by --out" in said
     assert (tmp_path / "x.html").read_text() == "mine"
+    code, said = command("report", path, "--out", tmp_path)
+    assert code == 2
+    assert f"{tmp_path} cannot be written (Is a directory): name another file by --out" in said
     # Who names a file means it.
     assert command("report", path, "--out", tmp_path / "x.html")[0] == 0
+
+
+def test_names_with_brackets_stand_as_they_are(tmp_path: Path) -> None:
+    path = searched(tmp_path / "runs[lr=0.1]" / "[b]", slope={"p[red]": 0.1}, t={"p[red]": 2.0},
+                    values={"lr/0": 0.1, "p[red]": 0.2},
+                    replica_values={"lr/0": [0.1], "p[red]": [0.2]})  # fmt: skip
+    assert command("report", path) == (0, f"Report: {path.with_suffix('.html')}\n")
+    code, said = command("show", path)
+    assert code == 0
+    assert ["p[red]", "0.2"] in [line.split()[:2] for line in said.splitlines()]
 
 
 @pytest.mark.parametrize("name", ["report", "show"])
@@ -219,7 +269,8 @@ def test_the_terminal_shows_curve_values_and_decisions(tmp_path: Path) -> None:
 WHOLE = sync(20, decision="step 20: x", would_be={}, slope={"lr/0": 0.1}, t={"lr/0": 2.0},
              found=[0.05], excluded=[1], tried={"before": 2.0, "factors": [1], "losses": [1.5]},
              probes=[1.0, 2.0], probe_ms=1.0)  # fmt: skip
-JUNK = (None, 0, -1, 1e308, math.nan, "x", True, [], {}, [None], ["a"], [[2]], {"lr/0": "x"})
+JUNK = (None, 0, -1, 1e308, 10**400, math.nan, "x", True, [], {}, [None], ["a"], [[2]],
+        {"lr/0": "x"})  # fmt: skip
 
 
 @pytest.mark.parametrize("key", [*HEADER, *WHOLE])

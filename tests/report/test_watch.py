@@ -1,6 +1,7 @@
 """The page of a run under way: points come by themselves, and only this machine is answered."""
 
 import http.client
+import io
 import json
 import signal
 import sys
@@ -16,7 +17,7 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner
 
 from hdet.commands import app
-from hdet.report.watch import serve
+from hdet.report.watch import _Handler, serve
 from tests.interrupted import started
 
 from .browser import Tab
@@ -85,6 +86,29 @@ def test_a_page_grows_with_its_run(tab: Tab, tmp_path: Path) -> None:
         tab.until(f"({LAST}) === 22")
     assert complaints == []
     assert {one.split("/")[2] for one in tab.requests} == {f"127.0.0.1:{port}"}
+
+
+def test_what_another_browser_has_drawn_meanwhile_is_sent_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", HEADER, sync(10))
+    server = serve(path, 0)
+    news, sent = server.watched.news, []
+
+    def slow(whole: bool) -> str:
+        sent.append(whole)
+        text = news(whole)
+        if len(sent) == 1:
+            append(path, sync(20))
+            server.watched.look()  # by another browser's thread, while this one sends
+        else:
+            server.closed.set()
+        return text
+
+    server.watched.news = slow
+    handler = object.__new__(_Handler)
+    handler.server, handler.wfile = server, io.BytesIO()
+    handler._tell()
+    server.server_close()
+    assert sent == [True, True]
 
 
 def test_a_folder_shows_runs_as_they_come(tmp_path: Path) -> None:

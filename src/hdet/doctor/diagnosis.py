@@ -81,7 +81,7 @@ def _machines(reports: Reports) -> list[Finding]:
     uuids = [place["uuid"] for place in places]
     for uuid in sorted({u for u in uuids if u and uuids.count(u) > 1}):
         who = ", ".join(str(rank) for rank, u in enumerate(uuids) if u == uuid)
-        found.append(wrong("devices", f"ranks {who} use the same GPU: set LOCAL_RANK for each"))
+        found.append(wrong("devices", f"ranks {who} use the same GPU: give each its own"))
     count, machines = len(places), len({place["machine"] for place in places})
     where = f"{places[0]['device']}, backend {places[0]['backend']}"
     found.append(

@@ -18,6 +18,8 @@ from ..replica.ensemble.buckets import BUCKET_BYTES
 
 # Of what changes how processes compute or talk.
 _SETTINGS = ("OMP_NUM_THREADS", "NCCL_", "TORCH_NCCL_", "GLOO_")
+# Of these, what names a process's own network device, file or machine.
+_OWN = ("_IB_HCA", "_SOCKET_IFNAME", "_FILE", "_HOSTID")
 # What launchers other than torchrun call the number of processes that they have started.
 _STARTED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _REPEATS = 5
@@ -39,7 +41,8 @@ def versions() -> dict[str, str]:
 
 def settings() -> dict[str, str]:
     """Return the environment variables that have to be the same everywhere. Local."""
-    return {key: os.environ[key] for key in sorted(os.environ) if key.startswith(_SETTINGS)}
+    names = [key for key in sorted(os.environ) if key.startswith(_SETTINGS)]
+    return {key: os.environ[key] for key in names if not key.endswith(_OWN)}
 
 
 def take_device() -> torch.device:
@@ -51,6 +54,9 @@ def take_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     index, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if count == 1:
+        # A launcher may show each process its own; that no two share one is looked at later.
+        index = 0
     if index >= count:
         raise RuntimeError(
             f"LOCAL_RANK={index}, and this machine shows {count} CUDA devices: start one "
@@ -75,7 +81,7 @@ def place(device: torch.device) -> dict[str, str]:
 def started_alone() -> str | None:
     """Return what is wrong where a launcher has started others that this one cannot know."""
     for key in _STARTED:
-        if int(os.environ.get(key, "1")) > 1:
+        if int(os.environ.get(key) or "1") > 1:
             return (
                 f"{key}={os.environ[key]}, and RANK and WORLD_SIZE are not set: each of these "
                 f"processes would train alone. Start them through torchrun"

@@ -18,7 +18,13 @@ import torch
 from ..replica import Explorer
 from ..replica.ensemble.contents import local_floats
 from ..replica.ensemble.groups import group_ranks
-from ..replica.explorer.checks import SEARCH, good_interval, schedule_length, why_too_short
+from ..replica.explorer.checks import (
+    SEARCH,
+    WARMUP,
+    good_interval,
+    schedule_length,
+    why_too_short,
+)
 from .findings import Finding, note, ok, wrong
 
 _LIBRARIES = (Path(__file__).parents[1], Path(torch.__file__).parent)
@@ -87,7 +93,8 @@ def outlook(
         words = "none: it takes a probe, a shared gradient and no warm-up, or search=True"
         found.append(note("search", words))
     else:
-        found.append(ok("search", f"about {SEARCH} optimizer steps{_share(SEARCH, length)}"))
+        words = f"about {SEARCH} optimizer steps{_share(SEARCH, length)}"
+        found.append(ok("search", f"{words}, and {WARMUP} to {2 * WARMUP} of warm-up"))
         why = explorer._why_no_trials()
         words = f"none, so that the search ends with the climb, often too low: {why}"
         found.append(note("trials", words) if why else ok("trials", "possible"))

@@ -8,6 +8,7 @@ from typing import BinaryIO
 from .record import Record, RecordError
 
 _CHUNK = 1 << 20
+_BEGINNING = 1 << 16  # bytes: the header, and when the first lines were written
 
 
 class Follower:
@@ -26,6 +27,7 @@ class Follower:
 
     def _forget(self) -> None:
         self.record, self._read, self._rest, self._file = Record(self.path), 0, b"", None
+        self._begins = b""
 
     def read(self) -> bool:
         """Take in what is new, and return whether there was anything.
@@ -39,12 +41,17 @@ class Follower:
             return False
         with file:
             status = os.fstat(file.fileno())
-            # Another file in its place, or one that was emptied, is another run.
-            if self._file not in (None, status.st_ino) or status.st_size < self._read:
+            # Another file in its place, or one that was emptied, is another run. Its inode
+            # may be the old one's again, and it may be the longer one by now.
+            begins = file.read(_BEGINNING)
+            replaced = self._file not in (None, status.st_ino)
+            replaced |= not begins.startswith(self._begins) or status.st_size < self._read
+            if replaced:
                 self._forget()
             self._file = status.st_ino
             if status.st_size == self._read:
                 return False
+            self._begins = begins
             file.seek(self._read)
             try:
                 self.record.add(self._lines(file))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 MOST_DRAWN = 8  # parameter groups, and as many other hyperparameters, that are kept in full
 
+_COUNTS = 2**63  # the least number that a column of whole ones cannot hold
 _LATEST = 1e14  # milliseconds since the epoch: the year 5138
 Numbers = list[float]
 Values = tuple[float, Numbers]  # of the run, and of each replica
@@ -44,17 +45,20 @@ def parsed(line: dict[str, Any]) -> Row | None:
         times = _moment(get("time_ms")), _number(get("sync_ms")), _number(get("probe_ms"))
         probe = (_mean(probes), probes)
         return Row(line["step"], str(get("phase")), times, rates, loss, probe, others)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
 
 
 def _check_tables(line: dict[str, Any]) -> None:
     """Raise where what is kept of a line as it stands is not what it has to be."""
+    for key in ("step", "rollbacks", "exclusions", "new_levels"):
+        if isinstance(count := line.get(key), int) and abs(count) >= _COUNTS:
+            raise ValueError
     for key in ("values", "would_be", "slope", "t"):
         _numbers([*line.get(key, {}).values()])
     tried = line.get("tried", {})
-    _numbers([tried.get("before"), *tried.get("factors", []), *tried.get("losses", [])])
-    if None in _known(line.get("found", [])):
+    _numbers([tried.get("before"), *tried.get("losses", [])])
+    if None in _known([*line.get("found", []), *tried.get("factors", [])]):
         raise ValueError
 
 

@@ -10,6 +10,7 @@ Nothing here imports torch: a record copied from a cluster is read anywhere.
 
 import json
 import math
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -32,7 +33,7 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and math.isfinite(x)
+    return isinstance(x, int | float) and abs(x) <= sys.float_info.max
 
 
 class RecordError(ValueError):

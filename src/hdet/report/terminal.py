@@ -86,7 +86,7 @@ def shown(record: Record, name: str, width: int) -> RenderableType:
     if rows := evidence(record):
         table = Table("hyperparameter", "value", "slope", "t", "verdict", box=None)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         parts += ["", table]
     parts += ["", Text(", ".join(f"{name} {value}" for name, value in cost(record)))]
     return Group(*parts)

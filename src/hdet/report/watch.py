@@ -121,8 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
         while not self._server.closed.wait(SECONDS if version >= 0 else 0):
             watched.look()
             if watched.version != version or time.monotonic() - said > _ALIVE:
-                text = watched.news(watched.version != version)
-                version, said = watched.version, time.monotonic()
+                # Before the news: another browser's look may change it meanwhile.
+                newest = watched.version
+                text = watched.news(newest != version)
+                version, said = newest, time.monotonic()
                 self.wfile.write(text.encode())
                 self.wfile.flush()
 

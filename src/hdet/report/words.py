@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,6 +16,7 @@ WRITTEN = (
 _LAST = 3  # decisions that are told, and as many events
 _MOVED = " -> "  # in the words of a decision that moves a value
 _NAMED = 4  # steps that a sentence names
+_BETA = re.compile(r"beta\d+")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -77,28 +78,57 @@ def ratio(found: float, written: float) -> str:
     return f"{times:,.0f} times {way}" if times >= 10 else f"{times:.2g} times {way}"
 
 
+def taken(value: float | None) -> str:
+    """Return a value of something other than a rate to write into a plain run.
+
+    Of a beta near one, what it lacks of one counts: 0.9996 is not 1, which Adam refuses.
+    """
+    if value is None or not 0.9 < value < 1:
+        return number(value)
+    return f"{1 - float(f'{1 - value:.3g}'):.12g}"
+
+
 def paste(record: Record) -> str:
-    """Return the values as lines of Python for a plain run; nothing before they are known."""
+    """Return the values as lines of Python for a plain run; nothing before they are known.
+
+    What the user has to fill in is `...`: the parameters of a group, and a beta that was not
+    explored. The momentum of SGD is the first of the betas.
+    """
     if not record.latest:
         return ""
     values = {**record.latest["values"], **record.latest.get("would_be", {})}
-    groups: list[list[str]] = [[f'"lr": {number(rate)}'] for rate in record.found or []]
-    single = [f"lr = {number(rate)}" for rate in (record.found or [])[:1]]
+    rates = record.found or []
+    by_group: dict[str, dict[str, str]] = {str(g): {} for g in range(len(rates))}
     for name, value in values.items():
         if name.startswith("lr/") or value is None:
             continue
-        # `weight_decay/0` is that of the first parameter group.
+        # `weight_decay/0` is that of the first parameter group; an attribute has no group.
         entry, _, group = name.rpartition("/")
-        if group.isdecimal() and int(group) < len(groups) > 1:
-            groups[int(group)].append(f'"{entry}": {number(value)}')
-        else:
-            single.append(f"{_identifier(entry or name)} = {number(value)}")
-    if len(groups) < 2:
-        return "\n".join(single)
-    rows = [
-        f'{{"params": ..., {", ".join(row)}}},  # group {g}' for g, row in enumerate(groups)
-    ]
-    return "\n".join([*rows, *single[1:]])
+        by_group.setdefault(group if entry else "", {})[entry or name] = taken(value)
+    entries = {g: _entries(own) if g else own for g, own in by_group.items()}
+    rows = []
+    if len(rates) > 1:
+        for g, rate in enumerate(rates):
+            own = {"lr": number(rate), **entries.pop(str(g))}
+            row = ", ".join(f'"{entry}": {value}' for entry, value in own.items())
+            rows.append(f'{{"params": ..., {row}}},  # group {g}')
+    else:
+        rows += [f"lr = {number(rate)}" for rate in rates]
+    for group, own in entries.items():
+        # Which one of several groups a name is of, the record does not tell.
+        said = f"  # group {group}" if group and len(rates) > 1 else ""
+        rows += [f"{_identifier(x)} = {value}{said}" for x, value in own.items()]
+    return "\n".join(rows)
+
+
+def _entries(found: Mapping[str, str]) -> dict[str, str]:
+    """Return values by the names that optimizers take them by: all betas are one tuple."""
+    betas = {int(name[4:]): x for name, x in found.items() if _BETA.fullmatch(name)}
+    rest = {name: x for name, x in found.items() if not _BETA.fullmatch(name)}
+    if not betas:
+        return rest
+    every = ", ".join(betas.get(k, "...") for k in range(max(1, *betas) + 1))
+    return {"betas": f"({every})", **rest}
 
 
 def _identifier(name: str) -> str:
@@ -106,7 +136,7 @@ def _identifier(name: str) -> str:
 
 
 def _search(record: Record) -> str:
-    spans, found, written = record.spans(), record.found, record.written
+    found, written = record.found, record.written
     phase = record.phases[-1]
     if phase in SEARCHING:
         now = {
@@ -127,9 +157,8 @@ def _search(record: Record) -> str:
     wrote = f"You wrote {rate} of {wrote}."
     if phase == "observe":
         return f"{wrote} Explorer only observed; it would set {came}{against}."
-    searched = [b for name, _, b in spans if name in SEARCHING]
-    if searched:
-        steps, first = record.steps[searched[-1]], in_short(record.searched or found)
+    if steps := _search_steps(record):
+        first = in_short(record.searched or found)
         if first != came:
             came = f"{first}; since then it has moved to {came}"
         return f"{wrote} The search took {steps:,} steps and found {came}{against}."
@@ -185,7 +214,7 @@ def _trouble(record: Record) -> str:
 
 def _values(record: Record) -> list[str]:
     values = record.latest.get("values", {})
-    others = [f"{number(x)} ({n})" for n, x in values.items() if not n.startswith("lr/")]
+    others = [f"{taken(x)} ({n})" for n, x in values.items() if not n.startswith("lr/")]
     return [f"The other values stand at {', '.join(others)}."] if others else []
 
 
@@ -225,7 +254,9 @@ def groups(record: Record) -> list[tuple[str, ...]]:
 def trials(record: Record) -> list[tuple[str, str]]:
     """Return the rates of the first group that the search has tried, with their losses."""
     told = record.trials
-    pairs = sorted(zip(told.get("factors", []), told.get("losses", []), strict=False))
+    pairs = list(zip(told.get("factors", []), told.get("losses", []), strict=False))
+    # Two trials may share a rate, and one that diverged has no loss.
+    pairs.sort(key=lambda pair: pair[0])
     rows = [(number(record.written[0] * factor), number(loss, 4)) for factor, loss in pairs]
     return [("before the trials", number(told.get("before"), 4)), *rows] if rows else []
 
@@ -260,7 +291,7 @@ def evidence(record: Record) -> list[tuple[str, ...]]:
         rows.append(
             (
                 title_of_value(name, len(record.written)),
-                number(value),
+                taken(value),
                 number(slope, 2),
                 number(t, 2),
                 verdict,
@@ -294,10 +325,9 @@ def cost(record: Record) -> list[tuple[str, str]]:
     """Return what the run and Explorer have taken, as names and values."""
     steps = record.steps[-1]
     rows = [("optimizer steps", f"{steps:,}")]
-    searched = [record.steps[b] for name, _, b in record.spans() if name in SEARCHING]
-    if searched and steps > 0:
-        share = 100 * searched[-1] / steps
-        rows.append(("of the search", f"{searched[-1]:,} steps ({_percent(share)})"))
+    if (searched := _search_steps(record)) and steps > 0:
+        share = 100 * searched / steps
+        rows.append(("of the search", f"{searched:,} steps ({_percent(share)})"))
     if record.seconds:
         rows.append(("time", duration(record.seconds)))
     syncs = [x for x in record.sync_ms if x == x]
@@ -313,6 +343,12 @@ def cost(record: Record) -> list[tuple[str, str]]:
         share = (sum(syncs) + sum(probes)) / 10 / record.seconds
         rows.append(("syncs and probes", f"{_percent(share)} of the time"))
     return rows
+
+
+def _search_steps(record: Record) -> int:
+    """Return how many optimizer steps the search has taken: it may have begun late."""
+    spans = [(a, b) for name, a, b in record.spans() if name in SEARCHING]
+    return 1 + record.steps[spans[-1][1]] - record.steps[spans[0][0]] if spans else 0
 
 
 def _percent(share: float) -> str:

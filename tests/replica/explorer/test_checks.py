@@ -1,11 +1,14 @@
 """Runs that are too short to find anything are warned of, where the length is known."""
 
+import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler as schedulers
 
+import hdet
 from hdet.replica.explorer.checks import schedule_length, warn_of_short_schedule
 from hdet.replica.paper.checks import warn_of_few_intervals
 from tests.helpers import small_model
@@ -52,11 +55,12 @@ def cosine(length):
             100,
             0,
             True,
-            r"sync_every=100\)` has fewer than 10 syncs.*1000 steps.*room for 9, too few",
+            r"sync_every=100\)` has fewer than 10 syncs.*1000 steps.*room for 8, too few",
         ),
+        (300, 20, 0, True, "300 steps leaves room for 9, too few"),
         (1000, 120, 0, False, "fewer than 10 syncs.*room for 8.*Use sync_every=10"),
         (50, 9, 0, False, "room for 5, too few.*Use sync_every=1, about 1 % of the run"),
-        (239, 2, 0, True, "about 80 optimizer steps.*239 steps leaves 239.*at least 3 times"),
+        (239, 2, 0, True, "then warms up for 40 to 80.*239 steps leaves 239.*at least 3 times"),
         (1000, 2, 800, True, "1000 steps leaves 200.*Train for longer, or use search=False"),
         (50, 2, 60, True, "leaves 0:"),
     ],
@@ -70,12 +74,25 @@ def test_too_short_a_schedule_is_warned_of_with_a_remedy(
 
 @pytest.mark.parametrize(
     ("length", "sync_every", "warmup", "searches"),
-    [(1080, 100, 0, True), (240, 16, 0, True), (1000, 30, 700, False), (1000, 100, 0, False)],
+    [
+        (1120, 100, 0, True),
+        (240, 12, 0, True),
+        (300, 3, 0, True),
+        (1000, 30, 700, False),
+        (1000, 100, 0, False),
+    ],
 )
 def test_a_schedule_that_is_long_enough_is_not(length, sync_every, warmup, searches):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_short_schedule(cosine(length), sync_every, warmup, searches)
+
+
+def test_whole_numbers_of_numpy_are_taken_as_pythons():
+    optimizer = torch.optim.SGD(small_model().parameters(), lr=0.1)
+    explorer = hdet.Explorer(optimizer, sync_every=np.int64(3), warmup_steps=np.int64(2))  # pyright: ignore[reportArgumentType]
+    facts = explorer._facts()
+    assert json.dumps([facts["sync_every"], facts["warmup_steps"]]) == "[3, 2]"
 
 
 def test_the_papers_controller_is_warned_of_too_few_acts():

@@ -36,6 +36,12 @@ def test_a_header_and_then_a_line_for_each_sync(tmp_path):
     assert track["decision"] == TRACK["decision"]
 
 
+def test_a_beta_near_one_keeps_what_it_lacks_of_it(tmp_path):
+    path = tmp_path / "x.jsonl"
+    RunLog(path, HEADER, writes=True).add({**TRACK, "values": {"beta1/0": 0.999998765}})
+    assert lines(path)[1]["values"] == {"beta1/0": 0.9999987650}
+
+
 def test_the_search_tells_of_its_losses_and_trials(tmp_path):
     path = tmp_path / "x.jsonl"
     tried = {"before": 2.0, "factors": [0.1, 0.2], "losses": [1.5, math.inf]}
@@ -66,6 +72,27 @@ def test_a_resumed_run_goes_on_after_a_line_that_was_cut_off(tmp_path):
     assert json.loads(texts[3])["step"] == 50
 
 
+def test_a_run_that_changes_its_directory_goes_on_in_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = RunLog("x.jsonl", HEADER, writes=True)
+    log.add(TRACK)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    log.add({**TRACK, "step": 50})
+    assert len(lines(tmp_path / "x.jsonl")) == 3
+
+
+def test_two_logs_in_one_file_are_warned_of_once(tmp_path):
+    path = tmp_path / "x.jsonl"
+    first, second = (RunLog(path, HEADER, writes=True) for _ in range(2))
+    first.add(TRACK)
+    second.add(TRACK)
+    with pytest.warns(UserWarning, match="must be a file of its own"):
+        first.add(TRACK)
+    path.write_text(path.read_text() * 2)
+    first.add(TRACK)
+
+
 def test_other_processes_write_nothing(tmp_path):
     path = tmp_path / "x.jsonl"
     RunLog(path, HEADER, writes=False).add(TRACK)
@@ -76,6 +103,13 @@ def test_a_file_that_cannot_be_written_is_warned_of_once(tmp_path):
     (tmp_path / "file").write_text("")
     log = RunLog(tmp_path / "file" / "x.jsonl", HEADER, writes=True)
     with pytest.warns(UserWarning, match="Training goes on without it"):
+        log.add(TRACK)
+    log.add(TRACK)
+
+
+def test_what_json_cannot_hold_does_not_end_the_run(tmp_path):
+    log = RunLog(tmp_path / "x.jsonl", {**HEADER, "sync_every": object()}, writes=True)
+    with pytest.warns(UserWarning, match="not JSON serializable. Training goes on without it"):
         log.add(TRACK)
     log.add(TRACK)
 

@@ -108,6 +108,7 @@ class SelectClients(Wrapper):
         require(fits, call, "selector", type(selector).__name__, rule, remedy)
         self._entries: list[str] = []
         self._names: dict[int, Name] = {}
+        self._waiting: dict[int, Name] = {}  # the partition, which another node still has
         self._probed: list[Name] = []
         self._invited: dict[int, Name] = {}
         self._logged: dict[str, str] = {}
@@ -208,8 +209,25 @@ class SelectClients(Wrapper):
                 seen = len(nodes)
                 log.info("SelectClients: waiting for nodes, %d of %d", seen, self._least)
             time.sleep(_POLL)
+        self._pass_on_names(nodes)
         self._learn_names([node for node in nodes if node not in self._names], nodes, grid)
         return {self._names[node]: node for node in nodes}
+
+    def _pass_on_names(self, online: Sequence[int]) -> None:
+        """Name nodes by their partition whose other node is gone.
+
+        Flower shows a node that has died until its heartbeat is overdue, and the same client
+        may be back under a new id by then.
+        """
+        for node, name in [*self._waiting.items()]:
+            holders = [one for one, its in self._names.items() if its == name]
+            if node in online and not {*holders} & {*online}:
+                self._take(node, self._waiting.pop(node))
+
+    def _take(self, node: int, name: Name) -> None:
+        """Name a node, in place of one that is gone."""
+        self._names = {one: its for one, its in self._names.items() if its != name}
+        self._names[node] = name
 
     def _learn_names(self, new: list[int], online: Sequence[int], grid: Grid) -> None:
         if not new:
@@ -225,8 +243,9 @@ class SelectClients(Wrapper):
                 unnamed.append(node)
             elif name in taken:
                 log.warning("node %d is a second partition %d; %s", node, name, _BY_ID)
+                self._waiting[node] = name
             # A node that comes back with a new id continues its partition's past.
-            self._names[node] = f"node {node}" if name is None or name in taken else name
+            self._take(node, f"node {node}" if name is None or name in taken else name)
             taken.add(self._names[node])
         if unnamed:
             more = f"; nor did {listed(unnamed[1:])}" if len(unnamed) > 1 else ""

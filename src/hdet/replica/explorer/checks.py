@@ -21,6 +21,7 @@ from .dimensions import Dimension, Request
 
 _CALL = "Explorer"
 SEARCH = 80  # optimizer steps that a search takes, about, up to its last warm-up
+WARMUP = 40  # of that warm-up where the schedule falls; twice as many where it does not
 _SEARCHES = 3  # how many times as long a run should be
 _SYNCS = 10
 
@@ -233,16 +234,18 @@ def why_too_short(
     """Return why a schedule of `length` steps finds nothing, with a remedy; None if it may.
 
     A run should be several times as long as its search for the rate, if there is one
-    (`searches`). And a value moves by at most a tenth at a sync, so it takes ten of them.
+    (`searches`). And a value moves by at most a tenth at a sync, so it takes ten of them after
+    the search and its warm-up.
     """
     room = max(length - warmup_steps, 0)
     if searches and room < _SEARCHES * SEARCH:
         return (
             f"`{_CALL}(search=True)` looks for the learning rate for about {SEARCH} "
-            f"optimizer steps, and the schedule of {length} steps leaves {room}: it should be "
-            f"at least {_SEARCHES} times as long. Train for longer, or use search=False."
+            f"optimizer steps and then warms up for {WARMUP} to {2 * WARMUP}, and the schedule "
+            f"of {length} steps leaves {room}: it should be at least {_SEARCHES} times as long "
+            f"as the search. Train for longer, or use search=False."
         )
-    syncs = (room - SEARCH * searches) // sync_every
+    syncs = (room - (SEARCH + WARMUP) * searches) // sync_every
     if syncs < _SYNCS:
         moves = (
             "too few to adjust what the search has found"

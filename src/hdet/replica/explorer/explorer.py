@@ -210,9 +210,9 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         self._probe = probe
         self._probe_mode: ProbeMode = probe_mode
         self._model = model
-        self._interval, self._seed = sync_every, seed
+        self._interval, self._seed = int(sync_every), seed
         self._mode: Mode = mode
-        self._warmup = self._begun = warmup_steps if mode == "tune" else 0
+        self._warmup = self._begun = int(warmup_steps) if mode == "tune" else 0
         self._freeze_after = freeze_after
         self._step = 0
         self._synced = self._introduced = self._found = self._frozen = False

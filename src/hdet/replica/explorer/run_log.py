@@ -2,8 +2,9 @@
 
 The first process appends whole lines, so a run that is killed leaves at most its last one
 incomplete, and one that is resumed goes on in the same file. Its first line is a header; after
-a resume there is another, and steps may stand there twice: the later ones count. A file that
-can no longer be written to is warned of once, and training goes on.
+a resume there is another, and steps may stand there twice: the later ones count. No record is
+worth a run: what cannot be written is warned of once, and training goes on. So is another
+Explorer that writes to the same file.
 """
 
 import json
@@ -36,9 +37,11 @@ class RunLog:
     """
 
     def __init__(self, path: str | Path, header: Mapping[str, Any], writes: bool) -> None:
-        self._path, self._header = Path(path), header
+        # The training loop may change its directory.
+        self._path, self._header = Path(path).absolute(), header
         self.writes = writes
-        self._begun = self._failed = False
+        self._begun = self._failed = self._shared = False
+        self._end = 0  # of the file, in bytes, after this one's last line
         self._decision = ""
 
     def add(self, metrics: Mapping[str, Any]) -> None:
@@ -62,7 +65,7 @@ class RunLog:
         try:
             texts = [json.dumps(_rounded(line), separators=(",", ":")) for line in lines]
             self._append("".join(text + "\n" for text in texts))
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:
             self._failed = True
             warnings.warn(
                 f"{where()}`{_NAME}(log={str(self._path)!r})` can no longer be written to: "
@@ -78,8 +81,17 @@ class RunLog:
                 file.seek(-1, os.SEEK_END)
                 # A line that was cut off stays one of its own.
                 text = text if file.read() == b"\n" else "\n" + text
+            shared = self._begun and file.tell() > self._end
             file.write(text.encode())
+            self._end = file.tell()
         self._begun = True
+        if shared and not self._shared:
+            self._shared = True
+            warnings.warn(
+                f"{where()}`{_NAME}(log={str(self._path)!r})` must be a file of its own: "
+                f"another Explorer writes to it, too. Give each run its own.",
+                stacklevel=5,
+            )
 
 
 def _rounded(value: Any) -> Any:
@@ -89,5 +101,9 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(x) for x in value]
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        # Of a beta near one, what it lacks of one counts.
+        more = -math.floor(math.log10(1 - value)) if 0.99 < value < 1 else 0
+        return float(f"{value:.{_DIGITS + more}g}")
     return value
