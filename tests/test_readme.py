@@ -41,8 +41,9 @@ def test_the_result_in_a_sentence_is_that_of_the_record(page):
 @pytest.mark.parametrize("page", TELLING)
 def test_the_demos_numbers_are_those_of_the_quickstart(page):
     plain, explorer = re.findall(
-        r"30x too high \| [\d.]+, \+([\d.]+) % \| [\d.]+, \+([\d.]+)", QUICKSTART
+        r"30x too high \| [\d.]+, \+([\d.]+) % \| [\d.]+, ([+-][\d.]+)", QUICKSTART
     )[0]
     text = TELLING[page].replace("**", "")
     assert re.search(rf"\b{float(plain):.0f} %\s+above the best run", text)
-    assert re.search(rf"Explorer\s+{float(explorer):.0f} %", text)
+    side = "below" if float(explorer) < 0 else "above"
+    assert re.search(rf"Explorer\s+{abs(float(explorer)):.0f} %\s+{side}", text)
