@@ -102,13 +102,15 @@ class ExplorerReadings(ExplorerState):
     def found(self) -> list[float]:
         """Return the rates to write into a plain run, one for each parameter group. Local.
 
-        They stand in place of the schedule's highest rates: of `max_lr` where it has one, else
-        of the optimizer's `lr`; where a function of the step returns other factors than up to
-        1, of `lr` times the largest. A plain run of the same schedule then has the rates that
-        all replicas train around here. When observing it is what the last sync would have set.
+        They stand in place of the user's own: of `max_lr` where the schedule has one, else of
+        the optimizer's `lr`. A plain run of the same schedule then has the rates that all
+        replicas train around here. When observing it is what the last sync would have set.
         """
+        return self._found_from(self._schedule.written_rates)
+
+    def _found_from(self, rates: list[float]) -> list[float]:
+        """Return what has been found in place of these rates."""
         values, would = self.metrics()["values"], self._last.get("would_be", {})
-        rates = self._schedule.written_rates
         for dimension in self._exploration.dimensions:
             if dimension.group is not None:
                 rates[dimension.group] *= would.get(dimension.name, values[dimension.name])

@@ -237,7 +237,8 @@ class ExplorerSearch(ExplorerStill):
         return sum(scores[1:], scores[0]) / count
 
     def _found_message(self) -> str:
-        rates = ", ".join(f"{rate:.3g}" for rate in self.found())
+        found = self._found_from(self._schedule.peak_rates)
+        rates = ", ".join(f"{rate:.3g}" for rate in found)
         warmup = f"after at most {self._config.warmup_steps} steps of warm-up"
         return f"the search is over: learning rate {rates}, {warmup}"
 

@@ -71,17 +71,22 @@ class WrappedSchedule:
 
     @property
     def written_rates(self) -> list[float]:
-        """The schedule's highest rate for each group, s*, as far as it is known.
-
-        That is `max_lr` where there is one; else the rate that the schedule starts from, times
-        the largest factor of a callable.
-        """
+        """The rate of each group that the user wrote: `max_lr` where there is one, or `lr`."""
         if isinstance(self._scheduler, CyclicLR):
             return [float(rate) for rate in self._scheduler.max_lrs]
+        pairs = zip(self._optimizer.param_groups, self.base_lrs, strict=False)
+        return [float(group.get("max_lr", base)) for group, base in pairs]
+
+    @property
+    def peak_rates(self) -> list[float]:
+        """The schedule's highest rate for each group, s*, as far as it is known.
+
+        That is the one written, and times a callable's largest factor.
+        """
         # A callable's factor is that of a group that was added later too.
         factors = chain(self._peak_factors, repeat(self._peak_factors[-1]))
-        rows = zip(self._optimizer.param_groups, self.base_lrs, factors, strict=False)
-        return [float(g.get("max_lr", float(base) * factor)) for g, base, factor in rows]
+        pairs = zip(self.written_rates, factors, strict=False)
+        return [written * factor for written, factor in pairs]
 
     @cached_property
     def _peak_factors(self) -> list[float]:
@@ -137,13 +142,13 @@ class WrappedSchedule:
             held.highest = max(held.highest, float(peak))
 
     def begin_search(self) -> None:
-        """Hold the rates that the user wrote, until `end_search`; see `HeldSchedule`.
+        """Hold the schedule's highest rates, until `end_search`; see `HeldSchedule`.
 
         Those that a state has brought along stay.
         """
-        for held, written in zip(self.groups, self.written_rates, strict=True):
+        for held, peak in zip(self.groups, self.peak_rates, strict=True):
             if held.peak is None:
-                held.peak = held.written = written
+                held.peak = held.written = peak
 
     def end_search(self) -> None:
         """Follow the schedule from now on."""
@@ -231,7 +236,7 @@ class WrappedSchedule:
 
     def begin(self, rates: list[float]) -> None:
         """Go on at these rates, as if they had been reached here."""
-        for k, peak in enumerate(self.written_rates):
+        for k, peak in enumerate(self.peak_rates):
             self.groups[k] = HeldSchedule(rates[k], max(rates[k], peak))
         self._peaks = [held.highest for held in self.groups]
         set_rates(self._optimizer, rates)
