@@ -82,8 +82,7 @@ class Exploration:
         self.syncs = 0
         self.guard = RateGuard(config)
         self.search: RateSearch | None = None
-        self.held = False
-        self.warmed = 0
+        self.held, self.warmed = False, 0
         self.cosine = 0.0  # of updates and gradients since the search, smoothed
         self.lifted = 0.0  # sum of the moves that followed it
         self._seed = seed
@@ -156,9 +155,8 @@ class Exploration:
 
     def _new_search(self) -> RateSearch:
         rates = [self.dimensions[j] for j in self._rates()]
-        lowest = min(d.clamp(-math.inf) for d in rates)
-        highest = max(d.clamp(math.inf) for d in rates)
-        return RateSearch(self.replicas, self._trials, self.config, (lowest, highest))
+        bounds = min(d.clamp(-math.inf) for d in rates), max(d.clamp(math.inf) for d in rates)
+        return RateSearch(self.replicas, self._trials, self.config, bounds)
 
     def _ended_search(self) -> RateSearch:
         ended = RateSearch(self.replicas, self._trials, self.config)
