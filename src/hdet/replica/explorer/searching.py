@@ -184,6 +184,7 @@ class ExplorerSearch(ExplorerStill):
 
         Collective.
         """
+        self._ensemble.assemble("the search", self._step)
         falls = decaying(self._exploration.dimensions, self._schedule.groups)
         return all(row[0] for row in self._ensemble.gather_numbers([float(falls)]))
 
