@@ -1,7 +1,11 @@
 """The search for the learning rate's scale on real ranks, against the reference."""
 
+import time
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from hdet.replica.explorer import reference
 from tests.helpers import loss_at, small_model, weights
@@ -54,3 +58,36 @@ def test_four_ranks_agree_with_the_reference_from_the_climb_to_the_end(name, sch
         for mine, theirs in zip(parameters, trace.models[r].parameters(), strict=True):
             torch.testing.assert_close(mine, theirs.detach(), rtol=1e-6, atol=1e-8)
         assert list(metrics["values"].values()) == pytest.approx(trace.values[-1], rel=1e-7)
+
+
+PATIENCE = 2  # seconds, in place of the half hour that torch allows
+
+
+def _stops_in(phase):
+    """Train with a loop that rank 1 leaves in a phase; return the phases and the error."""
+    group = dist.new_group(timeout=timedelta(seconds=PATIENCE))
+    run = Run(by_hand=True, probed=False, search=True, process_group=group)
+
+    def leave(t):
+        phases = [*run.phases, run.explorer.metrics()["phase"]]
+        if dist.get_rank() == 1 and phases.count(phase) == 3:
+            raise StopIteration
+
+    # Rank 1's own share of the gradients would be missed first.
+    run.by_hand = False
+    try:
+        run.train(range(STEPS), leave)
+    except StopIteration:
+        time.sleep(1.5 * PATIENCE)
+    except RuntimeError as error:
+        return run.phases, str(error)
+    return run.phases, None
+
+
+@pytest.mark.parametrize("phase", ["climb", "warmup"])
+def test_a_rank_that_stops_in_a_search_is_named(phase):
+    (phases, error), (_, none) = run_ranks(_stops_in, 2, phase)
+    assert none is None
+    assert phases.count(phase) == 3
+    assert f"waited {PATIENCE} s at the search at step {len(phases)}" in error
+    assert "these did not come: rank 1 (last seen at the search" in error
