@@ -3,6 +3,7 @@
 import os
 import pickle
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 os.environ["XLA_FLAGS"] = (
@@ -81,7 +82,7 @@ class Run:
 
     def __init__(
         self,
-        name="adamw",
+        name: str | Callable[[Any], Any] = "adamw",
         schedule="cosine",
         probed=True,
         bad=None,

@@ -75,7 +75,7 @@ class Explorer(Readings, Saving):
     def __init__(
         self,
         make_optimizer: Make,
-        learning_rate: float | Callable[[Any], Any],
+        learning_rate: ArrayLike | Callable[[Any], Any],
         *,
         replicas: int | Mesh,
         total_steps: int | None = None,
@@ -88,7 +88,7 @@ class Explorer(Readings, Saving):
         config: SearchConfig | None = None,
     ) -> None:
         checks.check_others(make_optimizer, sync_every, seed, config)
-        learning_rate = checks.check_rate(learning_rate, total_steps)
+        rate = checks.check_rate(learning_rate, total_steps)
         checks.check_replicas(replicas)
         checks.check_probe(probe, probe_batches, search)
         checks.check_bounds(bounds)
@@ -96,14 +96,14 @@ class Explorer(Readings, Saving):
         self.axis = self.replicas.axis
         self._config, self._seed, self._bounds = config or DEFAULT, seed, bounds
         self._interval = sync_every
-        self._rates = Rates(learning_rate, total_steps)
+        self._rates = Rates(rate, total_steps)
         self._peak = self._rates.peak
         self._alone = self.replicas.size == 1
         self._searches = (probe is not None if search is None else search) and not self._alone
         mix = self._config.probe_mix
         self._probe = CommonProbe(self.replicas, probe, probe_batches or [], mix)
         if self._alone:
-            self._optimizer = make_optimizer(learning_rate)
+            self._optimizer = make_optimizer(rate)
         else:
             self._optimizer = with_rate(make_optimizer, self._peak)
         self._first = self.replicas.whole(first)
