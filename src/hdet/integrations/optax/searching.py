@@ -53,6 +53,9 @@ class Searching:
         rate = search.log_factor
         agreement = self._agreement(state) if search.phase == "climb" else None
         turn = search.advance(agreement)
+        if search.phase == "trial" and search.steps == 1:
+            _, _, own, _, shared = mean_sums(state.seen.newest)
+            search.compare_gradients(own, shared)
         if turn.snapshot:
             self._take_snapshot(state, rate)
         if turn.roll_back:
@@ -185,7 +188,7 @@ class Searching:
 
 
 def mean_sums(sums: jax.Array) -> list[float]:
-    """Return the four sums, averaged over the replicas."""
+    """Return the five sums, averaged over the replicas."""
     rows = sums.tolist()
     return [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
 

@@ -5,7 +5,8 @@ All of it is one pytree, so it is saved, sharded and looked at like any other. `
 
 The agreement of updates and gradients (`hdet.replica.ensemble.update_agreement`) is made of
 four sums over all weights, with w the last update and g the gradient of now: -sum(g w),
-sum|g w|, sum(g g), sum(w w).
+sum|g w|, sum(g g), sum(w w). A fifth, sum(s s) with the shared gradient s, gives the gain of
+sharing it (`hdet.replica.ensemble.gradient_gain`).
 """
 
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class Seen(NamedTuple):
         loss: sum of its losses.
         known: whether `previous` are the weights before the last step.
         previous: those weights; None where nobody asks any more.
-        newest: the four sums of the last step; zeros if not known.
+        newest: the five sums of the last step; zeros if not known.
         total: of all steps.
     """
 
@@ -90,7 +91,7 @@ def with_trained(state: ExplorerState, values: tuple[Any, Any, Any]) -> Explorer
 def begun(params: Any, opt_state: Any, extra: Any, watch: bool) -> ExplorerState:
     """Return one replica's state before the first step; `watch` is whether w is compared."""
     zero = jnp.zeros((), jnp.result_type(float))
-    no, sums = jnp.zeros((), bool), jnp.zeros(4, zero.dtype)
+    no, sums = jnp.zeros((), bool), jnp.zeros(5, zero.dtype)
     seen = Seen(zero, no, params if watch else None, sums, sums)
     controls = Controls(zero, no, no)
     return ExplorerState(params, opt_state, jnp.zeros((), int), extra, controls, seen)
@@ -128,7 +129,7 @@ def take_step(
     controls = state.controls
     shared = jax.lax.pmean(grads, axis)
     grads = jax.tree.map(partial(jnp.where, controls.apart), grads, shared)
-    seen = _look(state.seen, state.params, grads)
+    seen = _look(state.seen, state.params, grads, shared)
     seen = seen._replace(loss=seen.loss + jnp.asarray(loss, seen.loss.dtype))
     base = jnp.where(controls.searching, peak, schedule(state.step))
     opt_state = at_rate(state.opt_state, controls.factor * base)
@@ -137,19 +138,20 @@ def take_step(
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1, seen=seen)
 
 
-def _look(seen: Seen, params: Any, grads: Any) -> Seen:
-    """Take in the gradients of now, before the weights move."""
+def _look(seen: Seen, params: Any, grads: Any, shared: Any) -> Seen:
+    """Take in the gradients of now, before the weights move; `shared` are their means."""
     if seen.previous is None:
         return seen
     wide = seen.total.dtype
 
-    def sums(now: jax.Array, before: jax.Array, gradient: jax.Array) -> jax.Array:
-        moved, g = now.astype(wide) - before.astype(wide), gradient.astype(wide)
+    def sums(now: jax.Array, before: jax.Array, own: jax.Array, mean: jax.Array) -> jax.Array:
+        moved = now.astype(wide) - before.astype(wide)
+        g, s = own.astype(wide), mean.astype(wide)
         product = g * moved
-        rows = (-product, jnp.abs(product), g * g, moved * moved)
+        rows = (-product, jnp.abs(product), g * g, moved * moved, s * s)
         return jnp.stack([row.sum() for row in rows])
 
-    parts = jax.tree.leaves(jax.tree.map(sums, params, seen.previous, grads))
+    parts = jax.tree.leaves(jax.tree.map(sums, params, seen.previous, grads, shared))
     newest = jnp.where(seen.known, jnp.stack(parts).sum(0), 0)
     known = jnp.ones_like(seen.known)
     return seen._replace(known=known, previous=params, newest=newest, total=seen.total + newest)

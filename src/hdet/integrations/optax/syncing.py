@@ -86,7 +86,7 @@ class Syncing(Searching):
         """Move the rate's scale by the cosine of updates and gradients, until it decays."""
         if state.seen.previous is None:
             return state, ""
-        signed, _, gradients, moves = mean_sums(state.seen.total)
+        signed, _, gradients, moves, _ = mean_sums(state.seen.total)
         evidence, size = "", math.sqrt(gradients) * math.sqrt(moves)
         if size and math.isfinite(signed / size):
             cosine = signed / size

@@ -12,14 +12,11 @@ close to 1 whatever the number of parameters. This is the hypergradient of the l
 gradient have it for one pass over the parameters, without a probe.
 
 A hook before the optimizer's step adds up the four sums on the device (`update_sums`); the host
-does not wait before `read`, the one collective. It costs a copy of the weights. Where the step
-is given a closure, as Lightning does, the gradients come from inside it, and the hook looks
-right after it.
+does not wait before `read`, the one collective. It costs a copy of the weights.
 """
 
 import logging
 import math
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,6 +27,7 @@ from torch.optim import Optimizer
 
 from ...state import Entries
 from .groups import Replicas
+from .step_hook import before_update
 from .update_sums import buckets, part
 
 _log = logging.getLogger("hdet")
@@ -86,30 +84,7 @@ class UpdateAgreement:
         # False if the last step was skipped where only the device knows: nothing moved.
         self._stepped = torch.ones((), dtype=torch.bool, device=self._device)
         self._previous: dict[Tensor, Tensor] = {}
-        me = weakref.ref(self)
-
-        def look(_: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple | None:
-            watch = me()
-            if watch is None:
-                return None
-            # The optimizer itself is the first of its step's arguments.
-            closure = args[1] if len(args) > 1 else kwargs.get("closure")
-            if not callable(closure):
-                watch._look()
-                return None
-
-            def then_look() -> Any:
-                loss = closure()
-                watch._look()
-                return loss
-
-            if len(args) > 1:
-                return (args[0], then_look, *args[2:]), kwargs
-            return args, {**kwargs, "closure": then_look}
-
-        # Compiled steps call it as it is: what it holds changes with the gradients there are.
-        hook: Any = torch.compiler.disable(look)
-        self._hook = optimizer.register_step_pre_hook(hook)
+        self._hook = before_update(optimizer, self._look)
 
     def read(self) -> Reading:
         """Return what the replicas have seen. Collective; waits for the device."""

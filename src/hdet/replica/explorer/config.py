@@ -52,9 +52,9 @@ class SearchConfig:
             alone (measured).
         trial_tolerance: fraction of what the best replica of a trial has gained by which two
             losses have to differ to be told apart; smaller takes noise for evidence (measured).
-        trial_rise: the rate found is above the weighted mean of what was tried by this factor:
-            the noise of a single replica's batch asks for lower rates than the batch of all
-            (measured).
+        trial_rise: the rate found is above the weighted mean of what was tried by this factor,
+            or by the square of the gradients' gain where that is less: the noise of a single
+            replica's batch asks for lower rates than the batch of all (measured).
         warmup_steps: steps of the warm-up to the rate found (measured). The damage of a short
             one stays: GPTs at a constant rate end up to 15 percent worse with half of it.
         warmup_pace: each step of that warm-up counts so many times while the schedule falls:

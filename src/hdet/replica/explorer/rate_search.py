@@ -20,11 +20,12 @@ factor on the rate that the user wrote.
   tried, weighted by their losses L_i, with L_0 before the trial and L* the least of all:
 
       w_i = exp(-(L_i - L*) / (tolerance * (L_0 - L*)))
-      x <- sum(w_i x_i) / sum(w_i) + log(rise)
+      x <- sum(w_i x_i) / sum(w_i) + log(min(rise, gain^2))
 
   For trials so short are noisy: the lowest loss alone is no evidence. The rise is there because
   a replica that trains alone has the noise of its own batch and little time to remove it: it
-  prefers lower rates than the run, whose batch is that of all replicas.
+  prefers lower rates than the run, whose batch is that of all replicas. The gain says how much
+  less noise that has (`ensemble.gradient_gain`): without noise there is nothing to make up for.
 - **warmup**: the moments begin anew, and the rate rises from zero to the one found, on the
   user's schedule. The schedule's own warm-up may be over by now, and the damage of a jump
   stays. Once the schedule falls, the warm-up is faster: it would take the time that is left
@@ -116,6 +117,7 @@ class RateSearch:
         self.trial = 0  # trials behind it
         self._initial = math.inf  # L_0
         self._tried: list[tuple[float, float]] = []  # x_i, L_i
+        self._gains: list[float] = []  # of the trials whose gradients are known
         self._smoothed = self._largest = 0.0
         self._seen = 0  # agreements so far
         self.decaying = False
@@ -222,6 +224,15 @@ class RateSearch:
         """Take in the loss, on the batches of the first trial, where it begins."""
         self._initial = loss if abs(loss) < LARGEST else math.inf
 
+    def compare_gradients(self, own: float, shared: float) -> None:
+        """Take in mean_i |g_i|^2 and |mean_i g_i|^2 at the first step of a trial.
+
+        Zero and what is not finite tell nothing.
+        """
+        if 0 < own < math.inf and 0 < shared < math.inf:
+            # Rounding may put the norm of the mean above the mean of the norms.
+            self._gains.append(max(1.0, own / shared))
+
     def judge(self, losses: Sequence[float]) -> Turn:
         """Take in the replicas' losses at the end of a trial, and say what comes."""
         rows: dict[float, list[float]] = {}
@@ -265,7 +276,15 @@ class RateSearch:
             return x_best
         weights = [math.exp((least - loss) / scale) for _, loss in finite]
         mean = math.fsum(w * x for w, (x, _) in zip(weights, finite, strict=True))
-        return mean / math.fsum(weights) + math.log(self.config.trial_rise)
+        return mean / math.fsum(weights) + math.log(self._rise)
+
+    @property
+    def _rise(self) -> float:
+        """By what factor the rate found is above the mean of what was tried."""
+        if not self._gains:
+            return self.config.trial_rise
+        gain = math.fsum(self._gains) / len(self._gains)
+        return min(self.config.trial_rise, gain**2)
 
     def postpone_trial(self) -> None:
         """Begin the trial again after the next step: its weights were given up."""
@@ -296,6 +315,7 @@ class RateSearch:
             "initial": self._initial,
             "tried": [x for x, _ in self._tried],
             "tried_losses": [loss for _, loss in self._tried],
+            "gains": list(self._gains),
             "smoothed": self._smoothed,
             "largest": self._largest,
             "seen": self._seen,
@@ -321,6 +341,8 @@ class RateSearch:
             tried = entries.numbers("tried", None, -_FARTHEST, _FARTHEST)
             losses = entries.numbers("tried_losses", len(tried), -LARGEST, finite=False)
             fresh._tried = list(zip(tried, losses, strict=True))
+        if entries.has("gains"):
+            fresh._gains = list(entries.numbers("gains", None, 1.0, LARGEST))
         fresh._smoothed = entries.number("smoothed", -1.0, 1.0)
         fresh._largest = entries.number("largest", 0.0, 1.0)
         fresh._seen = entries.integer("seen")

@@ -113,6 +113,8 @@ class ReferenceSearch:
         self._updates.look()
         sums = self._updates.newest
         self._agreement = sums[0] / sums[1] if sums[1] else None
+        if self.apart and self._search.steps == 0:
+            self._search.compare_gradients(*_squares(self._models))
 
     def after_step(self, decaying: bool) -> Turn:
         """Take in the step, and do what the search asks for; `decaying` is of the schedule."""
@@ -165,3 +167,14 @@ class ReferenceSearch:
         if optimizers:
             for optimizer, state in zip(self._optimizers, saved.optimizers, strict=True):
                 optimizer.load_state_dict(copy.deepcopy(state))
+
+
+def _squares(models: Sequence[nn.Module]) -> tuple[float, float]:
+    """Return the mean squared norm of the models' gradients, and that of their mean."""
+    own = shared = 0.0
+    for row in zip(*(m.parameters() for m in models), strict=True):
+        gradients = [p.grad for p in row if p.grad is not None]
+        if gradients:
+            own += math.fsum(float(g.square().sum()) for g in gradients) / len(models)
+            shared += float(torch.stack(gradients).mean(0).square().sum())
+    return own, shared

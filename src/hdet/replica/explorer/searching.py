@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import where
 from ...state import Entries
+from ..ensemble.gradient_gain import GradientGain
 from ..ensemble.restart import restart_moments
 from ..ensemble.update_agreement import UpdateAgreement
 from .held_schedule import decaying
@@ -40,6 +41,8 @@ class ExplorerSearch(ExplorerStill):
             self._schedule.begin_search()
         self._agreement = UpdateAgreement(self.optimizer, replicas)
         self._snapshots = Snapshots(self.optimizer, model, replicas, self._config.snapshots)
+        if search is not None and search.phase == "trial" and search.steps == 0:
+            self._gain = GradientGain(self.optimizer, replicas)
 
     def _follow_schedule(self) -> None:
         """Be on the schedule from now on, with new moments, and watch the updates. Local."""
@@ -148,10 +151,16 @@ class ExplorerSearch(ExplorerStill):
             self._skipped = parsed[3]
 
     def _search_step(self, search: RateSearch) -> None:
-        """Take in a step of the search. Collective but for `settle` and inside a trial."""
+        """Take in a step of the search.
+
+        Collective but for `settle` and inside a trial, after its first step.
+        """
         rate = search.log_factor
         agreement = self._read_agreement() if search.phase == "climb" else None
         turn = search.advance(agreement)
+        if search.phase == "trial" and search.steps == 1:
+            self._ensemble.assemble("the search", self._step)
+            search.compare_gradients(*self._gain.read())
         if turn.snapshot:
             self._snapshots.take(self._step, rate)
         if turn.roll_back:
@@ -162,10 +171,7 @@ class ExplorerSearch(ExplorerStill):
         if why is not None:
             turn = search.find(f"no trials: {why}")
         if turn.part:
-            if search.first_trial:
-                losses = self._ensemble.gather_numbers([float(self._trial_score(search))])
-                search.before_trials(math.fsum(row[0] for row in losses) / len(losses))
-            self._trial.begin()
+            self._begin_trial(search)
         if turn.note:
             self._say(logging.INFO, turn.note)
         self._exploration.follow_search()
@@ -208,6 +214,14 @@ class ExplorerSearch(ExplorerStill):
         finite = [mean for mean in self._ensemble.mean_losses() if math.isfinite(mean)]
         if finite:
             self._exploration.guard.tracker.begin(math.fsum(finite) / len(finite))
+
+    def _begin_trial(self, search: RateSearch) -> None:
+        """Let each replica train alone, and look at its first gradient. Collective at first."""
+        if search.first_trial:
+            losses = self._ensemble.gather_numbers([float(self._trial_score(search))])
+            search.before_trials(math.fsum(row[0] for row in losses) / len(losses))
+        self._trial.begin()
+        self._gain = GradientGain(self.optimizer, self._ensemble.replicas)
 
     def _score_trial(self, search: RateSearch) -> Turn:
         """Compare the replicas at the end of a trial, and undo it. Collective."""

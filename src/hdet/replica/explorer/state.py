@@ -19,6 +19,7 @@ from ...state import Entries
 from ..ensemble.agreement import Facts, public_numbers
 from ..ensemble.apart import Apart
 from ..ensemble.converging import Converging
+from ..ensemble.gradient_gain import GradientGain
 from ..ensemble.permutation import permutation
 from ..ensemble.update_agreement import UpdateAgreement
 from .averaged_weights import AveragedWeights
@@ -73,6 +74,7 @@ class ExplorerState(Converging, OuterScheduler):
     _agreement: UpdateAgreement
     _snapshots: Snapshots
     _trial: Apart
+    _gain: GradientGain  # of the trial's first step
     _schedule: WrappedSchedule
     _values: ReplicaValues
     _listeners: list[Callable[[Any], object]]
