@@ -222,6 +222,45 @@ def test_the_rate_moves_to_the_mean_of_the_rates_weighted_by_their_losses():
 
 
 @pytest.mark.parametrize(
+    ("squares", "power", "rise"),
+    [
+        ([(5.0, 5.0)], 2.0, 1.0),  # every batch says the same
+        ([(6.0, 5.0)], 2.0, 1.44),
+        ([(6.0, 5.0)], 1.0, 1.2),
+        ([(6.0, 5.0)], 0.0, 1.0),
+        ([(8.0, 2.0)], 2.0, 2.0),  # the whole rise
+        ([(1.0, 1e-300)], 100.0, 2.0),
+        ([(6.0, 5.0), (1.4, 1.0)], 2.0, 1.69),  # the mean gain
+        ([(1.0, 1.0 + 1e-12)], 2.0, 1.0),  # rounded
+        ([(math.nan, math.nan), (0.0, 0.0), (math.inf, 1.0)], 2.0, 2.0),  # not known
+        ([(6.0, 5.0), (math.nan, math.nan)], 2.0, 1.44),
+    ],
+)
+def test_the_rate_rises_as_far_as_a_replicas_own_gradient_is_noise(squares, power, rise):
+    search = trying(config=SearchConfig(gain_power=power))
+    search.before_trials(6.0)
+    for own, shared in squares:
+        search.compare_gradients(own, shared)
+    again = search.parsed(Entries(search.state_dict(), "Explorer"))
+    for one in (search, again):
+        before = one.log_factor
+        for _ in range(TRIAL):
+            one.advance(None)
+        one.judge([1.0, 1.0, 1.0, 1.0])
+        moved = one.log_factor - before
+        assert moved == pytest.approx(math.log(10) / 2 + math.log(rise), abs=1e-9)
+
+
+def test_the_gain_stands_with_the_evidence():
+    search = trying()
+    search.before_trials(6.0)
+    search.compare_gradients(6.0, 5.0)
+    for _ in range(TRIAL):
+        search.advance(None)
+    assert ": 9; gradient gain 1.2; lr factor " in search.judge([3.0, 1.0, 2.0, 9.0]).note
+
+
+@pytest.mark.parametrize(
     ("initial", "losses", "place"),
     [
         (6.0, [1.0, 1.0, 1.0, 1.0], 1.5),  # nothing tells them apart
@@ -444,6 +483,8 @@ def test_a_search_that_was_saved_goes_on_identically(seen, scores, stop):
             turn = one.advance(seen[step % len(seen)])
             if turn.part and one.first_trial:
                 one.before_trials(2.0)
+            if turn.part:
+                one.compare_gradients(1.2, 1.0)
             if turn.score:
                 one.judge(scores)
         step += 1
@@ -492,6 +533,7 @@ def test_a_damaged_state_is_refused_or_goes_on(phase):
         ("smoothed", -1.5, "smoothed` = -1.5"),
         ("largest", -0.5, "largest` = -0.5"),
         ("seen", -1, "seen` = -1"),
+        ("gains", [0.5], "gains.0` = 0.5"),
     ],
 )
 def test_an_entry_out_of_its_range_is_refused(key, value, words):

@@ -17,7 +17,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
+from torch.linalg import vector_norm
 from torch.optim import Optimizer
 
 from .averaging import Averaging
@@ -46,7 +46,7 @@ class GradientGain:
         if not self._own:
             # What has no gradient on one replica may have one on another.
             self._own = [
-                torch.zeros_like(p) if p.grad is None else p.grad.clone()
+                torch.zeros_like(p) if p.grad is None else torch.empty_like(p).copy_(p.grad)
                 for p in self._parameters
             ]
 
@@ -69,7 +69,12 @@ class GradientGain:
 
     def _mean_square(self, gradients: list[Tensor]) -> float:
         """Return the squared norm, the mean over the replicas; NaN without gradients."""
-        norm = get_total_norm(gradients) if gradients else torch.tensor(math.nan)
-        square = norm.to(self._parameters[0].device, torch.float64).square()
-        rows = self._replicas.gather(square.reshape(1))
+        device = self._parameters[0].device
+        # Half precision has no digits to spare for a norm.
+        norms = [
+            vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients
+        ]
+        squares = [norm.to(device, torch.float64).square() for norm in norms]
+        total = torch.stack(squares).sum() if squares else torch.tensor(math.nan, device=device)
+        rows = self._replicas.gather(total.double().reshape(1))
         return math.fsum(row[0] for row in rows) / len(rows)

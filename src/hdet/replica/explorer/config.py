@@ -52,9 +52,12 @@ class SearchConfig:
             alone (measured).
         trial_tolerance: fraction of what the best replica of a trial has gained by which two
             losses have to differ to be told apart; smaller takes noise for evidence (measured).
-        trial_rise: the rate found is above the weighted mean of what was tried by this factor,
-            or by the square of the gradients' gain where that is less: the noise of a single
-            replica's batch asks for lower rates than the batch of all (measured).
+        trial_rise: the rate found is above the weighted mean of what was tried by at most this
+            factor: the noise of a single replica's batch asks for lower rates than the batch
+            of all (measured).
+        gain_power: and by no more than the gradients' gain to this power, which is 1 where
+            there is no such noise; 0 for no rise, 100 for the whole of it whatever the noise
+            (measured).
         warmup_steps: steps of the warm-up to the rate found (measured). The damage of a short
             one stays: GPTs at a constant rate end up to 15 percent worse with half of it.
         warmup_pace: each step of that warm-up counts so many times while the schedule falls:
@@ -140,6 +143,7 @@ class SearchConfig:
     trial_decay: float = _constant(0.4, above=0, high=1)
     trial_tolerance: float = _constant(0.4, above=0, high=10)
     trial_rise: float = _constant(2.0, low=1, high=1000)
+    gain_power: float = _constant(2.0, low=0, high=100)
     warmup_steps: int = _constant(80, low=1)
     warmup_pace: int = _constant(2, low=1)
     hold_gain: float = _constant(20.0, low=0, high=1e6)

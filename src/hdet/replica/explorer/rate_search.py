@@ -20,7 +20,7 @@ factor on the rate that the user wrote.
   tried, weighted by their losses L_i, with L_0 before the trial and L* the least of all:
 
       w_i = exp(-(L_i - L*) / (tolerance * (L_0 - L*)))
-      x <- sum(w_i x_i) / sum(w_i) + log(min(rise, gain^2))
+      x <- sum(w_i x_i) / sum(w_i) + log(min(rise, gain^power))
 
   For trials so short are noisy: the lowest loss alone is no evidence. The rise is there because
   a replica that trains alone has the noise of its own batch and little time to remove it: it
@@ -231,7 +231,7 @@ class RateSearch:
         """
         if 0 < own < math.inf and 0 < shared < math.inf:
             # Rounding may put the norm of the mean above the mean of the norms.
-            self._gains.append(max(1.0, own / shared))
+            self._gains.append(min(max(1.0, own / shared), LARGEST))
 
     def judge(self, losses: Sequence[float]) -> Turn:
         """Take in the replicas' losses at the end of a trial, and say what comes."""
@@ -248,8 +248,9 @@ class RateSearch:
         else:
             self.log_factor = self._weighted()
         tried = ", ".join(f"{math.exp(x):.3g}: {loss:.4g}" for x, loss in self._tried)
+        gain = "" if self._gain is None else f"; gradient gain {self._gain:.3g}"
         note = (
-            f"trial {self.trial}, loss {self._initial:.4g} before, by lr factor {tried}; "
+            f"trial {self.trial}, loss {self._initial:.4g} before, by lr factor {tried}{gain}; "
             f"lr factor {math.exp(self.log_factor):.3g}"
         )
         if not again:
@@ -276,15 +277,19 @@ class RateSearch:
             return x_best
         weights = [math.exp((least - loss) / scale) for _, loss in finite]
         mean = math.fsum(w * x for w, (x, _) in zip(weights, finite, strict=True))
-        return mean / math.fsum(weights) + math.log(self._rise)
+        return mean / math.fsum(weights) + self._rise()
 
     @property
+    def _gain(self) -> float | None:
+        """The gradients' gain, the mean over the trials; None where none is known."""
+        return math.fsum(self._gains) / len(self._gains) if self._gains else None
+
     def _rise(self) -> float:
-        """By what factor the rate found is above the mean of what was tried."""
-        if not self._gains:
-            return self.config.trial_rise
-        gain = math.fsum(self._gains) / len(self._gains)
-        return min(self.config.trial_rise, gain**2)
+        """Return by how much the log rate found is above the mean of what was tried."""
+        most = math.log(self.config.trial_rise)
+        if self._gain is None:
+            return most
+        return min(most, self.config.gain_power * math.log(self._gain))
 
     def postpone_trial(self) -> None:
         """Begin the trial again after the next step: its weights were given up."""
