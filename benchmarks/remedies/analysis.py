@@ -16,7 +16,7 @@ PHASE = "30% to 50% of the run"
 def values() -> dict[str, Any]:
     """Return the numbers that the page names."""
     remedies, scalars, trials = record("remedies"), record("scalars"), record("trials")
-    warmups = record("warmups")["regret"]
+    gpts = record("gpts")
     groups = scalars["groups"]["factor over the geometric mean"]
     factors = {name: _estimate(entry) for name, entry in groups.items()}
     best = remedies["starts"].index(1.0)
@@ -30,8 +30,9 @@ def values() -> dict[str, Any]:
         "trials": trials,
         "chosen": _chosen(trials["chosen"]),
         "lowered": _lowered(trials["chosen"]),
-        "warmups": _by_problem(warmups).rename(columns={"change": "steps of warm-up"}),
-        "after": lambda steps, problem: fmean(warmups[str(steps)][problem]),
+        "gpts": gpts,
+        "on_gpts": _by_problem(gpts["regret"]),
+        "gpt_mean": lambda change, problem: fmean(gpts["regret"][change][problem]),
         "own": own,
         "averaged": averaged,
         "plain": PLAIN,

@@ -12,8 +12,8 @@ Four measurements, the first two written to records/remedies.json:
   regret against the best of plain runs;
 - **trials**, to records/trials.json: which rate a short trial would choose, on a part of the
   batch and on all of it;
-- **warm-ups**, to records/warmups.json: how Explorer ends after longer and shorter ones, on
-  byte GPTs whose rate stays high.
+- **GPTs**, to records/gpts.json: the same for what dense networks do not show, on byte GPTs
+  whose rate stays high: the length of the warm-up, and a rise whatever the noise.
 """
 
 import copy
@@ -64,6 +64,8 @@ ABLATIONS: dict[str, SearchConfig] = {
     "the lowest loss of a trial alone": replace(CONFIG, trial_tolerance=0.01),
     "the mean of what was tried, no rise": replace(CONFIG, trial_rise=1.0),
     "twice the rise": replace(CONFIG, trial_rise=2 * CONFIG.trial_rise),
+    "the rise by the gain itself, not its square": replace(CONFIG, gain_power=1.0),
+    "the whole rise whatever the noise": replace(CONFIG, gain_power=100.0),
     "no warm-up to the rate found": replace(CONFIG, warmup_steps=1),
     "twice the warm-up": replace(CONFIG, warmup_steps=2 * CONFIG.warmup_steps),
     "a warm-up as long on falling schedules": replace(CONFIG, warmup_pace=1),
@@ -71,9 +73,13 @@ ABLATIONS: dict[str, SearchConfig] = {
     "moves in your warm-up too": replace(CONFIG, hold_from=0.0),
     "moves down as fast as up": replace(CONFIG, hold_damping=1.0),
 }
-# Problems of the confirmation split: no dense network shows what a warm-up is for.
-WARMUP_PROBLEMS = ["gpt-0.1M-wsd", "gpt-0.1M-free"]
-WARMUPS = {str(n): replace(CONFIG, warmup_steps=n) for n in (20, 40, 80, 160)}
+# Problems of the confirmation split, whose rate stays high.
+GPTS = ["gpt-0.1M-wsd", "gpt-0.1M-free"]
+GPT_CHANGES: dict[str, SearchConfig] = {
+    "as it is": CONFIG,
+    "the whole rise whatever the noise": replace(CONFIG, gain_power=100.0),
+    **{f"{n} steps of warm-up": replace(CONFIG, warmup_steps=n) for n in (20, 40, 160)},
+}
 
 
 @torch.no_grad()
@@ -245,14 +251,14 @@ def bias_and_ablations(seeds: range) -> None:
     )
 
 
-def warmups(seeds: range) -> None:
-    """Vary the length of the warm-up to the rate found, and write the record."""
+def gpts(seeds: range) -> None:
+    """Change on byte GPTs what dense networks do not show, and write the record."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        done = pool.map(job, runs(WARMUPS, WARMUP_PROBLEMS, seeds), chunksize=1)
+        done = pool.map(job, runs(GPT_CHANGES, GPTS, seeds), chunksize=1)
     write_record(
-        "warmups",
+        "gpts",
         "python -m benchmarks remedies",
-        {"seeds": len(seeds), "regret": regrets(done, WARMUPS, WARMUP_PROBLEMS, seeds)},
+        {"seeds": len(seeds), "regret": regrets(done, GPT_CHANGES, GPTS, seeds)},
     )
 
 
@@ -261,9 +267,7 @@ def command(
         int, typer.Option(min=0, help="Of the bias and the ablations; 0 leaves them.")
     ] = 2,
     trial_seeds: Annotated[int, typer.Option(min=0, help="Of the trials; 0 leaves them.")] = 2,
-    warmup_seeds: Annotated[
-        int, typer.Option(min=0, help="Of the warm-ups; 0 leaves them.")
-    ] = 2,
+    gpt_seeds: Annotated[int, typer.Option(min=0, help="Of the GPTs; 0 leaves them.")] = 2,
     scalar_seeds: Annotated[
         int, typer.Option(min=0, help="Of the other scalars; 0 leaves them.")
     ] = 3,
@@ -273,7 +277,7 @@ def command(
         bias_and_ablations(range(seeds))
     if trial_seeds:
         trials(range(trial_seeds))
-    if warmup_seeds:
-        warmups(range(warmup_seeds))
+    if gpt_seeds:
+        gpts(range(gpt_seeds))
     if scalar_seeds:
         scalars(range(scalar_seeds))

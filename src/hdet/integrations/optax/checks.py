@@ -14,7 +14,9 @@ from ...errors import is_number, require, require_number, require_whole
 from ...replica.explorer.config import SearchConfig
 
 _CALL = "Explorer"
-_SEARCH, _SEARCHES = 80, 3  # optimizer steps of a search, about; a run should be so many
+# Optimizer steps of a search and at least of its warm-up, about; a run should be so many
+# searches long.
+_SEARCH, _WARMUP, _SEARCHES = 80, 40, 3
 
 
 def check_replicas(replicas: object) -> None:
@@ -127,7 +129,8 @@ def warn_of_short_run(total_steps: int, searches: bool) -> None:
     if searches and total_steps < _SEARCHES * _SEARCH:
         warnings.warn(
             f"`{_CALL}(total_steps={total_steps})` looks for the learning rate for about "
-            f"{_SEARCH} of these steps: a run should be at least {_SEARCHES} times as long. "
-            f"Train for longer, or use search=False.",
+            f"{_SEARCH} of these steps and then warms up for {_WARMUP} to {2 * _WARMUP}: a run "
+            f"should be at least {_SEARCHES} times as long as the search. Train for longer, or "
+            f"use search=False.",
             stacklevel=3,
         )

@@ -70,7 +70,7 @@ class Searching:
                 search.before_trials(math.fsum(losses) / len(losses))
             self._parted = trained(state)
         if turn.note:
-            self._say(logging.INFO, turn.note)
+            self._say(turn.level, turn.note)
         self._exploration.follow_search()
         if search.phase == "warmup":
             search.decaying = self._held.falls

@@ -173,7 +173,7 @@ class ExplorerSearch(ExplorerStill):
         if turn.part:
             self._begin_trial(search)
         if turn.note:
-            self._say(logging.INFO, turn.note)
+            self._say(turn.level, turn.note)
         self._exploration.follow_search()
         if search.phase == "warmup":
             search.decaying = self._falls()
