@@ -144,12 +144,14 @@ def probe_at(model, call):
     return (model(x) - y).square().mean()
 
 
-def torch_run(name="adamw", schedule="cosine", probed=True, bad=None, search=None):
+def torch_run(
+    name="adamw", schedule="cosine", probed=True, bad=None, bad_scale=1e4, search=None
+):
     """Return the trace of the slow reference."""
     given: Any = SCHEDULES[schedule]
 
     def loss(model, t, r):
-        return (1e4 if t == bad else 1.0) * loss_at(model, t, r)
+        return (bad_scale if t == bad else 1.0) * loss_at(model, t, r)
 
     def factor(t):
         rate: Any = given(t) if callable(given) else given

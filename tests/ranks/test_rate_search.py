@@ -1,5 +1,6 @@
 """The search for the learning rate's scale on real ranks, against the reference."""
 
+import math
 import time
 from datetime import timedelta
 
@@ -98,3 +99,48 @@ def test_a_rank_that_stops_in_a_search_is_named(phase, step):
     assert phases.count(phase) == step
     assert f"waited {PATIENCE} s at the search at step {len(phases)}" in error
     assert "these did not come: rank 1 (last seen at the " in error
+
+
+def _meets_nan(phase, resumed):
+    """Meet gradients that are NaN on all ranks at the third step of a phase."""
+    run, safe, rates = Run(norm=True), [], {}
+
+    def spoil(module, inputs, output):
+        return output * math.nan
+
+    t = 0
+    while run.phases.count("track") < T:
+        now = run.explorer.metrics()
+        if now["phase"] == "settle" and not safe:
+            safe = weights(run.model)
+        spoilt = now["phase"] == phase and run.phases.count(phase) == 2
+        if spoilt and resumed:
+            again = Run(norm=True)
+            again.load(run.saved())
+            again.phases = run.phases
+            run = again
+        handle = run.model.register_forward_hook(spoil) if spoilt else None
+        rates = now["values"]
+        run.train([t])
+        if handle is not None:
+            handle.remove()
+        t += 1
+    after = run.explorer.metrics()
+    back = [torch.equal(a, b) for a, b in zip(safe, weights(run.model), strict=True)]
+    falls = [after["values"][name] / value for name, value in rates.items()]
+    run.train(range(t, t + 2 * T))
+    finite = [bool(w.isfinite().all()) for w in weights(run.model)]
+    return after["rollbacks"], back, falls, finite
+
+
+@pytest.mark.parametrize(
+    ("phase", "resumed"), [("settle", False), ("warmup", False), ("warmup", True)]
+)
+def test_where_weights_are_lost_before_the_first_sync_all_go_back_to_those_of_the_climb(
+    phase, resumed
+):
+    for rollbacks, back, falls, finite in run_ranks(_meets_nan, 2, phase, resumed):
+        assert rollbacks == 1
+        assert back == [True] * len(back) != []
+        assert falls == pytest.approx([1 / 3] * 2)
+        assert finite == [True] * len(back)

@@ -1,5 +1,4 @@
 import copy
-import logging
 import math
 
 import pytest
@@ -114,7 +113,7 @@ def test_a_gradient_that_is_not_finite_ends_the_climb_at_once(agreement):
     turn = search.advance(agreement)
     assert turn.roll_back
     assert turn.note.startswith("the climb ends at lr factor 0.00135: a gradient is not finite")
-    assert turn.level == logging.WARNING
+    assert turn.lost
     assert search.log_factor == pytest.approx(START + 0.3 - math.log(10))
 
 

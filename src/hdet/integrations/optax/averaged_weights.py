@@ -22,7 +22,8 @@ class AveragedWeights:
         config: the constants.
 
     Attributes:
-        params: the average; None before the first sync.
+        params: the average, or what is kept in its place; None before there is either.
+        provisional: whether it is only to go back to, until the first are averaged.
         extra: what went with the weights that were taken in last.
         refused: how often in a row weights were too far away.
     """
@@ -31,6 +32,7 @@ class AveragedWeights:
         self._config = config
         self.params: Any = None
         self.extra: Any = None
+        self.provisional = False
         self.refused = 0
         share = config.averaging_weight
         self._first = replicas.whole(lambda new: jax.tree.map(_wide, new))
@@ -39,15 +41,24 @@ class AveragedWeights:
         )
         self._distance = replicas.whole(_distance)
 
+    def keep(self, params: Any, extra: Any) -> None:
+        """Keep weights to go back to until the first are averaged."""
+        self.params, self.extra, self.provisional = self._first(params), extra, True
+
     def update(self, params: Any, extra: Any) -> None:
         """Take in the weights, unless they are far away out of all proportion."""
-        if self.params is None:
-            self.params = self._first(params)
+        if self.params is None or self.provisional:
+            self.params, self.provisional = self._first(params), False
         elif self._near(params):
             self.params = self._lerp(self.params, params)
         else:
             return
         self.extra = extra
+
+    @property
+    def scored(self) -> Any:
+        """The average that the probe scores points near; None before the first sync."""
+        return None if self.provisional else self.params
 
     def _near(self, params: Any) -> bool:
         gap, size = (math.sqrt(float(x)) for x in self._distance(self.params, params))

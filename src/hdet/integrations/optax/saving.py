@@ -48,6 +48,7 @@ class Saving(Syncing):
             "watched": not self._alone and state.seen.previous is not None,
             "state": jax.tree.leaves(state._replace(controls=None)),
             "refused": average.refused,
+            "provisional": average.provisional,
             "averaged": None if average.params is None else jax.tree.leaves(average.params),
             "averaged_extra": jax.tree.leaves(average.extra),
             "snapshots": [
@@ -87,6 +88,7 @@ class Saving(Syncing):
         exploration = self._exploration.parsed(entries.entries("exploration"))
         steps = [entries.integer(key) for key in ("step", "begun", "losses", "nonfinite")]
         calls, refused = entries.integer("probe_calls"), entries.integer("refused")
+        provisional = entries.boolean("provisional")
         highest = entries.number("highest", low=0)
         one = self._like
         if not self._alone:
@@ -116,6 +118,7 @@ class Saving(Syncing):
         self._step, self._begun, self._losses, self._nonfinite = steps
         self._probe.calls, self._average.refused = calls, refused
         self._average.params, self._average.extra = average or (None, None)
+        self._average.provisional = provisional
         self._held.now, self._held.highest = self._rates.known(max(steps[0] - 1, 0)), highest
         search = self._exploration.search
         self._held.peak = None if search is None or search.found else self._peak

@@ -15,6 +15,7 @@ from ...replica.explorer.config import SearchConfig
 from ...replica.explorer.exploration import Exploration
 from ...replica.explorer.held_schedule import HeldSchedule
 from ...replica.explorer.rate_search import RateSearch
+from .averaged_weights import AveragedWeights
 from .probe import CommonProbe
 from .replicas import Replicas
 from .state import Controls, ExplorerState, Seen, trained, with_trained
@@ -38,6 +39,7 @@ class Searching:
     _exploration: Exploration
     _held: HeldSchedule
     _probe: CommonProbe
+    _average: AveragedWeights
     _optimizer: Any
     _step: int
     _begun: int  # the step from which syncs are counted
@@ -70,7 +72,7 @@ class Searching:
                 search.before_trials(math.fsum(losses) / len(losses))
             self._parted = trained(state)
         if turn.note:
-            self._say(turn.level, turn.note)
+            self._say(logging.WARNING if turn.lost else logging.INFO, turn.note)
         self._exploration.follow_search()
         if search.phase == "warmup":
             search.decaying = self._held.falls
@@ -109,6 +111,7 @@ class Searching:
         low_enough = [s for s in self._snapshots if s.log_rate <= search.log_factor]
         found = low_enough[-1] if low_enough else self._snapshots[0]
         self._forget_climb()
+        self._average.keep(found.params, found.extra)
         opt_state = self._new_moments(state.opt_state, found.params)
         extra = self._put_back(state.extra, found.extra)
         return with_trained(state, (self.replicas.spread(found.params), opt_state, extra))

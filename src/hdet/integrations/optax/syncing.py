@@ -15,7 +15,6 @@ from ...replica.ensemble.gathered import Gathered
 from ...replica.explorer.decision import Decision
 from ...replica.explorer.decision_line import decision_line
 from ...replica.explorer.held_schedule import watched
-from .averaged_weights import AveragedWeights
 from .searching import Searching, mean_sums, with_seen
 from .state import ExplorerState, trained, with_trained
 
@@ -24,7 +23,6 @@ class Syncing(Searching):
     """A base of `Explorer`; see there for all attributes that it sets."""
 
     _interval: int
-    _average: AveragedWeights
     _nonfinite: int  # syncs in a row
     _last: dict[str, Any]
     _finite: Any
@@ -57,7 +55,7 @@ class Syncing(Searching):
         """Return what the replicas have to tell."""
         probes, size = [math.nan] * self.replicas.size, self.replicas.size
         if self._probe.exists and self._exploration.differ:
-            probes = self._probe.at_sync(state, self._average.params)
+            probes = self._probe.at_sync(state, self._average.scored)
         health = self._finite(trained(state)).tolist()
         losses = self._mean_losses(state)
         broken = [r for r in range(size) if not health[r]]
@@ -103,7 +101,7 @@ class Syncing(Searching):
 
     def _go_back(self, state: ExplorerState) -> ExplorerState:
         """Go back to the averaged weights, with new moments."""
-        assert self._average.params is not None, "no loss spikes before the first sync"
+        assert self._average.params is not None, "no loss spikes before there is a way back"
         params = jax.tree.map(
             lambda average, own: average.astype(own.dtype), self._average.params, state.params
         )

@@ -66,11 +66,12 @@ class AveragedWeights:
         self._config = config
         self._kept_buffers: list[Tensor] = []
         self._average: list[Tensor] | None = None
+        self._provisional = False  # whether it is only to go back to
         self._refused = 0
 
     @property
     def exists(self) -> bool:
-        """Whether anything has been averaged yet."""
+        """Whether there is anything to go back to."""
         return self._average is not None
 
     def _parameters(self) -> list[Tensor]:
@@ -88,12 +89,19 @@ class AveragedWeights:
     def _buffers(self) -> list[Tensor]:
         return [_local(b) for b in self._float_buffers()]
 
+    def keep(self) -> None:
+        """Keep the weights as they are, to go back to until the first are averaged."""
+        self._average = None
+        self.update()
+        self._provisional = True
+
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights, right after the replicas have converged."""
         weights = self._weights()
-        if self._average is None:
+        if self._average is None or self._provisional:
             self._average = [w.to(_wide(w.dtype), copy=True) for w in weights]
+            self._provisional = False
         elif self._near(self._average, weights):
             for average, weight in zip(self._average, weights, strict=True):
                 average.lerp_(weight.to(average.dtype), self._config.averaging_weight)
@@ -120,7 +128,7 @@ class AveragedWeights:
     @contextmanager
     def between(self) -> Iterator[None]:
         """Put the model between the average and its own weights for the block."""
-        if self._average is None:
+        if self._average is None or self._provisional:
             yield
             return
         weights = self._weights()
@@ -158,6 +166,7 @@ class AveragedWeights:
         buffers = zip(self._float_buffers(), kept_buffers, strict=True)
         return {
             "exists": self.exists,
+            "provisional": self._provisional,
             "refused": self._refused,
             "weights": {str(k): _like(p, a.clone()) for k, (p, a) in enumerate(entries)},
             "buffers": {str(k): _like(b, kept.clone()) for k, (b, kept) in enumerate(buffers)},
@@ -180,6 +189,8 @@ class AveragedWeights:
         fresh._refused = entries.integer("refused") if entries.has("refused") else 0
         if exists:
             fresh._average, fresh._kept_buffers = weights, buffers
+            known = entries.has("provisional")
+            fresh._provisional = known and entries.boolean("provisional")
         return fresh
 
     def assign(self, parsed: "AveragedWeights") -> None:

@@ -39,7 +39,6 @@ Pure arithmetic; equal on every rank. Sources: Baydin et al., arXiv 1703.04782 (
 the hypergradient of the learning rate); Smith, arXiv 1506.01186 (range test); the rest is ours.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ class Turn:
         found: the rate is found: from now on it is on the schedule; begin the moments anew.
         done: the search is over.
         note: what has happened, for a log.
-        level: of that line, as in `logging`.
+        lost: whether that is a gradient that is not finite.
     """
 
     snapshot: bool = False
@@ -78,7 +77,7 @@ class Turn:
     found: bool = False
     done: bool = False
     note: str = ""
-    level: int = logging.INFO
+    lost: bool = False
 
 
 class RateSearch:
@@ -209,13 +208,11 @@ class RateSearch:
             crossing = self.log_factor
             self.log_factor = max(crossing - math.log(config.crossing_factor), self.bounds[0])
             self.phase, self.steps = "settle", 0
-            why, level = "the updates no longer agree with the gradients", logging.INFO
-            if not crossed and far:
-                why = "nothing stops it"
-            elif not crossed:
-                why, level = "a gradient is not finite", logging.WARNING
+            why = "the updates no longer agree with the gradients"
+            if not crossed:
+                why = "nothing stops it" if far else "a gradient is not finite"
             note = f"the climb ends at lr factor {math.exp(crossing):.3g}: {why}"
-            return Turn(roll_back=True, note=note, level=level)
+            return Turn(roll_back=True, note=note, lost=not (crossed or far))
         quick = self._smoothed > config.climb_fast_above * self._largest
         self.log_factor += config.climb_fast if quick else config.climb_slow
         return Turn(snapshot=True)

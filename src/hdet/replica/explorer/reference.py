@@ -160,6 +160,7 @@ class _Run:
         self._calls = 0  # of the probe
         self._updates = Updates(models)
         self._average: list[Tensor] | None = None
+        self._provisional = False  # whether it is only to go back to
         self._refused = 0
         self._buffers: list[Tensor] = []
         self._interval: list[list[float]] = []
@@ -200,6 +201,8 @@ class _Run:
         turn = self.searching.after_step(decaying(self._dimensions[0], self._groups))
         self._state.follow_search()
         if turn.roll_back:
+            self._average, self._provisional = _take_in(None, self._models[0], 1.0), True
+            self._buffers = [b.clone() for b in self._models[0].buffers()]
             means = mean_losses(self._interval)
             self._state.guard.tracker.begin(math.fsum(means) / len(means))
             self._interval = []
@@ -236,6 +239,8 @@ class _Run:
         if decision.rollback and average is not None:
             self.trace.rollbacks += 1
             _roll_back(models, self._optimizers, average, self._buffers)
+        if self._provisional:
+            average, self._provisional = None, False
         far = average is not None and _far(average, models[0], config.max_weight_move)
         self._refused = self._refused + 1 if far else 0
         if not 0 < self._refused <= config.max_refused_weights:
@@ -250,8 +255,9 @@ class _Run:
             return [math.nan] * len(self._models)
         self._calls += 1
         mix, mode = self._config.probe_mix, self._probe_mode
+        average = None if self._provisional else self._average
         return [
-            _score(probe, m, calls, self._average, mix, mode, self._seed, number)
+            _score(probe, m, calls, average, mix, mode, self._seed, number)
             for m in self._models
         ]
 

@@ -173,7 +173,7 @@ class ExplorerSearch(ExplorerStill):
         if turn.part:
             self._begin_trial(search)
         if turn.note:
-            self._say(turn.level, turn.note)
+            self._say(logging.WARNING if turn.lost else logging.INFO, turn.note)
         self._exploration.follow_search()
         if search.phase == "warmup":
             search.decaying = self._falls()
@@ -210,6 +210,7 @@ class ExplorerSearch(ExplorerStill):
         self._snapshots.clear()
         self._agreement.close()
         self._ensemble.weights_changed()
+        self._averaged.keep()
         # What a spike loses is measured by what the run has gained, the climb included.
         finite = [mean for mean in self._ensemble.mean_losses() if math.isfinite(mean)]
         if finite:
