@@ -270,10 +270,10 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         """Count one optimizer step; call it after `optimizer.step()`, on every rank.
 
         Collective at its first call, at every step of the search's climb and of its warm-up,
-        at both ends of a trial, and then at every `sync_every`-th step, if there are several
-        replicas; local otherwise. Where it is local it never waits for the device, except
-        under a GradScaler with a fused optimizer. Where a GradScaler has skipped the
-        optimizer's step, neither step nor loss is counted.
+        at both ends of a trial and after its first step, and then at every `sync_every`-th
+        step, if there are several replicas; local otherwise. Where it is local it never waits
+        for the device, except under a GradScaler with a fused optimizer. Where a GradScaler
+        has skipped the optimizer's step, neither step nor loss is counted.
 
         Args:
             loss: this replica's own training loss, not reduced over ranks: a number, or a
