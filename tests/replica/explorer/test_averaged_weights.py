@@ -168,6 +168,34 @@ def test_before_the_first_update_the_block_sees_the_models_own_weights():
     assert set(averaged.state_dict()["weights"]) == set(state["weights"])
 
 
+def test_weights_that_are_kept_are_gone_back_to_and_nothing_else():
+    model, optimizer, averaged = setup()
+    safe = copies(in_order(optimizer))
+    averaged.keep()
+    again = AveragedWeights(optimizer)
+    load(again, averaged.state_dict())
+    train(model, optimizer, range(3))
+    trained = copies(in_order(optimizer))
+    for one in (averaged, again):
+        assert one.exists
+        with one.between():  # the probe sees the model's own weights
+            assert same(in_order(optimizer), trained)
+    averaged.restore()
+    assert same(in_order(optimizer), safe)
+    again.keep()
+    train(model, optimizer, range(3))
+    moved = copies(in_order(optimizer))
+    again.update()  # the first average is of the weights alone
+    assert same(kept(again), moved)
+    with again.between():
+        assert same(in_order(optimizer), moved)
+    train(model, optimizer, range(1))
+    own = copies(in_order(optimizer))
+    with again.between():
+        for now, mine, old in zip(in_order(optimizer), own, moved, strict=True):
+            torch.testing.assert_close(now.detach(), old + MIX * (mine - old))
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_restoring_returns_to_the_average(name):
     _, optimizer, averaged = trained(name)
