@@ -1,4 +1,5 @@
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_it_is_called_when_the_gradients_are_there_and_the_weights_are_still_the
             closure()
             assert optimizer.step() is None
         else:
-            loss = (
+            loss: Any = (
                 optimizer.step(closure=closure) if how == "by name" else optimizer.step(closure)
             )
             assert loss.item() == calls[-1]
