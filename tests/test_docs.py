@@ -80,7 +80,7 @@ def test_the_huggingface_example_finds_a_rate():
     ("example", "processes", "options"),
     [
         ("fsdp2.py", 4, ["--steps", "120", "--folder"]),
-        ("finetune_lora.py", 2, ["--steps", "120"]),
+        ("finetune_lora.py", 2, ["--steps", "160"]),
     ],
 )
 def test_an_example_finds_a_rate_and_a_lower_loss(example, processes, options, tmp_path):
