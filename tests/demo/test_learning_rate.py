@@ -52,7 +52,7 @@ def test_six_runs_from_three_rates(tmp_path: Path) -> None:
         assert run.cells[3] in run.sentence
         assert run.cells[3] in page.closing
     # What is found after the last step is one step of the climb further.
-    further = explorer.curves[RATE][-1] * math.exp(DEFAULT.climb_fast)
+    further = explorer.curves[RATE][-1] * math.exp(DEFAULT.climb_gain)
     assert float(explorer.cells[1]) == pytest.approx(further, rel=0.05)
 
 

@@ -48,7 +48,7 @@ def test_of_a_good_run_it_tells_what_the_search_costs():
         "ok     scheduler  CosineAnnealingLR, 10000 steps",
         "ok     explored   lr/0",
         "note   replicas   1: Explorer is your scheduler alone; start several processes",
-        "ok     search     about 80 optimizer steps, 0.8 % of 10000, and 40 to 80 of warm-up",
+        "ok     search     about 60 optimizer steps, 0.6 % of 10000, and 40 to 80 of warm-up",
         "ok     trials     possible",
         "ok     sync       every 100 optimizer steps, 1 % of 10000; about 1 % is good: 100",
     ):
@@ -100,7 +100,7 @@ def test_a_module_that_is_not_there_is_wrong():
 def test_the_length_can_be_told():
     code, said = doctor(f"{RUNS}:endless", "--steps", "400")
     assert code == 1
-    assert "about 80 optimizer steps, 20 % of 400" in said
+    assert "about 60 optimizer steps, 15 % of 400" in said
     assert "every 100 optimizer steps, 25 % of 400; about 1 % is good: 4" in said
 
 

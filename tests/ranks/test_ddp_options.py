@@ -378,7 +378,11 @@ def _given_as(way):
     }
     optimizer = adamw(net)
     scheduler = hdet.Explorer(
-        optimizer, probe=lambda: loss_at(net, 999, 0), model=ways[way](), sync_every=T
+        optimizer,
+        probe=lambda: loss_at(net, 999, 0),
+        model=ways[way](),
+        sync_every=T,
+        config=hdet.SearchConfig(max_trials=0),  # which the bare model cannot have
     )
     train(ddp, net, optimizer, scheduler, loss_at, range(STEPS))
     with scheduler.converged():

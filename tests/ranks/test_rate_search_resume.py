@@ -55,13 +55,11 @@ def _from_one_copy(name):
         ("warmup", 20),
         ("track", 4),
     ):
-        first = {"settle": 0, "trial": 12, "warmup": 44, "track": 84}[phase]
-        run = Run(name, norm=True)
-        t = 0
-        while run.explorer.metrics()["phase"] == "climb":
+        run, t = Run(name, norm=True), 0
+        while run.explorer.metrics()["phase"] != phase:
             run.train([t])
             t += 1
-        stop = t + first + offset
+        stop = t + offset
         run.train(range(t, stop))
         was = run.explorer.metrics()["phase"]
         with run.explorer.converged():

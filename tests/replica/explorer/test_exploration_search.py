@@ -84,7 +84,7 @@ def test_in_the_climb_all_rates_are_one_and_everything_else_stays():
     exploration = explore(["lr", "temperature", "p"], replicas=3, search=True)
     for k in range(6):
         x = log_factor(exploration)
-        assert x == pytest.approx(START + 0.3 * k)
+        assert x == pytest.approx(START + 0.6 * k)
         rate = [math.exp(x)] * 3
         expected = [rate, rate, [2.0] * 3, [0.3] * 3]
         for row, wanted in zip(exploration.values(), expected, strict=True):

@@ -14,9 +14,10 @@ CONFIG = SearchConfig()
 START = math.log(CONFIG.climb_start)
 WARMUP, SETTLE, TRIAL = CONFIG.restart_warmup, CONFIG.settle_steps, CONFIG.trial_steps
 RISE = math.log(2)  # from the mean of what was tried to the rate found
-# Steps of a climb that rises by the least at each, of all that may follow, and a few to begin.
+# Steps of the slowest climb, of all that may follow, and a few to begin. An agreement that is
+# positive once in eleven steps just keeps m above a tenth of its largest: 0.8 ** 11 < 0.1.
 MOST_STEPS = (
-    math.ceil((math.log(CONFIG.climb_limit) - START) / CONFIG.climb_slow)
+    11 * math.ceil((math.log(CONFIG.climb_limit) - START) / (CONFIG.climb_gain * 0.1))
     + 2 * CONFIG.agreement_steps
     + SETTLE
     + CONFIG.max_trials * TRIAL
@@ -62,11 +63,12 @@ def test_the_climb_begins_far_below_the_users_rate_and_keeps_the_weights_of_each
     assert search.shifts() == [0.0] * 4
 
 
-def test_the_climb_is_fast_while_the_smoothed_agreement_is_near_its_largest():
+def test_the_climb_follows_the_lesser_of_the_agreement_and_its_smoothed_value():
     search = RateSearch(4, True)
-    # By hand: m = 0.8, then m + (a - m) / 5; fast above 0.7 times the largest, 0.56.
-    smoothed, moves = [0.8, 0.64, 0.512, 0.6096], [0.3, 0.3, 0.1, 0.3]
-    for agreement, m, move in zip([0.8, 0.0, 0.0, 1.0], smoothed, moves, strict=True):
+    # By hand: m = 0.8, then m + (a - m) / 5; moves of 0.6 min(a, m) / 0.8, none below zero.
+    smoothed = [0.8, 0.64, 0.592, 0.4136, 0.49088]
+    moves = [0.6, 0.0, 0.3, 0.0, 0.36816]
+    for agreement, m, move in zip([0.8, 0.0, 0.4, -0.3, 0.8], smoothed, moves, strict=True):
         before = search.log_factor
         search.advance(agreement)
         assert search.state_dict()["smoothed"] == pytest.approx(m)
@@ -75,15 +77,16 @@ def test_the_climb_is_fast_while_the_smoothed_agreement_is_near_its_largest():
 
 
 @pytest.mark.parametrize("trials", [True, False])
-def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trials):
+def test_the_rate_falls_where_a_tenth_of_the_largest_agreement_is_left(trials):
     search = RateSearch(4, trials)
-    # The first number counts in full, each of the others by a fifth.
+    # The first number counts in full, each of the others by a fifth: 0.29 before the last two,
+    # then 0.052 and 0.032, the second of which is below 0.05.
     before = m = 0.0
-    for k, agreement in enumerate([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, -0.9, -0.9]):
+    for k, agreement in enumerate([0.5, 0.4, 0.3, 0.2, 0.1, 0.1, -0.9, -0.05]):
         before, m = search.log_factor, m + (agreement - m) / (5 if k else 1)
         turn = search.advance(agreement)
         assert turn.snapshot == (k < 7)
-        assert turn.roll_back == (m <= 0) == (k == 7)
+        assert turn.roll_back == (m <= 0.05) == (k == 7)
         assert ("the updates no longer agree with the gradients" in turn.note) == (k == 7)
     assert search.log_factor == pytest.approx(before - math.log(10))
     assert (search.phase, search.steps) == ("settle", 0)
@@ -91,10 +94,9 @@ def test_the_rate_falls_where_the_smoothed_agreement_is_no_longer_positive(trial
 
 def test_no_crossing_is_seen_before_there_are_enough_numbers():
     search = RateSearch(4, True)
-    # With negative numbers alone the climb is slow, since m is below 0.7 times the largest, 0.
     turns = [search.advance(-1.0) for _ in range(CONFIG.agreement_steps)]
     assert turns == [Turn(snapshot=True)] * CONFIG.agreement_steps
-    assert search.log_factor == pytest.approx(START + 5 * CONFIG.climb_slow)
+    assert search.log_factor == START
     assert search.advance(-1.0).roll_back
 
 
@@ -112,9 +114,9 @@ def test_a_gradient_that_is_not_finite_ends_the_climb_at_once(agreement):
     search.advance(0.9)
     turn = search.advance(agreement)
     assert turn.roll_back
-    assert turn.note.startswith("the climb ends at lr factor 0.00135: a gradient is not finite")
+    assert turn.note.startswith("the climb ends at lr factor 0.00182: a gradient is not finite")
     assert turn.lost
-    assert search.log_factor == pytest.approx(START + 0.3 - math.log(10))
+    assert search.log_factor == pytest.approx(START + 0.6 - math.log(10))
 
 
 def test_the_climb_ends_at_its_limit_where_nothing_stops_it():
@@ -125,9 +127,9 @@ def test_the_climb_ends_at_its_limit_where_nothing_stops_it():
         steps += 1
     assert turn.roll_back
     assert turn.note.endswith("nothing stops it")
-    # From 1e-3 to the first multiple of 0.3 beyond 1e3, which the last step sees.
-    assert steps == math.ceil(math.log(1e6) / 0.3) + 1
-    assert search.log_factor == pytest.approx(START + 0.3 * (steps - 1) - math.log(10))
+    # From 1e-3 to the first multiple of 0.6 beyond 1e3, which the last step sees.
+    assert steps == math.ceil(math.log(1e6) / 0.6) + 1
+    assert search.log_factor == pytest.approx(START + 0.6 * (steps - 1) - math.log(10))
 
 
 def test_a_step_without_a_number_moves_nothing():
@@ -143,7 +145,7 @@ def test_weights_that_a_rate_is_too_small_to_move_ask_for_a_larger_one():
     search, turns = RateSearch(4, True), []
     while search.phase == "climb":
         turns.append(search.advance(None))
-    assert len(turns) == CONFIG.agreement_steps + math.ceil(math.log(1e6) / 0.3) + 1
+    assert len(turns) == CONFIG.agreement_steps + math.ceil(math.log(1e6) / 0.6) + 1
     assert turns[-1].roll_back
 
 
@@ -266,7 +268,7 @@ def test_the_gain_stands_with_the_evidence():
     [
         (6.0, [1.0, 1.0, 1.0, 1.0], 1.5),  # nothing tells them apart
         (3.0, [2.0, 1.0, math.inf, math.inf], 0.77730),  # 1 / (exp(-1.25) + 1)
-        (11.0, [math.nan, 1.0, 2.0, 3.0], 1.83505),
+        (5.0, [math.nan, 1.0, 2.0, 3.0], 1.60835),
         (0.0, [-3.0, -5.0, -3.0, 0.0], 1.09031),
         (2.0, [1e200, 1.0, 3e200, math.inf], 1.0),  # as good as infinite
         (1.5, [1.0, 2.0, 3.0, 4.0], 0.00678),
@@ -311,6 +313,32 @@ def test_a_best_rate_at_the_top_is_tried_again_from_there_and_all_trials_count()
     # Of each trial the weights are exp(-1.5), exp(-1), exp(-0.5), 1, so its mean is at
     # (0.36788 + 2 * 0.60653 + 3) h / 2.19754 = 2.08457 h; the three begin at 0, 3h and 6h.
     assert moved == pytest.approx((2.08457 + 3) * math.log(10) / 3 + RISE, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("losses", "again"),
+    [
+        ([4.0, 2.0, 1.0, 2.9], True),  # 0.4 (6 - 1) = 2 above the least is no difference
+        ([4.0, 2.0, 1.0, 3.1], False),
+        ([2.9, 2.0, 1.0, 2.9], False),  # the smallest rate is as good
+        ([1.0, 2.0, 2.5, 2.9], False),
+        ([math.nan, 2.0, 1.0, 2.9], True),
+        ([9.0, 8.0, 6.5, 7.0], False),  # nothing is gained
+        ([9.0, 8.0, 7.0, 6.5], True),
+    ],
+)
+def test_a_largest_rate_that_is_as_good_as_the_best_is_tried_again_from_there(losses, again):
+    search, turn, moved = judged(losses, initial=6.0)
+    assert turn.part is again
+    assert turn.found is not again
+    if again:
+        assert moved == pytest.approx(math.log(10))
+
+
+@pytest.mark.parametrize("initial", [math.nan, math.inf])
+def test_without_a_loss_before_only_the_best_rate_is_tried_again(initial):
+    assert judged([4.0, 2.0, 1.0, 1.1], initial=initial)[1].found
+    assert judged([4.0, 2.0, 1.1, 1.0], initial=initial)[1].part
 
 
 def test_replicas_at_one_rate_are_averaged_and_none_of_them_may_diverge():

@@ -16,7 +16,7 @@ from ...replica.explorer.config import SearchConfig
 _CALL = "Explorer"
 # Optimizer steps of a search and at least of its warm-up, about; a run should be so many
 # searches long.
-_SEARCH, _WARMUP, _SEARCHES = 80, 40, 3
+_SEARCH, _WARMUP, _SEARCHES = 60, 40, 4
 
 
 def check_replicas(replicas: object) -> None:

@@ -57,7 +57,7 @@ class Explorer(Readings, Saving):
             no trials.
         probe_batches: a list of held-out batches, several times a replica's batch, which are
             used in turn. A trial scores eight, a sync one.
-        search: whether the rate's scale is searched first, in 60 to 110 steps, and then warmed
+        search: whether the rate's scale is searched first, in 40 to 90 steps, and then warmed
             up to, in 40 to 80. Default: with a probe.
         bounds: lowest and highest factor on the rates given here, for all replicas in all
             phases. Default 1e-6 to 1e6: as good as none.

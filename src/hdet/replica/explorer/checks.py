@@ -20,9 +20,9 @@ from ..ensemble.setup_checks import unwrapped
 from .dimensions import Dimension, Request
 
 _CALL = "Explorer"
-SEARCH = 80  # optimizer steps that a search takes, about, up to its last warm-up
+SEARCH = 60  # optimizer steps that a search takes, about, up to its last warm-up
 WARMUP = 40  # of that warm-up where the schedule falls; twice as many where it does not
-_SEARCHES = 3  # how many times as long a run should be
+_SEARCHES = 4  # how many times as long a run should be
 _SYNCS = 10
 
 

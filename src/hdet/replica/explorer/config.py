@@ -25,12 +25,14 @@ class SearchConfig:
     Attributes:
         climb_start: factor on the user's rate at which the climb begins; far below what trains,
             for users who are wrong by a factor of 30.
-        climb_fast: the climb's step in log rate while the agreement is close to its largest.
-        climb_slow: the same once it falls; faster overshoots, slower takes too many steps.
-        climb_fast_above: fraction of the largest agreement down to which the climb is fast.
+        climb_gain: the climb's step in log rate while the agreement is at its largest, and in
+            proportion to it below; larger overshoots, smaller takes too many steps (measured).
         climb_limit: factor on the user's rate at which the climb ends by itself.
         agreement_steps: steps over which the agreement is smoothed, and before which the climb
             does not end; more steps see the crossing later (measured).
+        crossing_share: fraction of the largest agreement at which the climb ends: past the
+            bound the agreement can stay near zero for long, and the rate would go on rising
+            (measured).
         crossing_factor: the rate falls to the crossing's over this: for the lag of the
             smoothed agreement, and to a bound that is safe (measured).
         snapshots: of the climb, on all replicas together; the fewer, the further apart.
@@ -127,11 +129,10 @@ class SearchConfig:
     """
 
     climb_start: float = _constant(1e-3, above=0, high=1)
-    climb_fast: float = _constant(0.3, above=0, high=10)
-    climb_slow: float = _constant(0.1, above=0, high=10)
-    climb_fast_above: float = _constant(0.7, low=0, high=1)
+    climb_gain: float = _constant(0.6, above=0, high=10)
     climb_limit: float = _constant(1e3, low=1, high=1e9)
     agreement_steps: int = _constant(5, low=1)
+    crossing_share: float = _constant(0.1, low=0, high=1)
     crossing_factor: float = _constant(10.0, low=1, high=1000)
     snapshots: int = _constant(16, low=2)
     restart_warmup: int = _constant(12, low=1)

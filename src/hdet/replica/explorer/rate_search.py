@@ -1,23 +1,27 @@
 """The search for the learning rate's scale: climb to a first bound, then try what lies above.
 
-The search is short, 60 to 110 steps and a warm-up, and has four phases. x is the log of the
+The search is short, 40 to 90 steps and a warm-up, and has four phases. x is the log of the
 factor on the rate that the user wrote.
 
-- **climb**: all replicas train at one rate, which rises from far below. The agreement of each
+- **climb**: all replicas train at one rate, which rises from far below. The agreement a of each
   update with the gradient that follows (`ensemble.update_agreement`) says whether the last
-  step was too short. Once it no longer was, smoothed over some steps, the rate is at a bound:
+  step was too short: it is the hypergradient of x, and x follows it. Once little is left of it,
+  smoothed over some steps, the rate is at a bound:
 
-      m <- m + (agreement - m) / tau;     x <- x + (fast if m > share * max m, else slow)
-      m <= 0:  x <- x - log(crossing_factor),  back to the weights of that rate, moments anew
+      m <- m + (a - m) / tau;     x <- x + climb_gain * max(0, min(a, m)) / max m
+      m <= crossing_share * max m:  x <- x - log(crossing_factor),
+                                    back to the weights of that rate, moments anew
 
-  So the climb is a warm-up, and it harms nothing.
+  The lesser of a and m: m lags, and where a falls at once the rate stops at once. So the climb
+  is a warm-up, and it harms nothing.
 - **settle**: some steps at that rate, until the moments are what they are at it.
 - **trial**: the bound is safe, but it can be ten times too low: the larger the model and the
   less noise, the lower. So each replica trains alone, on its own gradient, for one short whole
   run with a warm-up and a decay to zero, at a rate of its own from the bound upwards. All
   score one common batch and go back to where the trial began. If the largest rate was the
-  best, there is another trial from there. Then x moves to the mean of all x_i that were
-  tried, weighted by their losses L_i, with L_0 before the trial and L* the least of all:
+  best, or cannot be told from it and beats the smallest, there is another trial from there: the
+  best may lie beyond. Then x moves to the mean of all x_i that were tried, weighted by their
+  losses L_i, with L_0 before the trial and L* the least of all:
 
       w_i = exp(-(L_i - L*) / (tolerance * (L_0 - L*)))
       x <- sum(w_i x_i) / sum(w_i) + log(min(rise, gain^power))
@@ -203,7 +207,8 @@ class RateSearch:
             self._largest = max(self._largest, self._smoothed)
             self._seen += 1
         far = self.log_factor >= self.highest
-        crossed = self._smoothed <= 0 and self._seen > config.agreement_steps
+        least = config.crossing_share * self._largest
+        crossed = self._smoothed <= least and self._seen > config.agreement_steps
         if crossed or far or not math.isfinite(agreement):
             crossing = self.log_factor
             self.log_factor = max(crossing - math.log(config.crossing_factor), self.bounds[0])
@@ -213,8 +218,9 @@ class RateSearch:
                 why = "nothing stops it" if far else "a gradient is not finite"
             note = f"the climb ends at lr factor {math.exp(crossing):.3g}: {why}"
             return Turn(roll_back=True, note=note, lost=not (crossed or far))
-        quick = self._smoothed > config.climb_fast_above * self._largest
-        self.log_factor += config.climb_fast if quick else config.climb_slow
+        lesser = min(agreement, self._smoothed)
+        if lesser > 0:
+            self.log_factor += config.climb_gain * lesser / self._largest
         return Turn(snapshot=True)
 
     @property
@@ -241,12 +247,11 @@ class RateSearch:
         for level, loss in zip(self._levels(), losses, strict=True):
             rows.setdefault(level, []).append(loss if abs(loss) < LARGEST else math.inf)
         means = {level: math.fsum(row) / len(row) for level, row in rows.items()}
-        best, largest = min(means, key=means.__getitem__), max(means)
         self._tried += [(self.log_factor + level, means[level]) for level in sorted(means)]
         self.trial += 1
-        again = best == largest > 0 and self.trial < self.config.max_trials
+        again = self._open_above(means) and self.trial < self.config.max_trials
         if again:
-            self.log_factor += largest
+            self.log_factor += max(means)
         else:
             self.log_factor = self._weighted()
         tried = ", ".join(f"{math.exp(x):.3g}: {loss:.4g}" for x, loss in self._tried)
@@ -259,6 +264,16 @@ class RateSearch:
             return self.find(note)
         self.steps = 0
         return Turn(part=True, note=note)
+
+    def _open_above(self, means: dict[float, float]) -> bool:
+        """Return whether the best rate may lie above all of a trial, given loss by level."""
+        smallest, largest, least = min(means), max(means), min(means.values())
+        if smallest == largest:
+            return False
+        alike = self.config.trial_tolerance * (self._initial - least)
+        if not 0 < alike < math.inf:  # nothing is gained, or by how much is not known
+            alike = 0.0
+        return means[largest] < means[smallest] and means[largest] <= least + alike
 
     def tried(self) -> dict[str, Any]:
         """Return the loss before the trials, and the loss of each factor that was tried."""
