@@ -62,11 +62,11 @@ def draw(folder: Path) -> None:
         ax = figure.subplots()
         ax.plot(rates, linewidth=0.9, label=["replicas", *[""] * (REPLICAS - 1)])
         ax.plot(schedule, color="black", linestyle="--", label="your schedule as written")
-        phases = {0: "climb", settle: "", trial: "try", warm: "warm up", follow: "follow"}
+        phases = {0: "climb", settle: "", trial: "try", warm: "warm up", follow: " follow"}
         for start, name in phases.items():
             ax.axvline(start, color="gray", linestyle=":")
             note(ax, start, name)
         logarithmic(ax)
-        ax.set_ylim(1e-7, 0.3)
+        ax.set_ylim(1e-7, 5)
         ax.set(xlabel="optimizer step", ylabel="learning rate")
         ax.legend(loc="lower center")
