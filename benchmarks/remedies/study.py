@@ -59,9 +59,9 @@ MIXES = [1.0, 0.5, 0.25, CONFIG.probe_mix]
 PHASES = [(0.15, 0.3), (0.3, 0.5), (0.5, 0.7)]
 ABLATIONS: dict[str, SearchConfig] = {
     "as it is": CONFIG,
-    "half the climb's steps": replace(CONFIG, climb_gain=CONFIG.climb_gain / 2),
+    "a climb half as fast": replace(CONFIG, climb_gain=CONFIG.climb_gain / 2),
     "a climb until nothing is left": replace(CONFIG, crossing_share=0.0),
-    "half the fall after the climb": replace(CONFIG, crossing_factor=CONFIG.crossing_factor / 2),
+    "half the fall after it": replace(CONFIG, crossing_factor=CONFIG.crossing_factor / 2),
     "the climb alone, no trials": replace(CONFIG, max_trials=0),
     "trials of twice the length": replace(CONFIG, trial_steps=2 * CONFIG.trial_steps),
     "the lowest loss of a trial alone": replace(CONFIG, trial_tolerance=0.01),
