@@ -282,6 +282,8 @@ def page_values(
     own = every[every["method"] == OURS]
     worst = own.groupby("problem", sort=False)["regret"].max()
     standing = {one["method"]: one for one in standings(every).to_dict("records")}
+    seeds = every.groupby("method", sort=False)["seeds"].max()
+    fewer = every["method"].isin(seeds[seeds < seeds[OURS]].index)
     optimizer = {one["name"]: one["optimizer"] for one in config["problems"]}
     adamw = [
         one["best_lr"] for one in found["references"] if optimizer[one["problem"]] == "adamw"
@@ -292,7 +294,9 @@ def page_values(
         "starts": ",".join(map(start_label, config["starts"])),
         "ours": label(OURS),
         "standing": standing,
-        "summary": summary_table(every),
+        "summary": summary_table(every[~fewer]),
+        # Of the methods that have run with fewer seeds; None without any.
+        "fewer": summary_table(every[fewer]) if fewer.any() else None,
         "lower": {
             key: [
                 label(method)

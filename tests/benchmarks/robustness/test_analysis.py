@@ -1,5 +1,6 @@
 """Regrets are those computed by hand, and what diverged is never averaged away."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,3 +161,22 @@ def test_the_pages_values_can_be_made_of_a_run_folder(
     assert list(values["summary"]["method"]) == ["hdet", "plain DDP"]
     assert "confirmation" in values["summary"]
     assert values["lower"]["worst"] == []
+    assert values["fewer"] is None
+
+
+def test_methods_that_have_run_with_fewer_seeds_have_a_table_of_their_own(
+    tmp_path: Path,
+) -> None:
+    folder = fake_run(tmp_path, "ddp", "hdet", problems=(ONE, TWO))
+    report(folder)
+    config, versions, found = (
+        json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("config", "environment", "summary")
+    )
+    for one in found["rows"]:
+        for start in one["cells"] if one["method"] == "ddp" else ():
+            start["seeds"] = 1
+    values = analysis.page_values(config, versions, found)
+    assert list(values["summary"]["method"]) == ["hdet"]
+    assert list(values["fewer"]["method"]) == ["plain DDP"]
+    assert values["lower"]["mean"] == []
