@@ -282,8 +282,7 @@ def page_values(
     own = every[every["method"] == OURS]
     worst = own.groupby("problem", sort=False)["regret"].max()
     standing = {one["method"]: one for one in standings(every).to_dict("records")}
-    seeds = every.groupby("method", sort=False)["seeds"].max()
-    fewer = every["method"].isin(seeds[seeds < seeds[OURS]].index)
+    fewer = every.groupby("method")["seeds"].transform("max") < own["seeds"].max()
     optimizer = {one["name"]: one["optimizer"] for one in config["problems"]}
     adamw = [
         one["best_lr"] for one in found["references"] if optimizer[one["problem"]] == "adamw"
