@@ -50,8 +50,8 @@ class SearchConfig:
         trial_span: largest rate of a trial over its smallest.
         trial_spacing: largest ratio of neighbouring rates in a trial, for few replicas.
         trial_levels: most rates in a trial; more replicas share them.
-        max_trials: trials in a row at most, where the largest rate is the best; 0 for the climb
-            alone (measured).
+        max_trials: trials in a row at most, where the largest rate is the best or cannot be
+            told from it; 0 for the climb alone (measured).
         trial_tolerance: fraction of what the best replica of a trial has gained by which two
             losses have to differ to be told apart; smaller takes noise for evidence (measured).
         trial_rise: the rate found is above the weighted mean of what was tried by at most this
