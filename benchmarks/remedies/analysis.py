@@ -31,6 +31,11 @@ def values() -> dict[str, Any]:
         "chosen": _chosen(trials["chosen"]),
         "lowered": _lowered(trials["chosen"]),
         "gpts": gpts,
+        "old_updates": _rising(record("deferred")),
+        "averages": _averages(record("deferred")),
+        "deferred": record("deferred"),
+        "risen": record("deferred")["asked to rise"]["ngram-adamw"],
+        "least_average": min(min(of["1"]) for of in record("deferred")["averages"].values()),
         "on_gpts": _by_problem(gpts["regret"]),
         "gpt_mean": lambda change, problem: fmean(gpts["regret"][change][problem]),
         "own": own,
@@ -70,6 +75,33 @@ def _chosen(chosen: dict[str, Any]) -> pd.DataFrame:
             **{name: f"{geometric_mean(of[kind]):.2g}" for name, of in chosen.items()},
         }
         for kind in kinds
+    )
+
+
+def _rising(deferred: dict[str, Any]) -> pd.DataFrame:
+    """Return the largest of the tried rates that is asked to rise, by lag and problem."""
+    found = deferred["asked to rise"]
+    lags = next(iter(found.values()))
+    return pd.DataFrame(
+        {
+            "steps later": lag,
+            **{
+                name: f"{max(of[lag]):.2g}" if of[lag] else "none" for name, of in found.items()
+            },
+        }
+        for lag in lags
+    )
+
+
+def _averages(deferred: dict[str, Any]) -> pd.DataFrame:
+    """Return what averages change in the held-out loss at the best rate, in percent."""
+    found = deferred["averages"]
+    return pd.DataFrame(
+        {
+            "half-life": f"{share:.1%} of the run",
+            **{name: f"{of['1'][k]:+.2f} %" for name, of in found.items()},
+        }
+        for k, share in enumerate(deferred["half-lives"])
     )
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks remedies
 
-Four measurements, the first two written to records/remedies.json:
+Five measurements, the first two written to records/remedies.json:
 
 - **bias**: plain one-cycle runs at fixed peak rates, with replicas 30 % around them. At every
   sync the replicas' probe losses are read at their own weights (mix 1) and closer to the
@@ -12,6 +12,8 @@ Four measurements, the first two written to records/remedies.json:
   regret against the best of plain runs;
 - **trials**, to records/trials.json: which rate a short trial would choose, on a part of the
   batch and on all of it;
+- **deferred**, to records/deferred.json: up to which rate older updates ask for a larger one,
+  and what an average of the weights would gain at the end;
 - **GPTs**, to records/gpts.json: the same for what dense networks do not show, on byte GPTs
   whose rate stays high: the length of the warm-up, and a rise whatever the noise.
 """
@@ -32,12 +34,13 @@ from hdet.replica.ensemble.permutation import permutation
 from hdet.replica.ensemble.reference import average, share_gradients
 from hdet.replica.explorer.attribution import confidence, slopes, without_outliers
 
-from ..core.records import write_record
+from ..core.records import record, write_record
 from ..robustness import ours
 from ..robustness.peers import PEERS
 from ..robustness.problems import (
     PROBLEMS,
     REPLICAS,
+    TUNING,
     load,
     make_schedule,
     new_model,
@@ -45,6 +48,7 @@ from ..robustness.problems import (
     parameter_groups,
     replica_batch,
 )
+from . import averages, deferred
 from .scalars import scalars
 from .trials import KINDS, favourites
 
@@ -74,7 +78,8 @@ ABLATIONS: dict[str, SearchConfig] = {
     "a warm-up as long on falling schedules": replace(CONFIG, warmup_pace=1),
     "no moves after the search": replace(CONFIG, hold_gain=0.0),
     "moves in your warm-up too": replace(CONFIG, hold_from=0.0),
-    "moves down as fast as up": replace(CONFIG, hold_damping=1.0),
+    "moves by the newest updates": replace(CONFIG, evidence_steps=5, evidence_delay=0),
+    "moves twice as fast": replace(CONFIG, hold_gain=2 * CONFIG.hold_gain),
 }
 # Problems of the confirmation split, whose rate stays high.
 GPTS = ["gpt-0.1M-wsd", "gpt-0.1M-free"]
@@ -254,6 +259,83 @@ def bias_and_ablations(seeds: range) -> None:
     )
 
 
+def followed(work: tuple) -> dict[int, list[float]] | list[float]:
+    """Do one plain run of `old_updates` in a process of its own."""
+    torch.set_num_threads(1)
+    kind, *run = work
+    return deferred.cosines(*run) if kind == "updates" else averages.losses(*run)
+
+
+def old_updates(seeds: range) -> None:
+    """Ask what older updates tell, and what averages gain, and write the record."""
+    references = record("robustness/summary")["references"]
+    best = {one["problem"]: one["best_lr"] for one in references if one["split"] == TUNING}
+    about = {"updates": deferred.MULTIPLES, "average": averages.MULTIPLES}
+    work = [
+        (kind, name, best[name] * multiple, seed)
+        for kind, multiples in about.items()
+        for name in best
+        for multiple in multiples
+        for seed in seeds
+    ]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        done = dict(zip(work, pool.map(followed, work, chunksize=1), strict=True))
+
+    def of(kind: str, name: str, multiple: float) -> list:
+        return [done[kind, name, best[name] * multiple, seed] for seed in seeds]
+
+    cosines = {
+        name: {
+            str(lag): {
+                f"{multiple:.3g}": [
+                    x for run in of("updates", name, multiple) for x in run[lag]
+                ]
+                for multiple in deferred.MULTIPLES
+            }
+            for lag in (deferred.INTERVAL * k for k in deferred.LAGS)
+        }
+        for name in best
+    }
+    gains = {
+        name: {
+            f"{multiple:.3g}": [
+                statistics.fmean(
+                    100 * (run[k] / run[0] - 1) for run in of("average", name, multiple)
+                )
+                for k in range(1, 1 + len(averages.HALF_LIVES))
+            ]
+            for multiple in averages.MULTIPLES
+        }
+        for name in best
+    }
+    write_record(
+        "deferred",
+        "python -m benchmarks remedies",
+        {
+            "seeds": len(seeds),
+            "best": best,
+            "asked to rise": {
+                name: {
+                    lag: [
+                        float(m) for m, found in rows.items() if deferred.asked_to_rise(found)
+                    ]
+                    for lag, rows in of_lag.items()
+                }
+                for name, of_lag in cosines.items()
+            },
+            "cosines": {
+                name: {
+                    lag: {m: statistics.fmean(found) for m, found in rows.items()}
+                    for lag, rows in of_lag.items()
+                }
+                for name, of_lag in cosines.items()
+            },
+            "half-lives": averages.HALF_LIVES,
+            "averages": gains,
+        },
+    )
+
+
 def gpts(seeds: range) -> None:
     """Change on byte GPTs what dense networks do not show, and write the record."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -270,6 +352,9 @@ def command(
         int, typer.Option(min=0, help="Of the bias and the ablations; 0 leaves them.")
     ] = 2,
     trial_seeds: Annotated[int, typer.Option(min=0, help="Of the trials; 0 leaves them.")] = 2,
+    deferred_seeds: Annotated[
+        int, typer.Option(min=0, help="Of old updates and averages; 0 leaves them.")
+    ] = 2,
     gpt_seeds: Annotated[int, typer.Option(min=0, help="Of the GPTs; 0 leaves them.")] = 2,
     scalar_seeds: Annotated[
         int, typer.Option(min=0, help="Of the other scalars; 0 leaves them.")
@@ -280,6 +365,8 @@ def command(
         bias_and_ablations(range(seeds))
     if trial_seeds:
         trials(range(trial_seeds))
+    if deferred_seeds:
+        old_updates(range(deferred_seeds))
     if gpt_seeds:
         gpts(range(gpt_seeds))
     if scalar_seeds:

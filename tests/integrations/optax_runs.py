@@ -30,7 +30,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 STEPS, T, N, PEAK = 140, 6, 4, 0.05
 # So that the rise is less than its most whatever the noise of these batches.
-CONFIG = hdet.SearchConfig(gain_power=0.5)
+# And so that some old updates are scored in runs so short.
+CONFIG = hdet.SearchConfig(gain_power=0.5, evidence_steps=4, evidence_delay=3, hold_share=0.1)
 OPTIMIZERS = {
     "adamw": (
         lambda lr: optax.adamw(lr, weight_decay=0.1),

@@ -62,6 +62,7 @@ def test_it_is_explorer_on_torch_to_the_last_digits(name, schedule, more, compil
     # The second time, where the schedule has decayed, updates are watched no longer.
     assert times() == 1 + searched
     assert run.state.seen.previous is None
+    assert (run.explorer._exploration.cosine != 0) == searched  # old updates were scored
     trace = torch_run(name, schedule, **more)
     expected = [step[0] for step in trace.rates]
     np.testing.assert_allclose(run.rates, expected, rtol=1e-9, atol=0)
@@ -389,7 +390,7 @@ def test_it_logs_its_decisions_and_shows_where_it_stands(caplog):
     with caplog.at_level(logging.INFO, logger="hdet"):
         run = Run().train(range(115))
     text = caplog.text
-    for words in ("the climb ends at", "trial 1", "the search is over", "cosine of updates"):
+    for words in ("the climb ends at", "trial 1", "the search is over", "of old updates"):
         assert words in text
     assert "replicas 4" in repr(run.explorer)
     assert "last decision: step 11" in repr(run.explorer)

@@ -103,6 +103,7 @@ def _trained(schedule, observes, spike_at):
             model=model,
             mode="observe",
             search=True,
+            config=hdet.SearchConfig(evidence_steps=T, evidence_delay=T),
         )
     with Heard() as heard:
         stepped = Spiking(scheduler, spike_at)
@@ -140,8 +141,9 @@ def test_observing_is_training_without_explorer_bit_for_bit(schedule):
         written = {"one cycle": [0.2, 0.3]}.get(schedule, [0.05, 0.05])
         assert found == pytest.approx([factor * rate for rate in written])
         if rank == 0:
-            watched = [line for _, line in lines if "cosine of updates and gradients" in line]
-            assert len(watched) == len(lines)
+            # An update of the steps 4 to 8 is scored from 12 to 16, and so on.
+            told = [line for _, line in lines if "cosine of old updates" in line]
+            assert [line.split(":")[0] for line in told] == ["step 16", "step 28", "step 40"]
         assert shown.startswith("Explorer: observe; step 40, syncs 10, replicas 3\n")
         assert len(lines) == (STEPS // T if rank == 0 else 0)
 
@@ -163,7 +165,10 @@ def _towards(steps):
     """Observe `steps` steps at a rate that is far too low; return the factors it would set."""
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    explorer = hdet.Explorer(optimizer, sync_every=2, model=model, mode="observe")
+    config = hdet.SearchConfig(evidence_steps=4, evidence_delay=2)
+    explorer = hdet.Explorer(
+        optimizer, sync_every=2, model=model, mode="observe", config=config
+    )
     factors = []
     for step in range(steps):
         train_ddp(model, optimizer, explorer, dist.get_rank(), range(step, step + 1))
@@ -173,10 +178,11 @@ def _towards(steps):
 
 
 def test_each_observation_starts_anew_from_the_users_own_values():
-    # Each sync says "larger"; all together say more than `hold_span`, which bounds one run.
+    # From the first score on each sync says "larger"; all together say more than `hold_span`,
+    # which bounds one run. A score is complete after 2 + 4 + 2 + 4 steps.
     for factors in run_ranks(_towards, 2, 60):
-        assert factors[0] == pytest.approx(1.346, rel=1e-3)
-        assert factors[-1] == pytest.approx(1.336, rel=1e-3)
+        assert factors[4] == 1.0
+        assert factors[-1] == pytest.approx(math.exp(0.35), rel=1e-9)
 
 
 def _plateau(mode, freeze_after):

@@ -17,12 +17,14 @@ from tests.ranks.searched import OPTIMIZERS, SCHEDULES, STEPS, Run, T, probe_at,
 pytestmark = pytest.mark.ranks
 
 # So that the rise is less than its most whatever the noise of these batches.
-CONFIG = SearchConfig(gain_power=0.5)
+# And so that some old updates are scored in runs so short.
+CONFIG = SearchConfig(gain_power=0.5, evidence_steps=4, evidence_delay=3, hold_share=0.1)
 
 
 def _agrees(name, schedule, explore):
     run = Run(name, schedule, explore, config=CONFIG)
     run.train(range(STEPS))
+    assert run.explorer._exploration.cosine != 0  # old updates have been scored
     return run.rates, run.phases, weights(run.model), run.explorer.metrics()
 
 

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.ranks
 
 END = 150
 # So that the rise is less than its most whatever the noise of these batches.
-CONFIG = hdet.SearchConfig(gain_power=0.5)
+# And so that some old updates are scored in runs so short.
+CONFIG = hdet.SearchConfig(gain_power=0.5, evidence_steps=4, evidence_delay=3, hold_share=0.1)
 PHASES = ("climb", "settle", "trial", "warmup", "track")
 
 

@@ -17,6 +17,7 @@ PURE = {
     "explorer.config",
     "explorer.decision",
     "explorer.decision_line",
+    "explorer.deferral",
     "explorer.dimensions",
     "explorer.divergence",
     "explorer.exploration",

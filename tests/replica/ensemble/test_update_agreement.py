@@ -33,63 +33,43 @@ class Problem:
 def test_both_numbers_are_those_computed_by_hand():
     problem = Problem()
     first = problem.step([2.0, -1.0], [4.0])
-    assert not first.newest.known
-    assert first.newest.steps == first.mean.steps == 0
+    assert (first.known, first.steps) == (False, 0)
     # w = -0.1 * (2, -1, 4)
-    newest, mean = problem.step([1.0, 3.0], [-0.5])
+    newest = problem.step([1.0, 3.0], [-0.5])
     products = [2 * 1, -1 * 3, 4 * -0.5]
-    size = sum(map(abs, products))
-    assert newest.agreement == pytest.approx(sum(products) / size, abs=1e-12)
+    assert newest.agreement == pytest.approx(sum(products) / sum(map(abs, products)), abs=1e-12)
     norms = math.sqrt(4 + 1 + 16) * math.sqrt(1 + 9 + 0.25)
     assert newest.cosine == pytest.approx(sum(products) / norms, abs=1e-12)
-    assert newest.known
-    assert newest == mean
+    assert (newest.known, newest.steps) == (True, 1)
     # w = -0.1 * (1, 3, -0.5)
-    later, mean = problem.step([1.0, 1.0], [1.0])
-    more = [1, 3, -0.5]
-    assert later.agreement == pytest.approx(sum(more) / 4.5, abs=1e-12)
-    both = sum(products) + sum(more)
-    assert mean.agreement == pytest.approx(both / (size + 4.5), abs=1e-12)
-    assert (later.steps, mean.steps) == (1, 2)
-
-
-def test_the_mean_begins_anew_at_a_reset_and_the_newest_stays():
-    problem = Problem()
-    for gradient in (1.0, 1.0, -1.0):
-        before = problem.step([gradient, gradient], [gradient])
-    problem.watch.reset()
-    newest, mean = problem.watch.read()
-    assert newest == before.newest
-    assert newest.agreement == pytest.approx(-1)
-    assert not mean.known
-    newest, mean = problem.step([-2.0, -2.0], [-2.0])
-    assert mean == newest
-    assert mean.agreement == pytest.approx(1)
+    later = problem.step([1.0, 1.0], [1.0])
+    assert later.agreement == pytest.approx(sum([1, 3, -0.5]) / 4.5, abs=1e-12)
+    assert later.steps == 1
 
 
 def test_an_optimizer_that_climbs_agrees_with_the_gradient_itself():
     problem = Problem(maximize=True)
     problem.step([1.0, 1.0], [1.0])
-    assert problem.step([1.0, 1.0], [1.0]).newest.agreement == pytest.approx(1)
+    assert problem.step([1.0, 1.0], [1.0]).agreement == pytest.approx(1)
 
 
 def test_what_is_frozen_or_has_no_gradient_is_left_out_of_the_step():
     problem = Problem()
     problem.step([1.0, 1.0], [1.0])
-    assert problem.step([1.0, 1.0], None).newest.agreement == pytest.approx(1)
+    assert problem.step([1.0, 1.0], None).agreement == pytest.approx(1)
     problem.a.requires_grad_(False)
-    newest = problem.step([1.0, 1.0], [-3.0]).newest
+    newest = problem.step([1.0, 1.0], [-3.0])
     # Of `b` the last update is that of the first step.
     assert newest.agreement == pytest.approx(-1)
     problem.a.requires_grad_(True)
-    assert problem.step([1.0, 1.0], [-3.0]).newest.steps == 1
+    assert problem.step([1.0, 1.0], [-3.0]).steps == 1
 
 
 def test_a_parameter_that_comes_later_counts_from_its_second_step():
     problem = Problem()
     problem.step([1.0, 1.0], None)
-    assert problem.step([1.0, 1.0], [-100.0]).newest.cosine == pytest.approx(1)
-    assert problem.step([1.0, 1.0], [100.0]).newest.cosine < 0
+    assert problem.step([1.0, 1.0], [-100.0]).cosine == pytest.approx(1)
+    assert problem.step([1.0, 1.0], [100.0]).cosine < 0
 
 
 def test_after_a_change_from_outside_the_next_step_gives_no_number():
@@ -98,9 +78,8 @@ def test_after_a_change_from_outside_the_next_step_gives_no_number():
     problem.watch.forget()
     with torch.no_grad():
         problem.a.fill_(7)
-    newest, mean = problem.step([1.0, 1.0], [1.0])
-    assert (newest.steps, mean.steps) == (0, 0)
-    assert problem.step([1.0, 1.0], [1.0]).newest.agreement == pytest.approx(1)
+    assert problem.step([1.0, 1.0], [1.0]).steps == 0
+    assert problem.step([1.0, 1.0], [1.0]).agreement == pytest.approx(1)
 
 
 def test_a_closed_one_watches_no_longer_and_holds_nothing():
@@ -108,14 +87,14 @@ def test_a_closed_one_watches_no_longer_and_holds_nothing():
     problem.step([1.0, 1.0], [1.0])
     problem.watch.close()
     problem.step([1.0, 1.0], [1.0])
-    assert problem.watch.read().mean.steps == 0
+    assert problem.watch.read().steps == 0
     assert problem.watch.state_dict()["previous"] == {}
 
 
 def test_weights_that_stand_still_give_no_number():
     problem = Problem(lr=0.0)
     problem.step([1.0, 1.0], [1.0])
-    newest = problem.step([1.0, 1.0], [1.0]).newest
+    newest = problem.step([1.0, 1.0], [1.0])
     assert (newest.known, newest.finite, newest.agreement) == (False, True, 0.0)
 
 
@@ -123,11 +102,8 @@ def test_weights_that_stand_still_give_no_number():
 def test_a_gradient_that_is_not_finite_is_said_and_no_number_given(value):
     problem = Problem()
     problem.step([1.0, 1.0], [1.0])
-    newest, mean = problem.step([1.0, value], [1.0])
-    for read in (newest, mean):
-        assert (read.known, read.finite, read.agreement) == (False, False, 0.0)
-    problem.watch.reset()
-    assert problem.watch.read().mean.finite
+    read = problem.step([1.0, value], [1.0])
+    assert (read.known, read.finite, read.agreement) == (False, False, 0.0)
 
 
 def test_sparse_gradients_are_refused_with_the_remedy():
@@ -149,7 +125,7 @@ def test_products_too_small_for_half_precision_count(dtype):
         problem.b.fill_(1e-3)
     # Their products, 1e-10, are zero in float16.
     problem.step([1e-5, 1e-5], [1e-5])
-    newest = problem.step([1e-5, 1e-5], [-1e-5]).newest
+    newest = problem.step([1e-5, 1e-5], [-1e-5])
     assert newest.agreement == pytest.approx(1 / 3, abs=1e-2)
 
 
@@ -160,7 +136,7 @@ def test_a_complex_weight_counts_as_its_two_parts():
     for gradient in (3 + 1j, 1 - 1j):
         weight.grad = torch.tensor([gradient])
         optimizer.step()
-    assert watch.read().newest.agreement == pytest.approx((3 - 1) / 4)
+    assert watch.read().agreement == pytest.approx((3 - 1) / 4)
 
 
 OPTIMIZERS = {
@@ -205,8 +181,8 @@ def test_under_any_optimizer_clipping_and_accumulation_it_is_that_of_the_step(
         now = [p.detach().clone() for p in parameters]
         gradients = [p.grad.clone() for p in parameters]
         optimizer.step()
-        newest, mean = watch.read()
-        assert (newest.steps, mean.steps) == (min(t, 1), t)
+        newest = watch.read()
+        assert newest.steps == min(t, 1)
         if before is not None:
             expected = by_hand(before, now, gradients)
             assert (newest.agreement, newest.cosine) == pytest.approx(expected, abs=1e-12)
@@ -240,19 +216,15 @@ def test_under_a_grad_scaler_only_steps_that_were_taken_count(fused, unscaled):
     plain, scaled = run(False), run(True)
     taken = [r for t, r in enumerate(scaled) if t not in (0, 4)]
     for k, (mine, theirs) in enumerate(zip(taken, plain, strict=True)):
-        assert mine.mean.finite
+        assert mine.finite
         # A fused optimizer keeps from the host that it skipped: the weights stood still, and
         # the step after gives no number.
         silent = fused and k in (0, 3)
-        assert mine.newest.known == (k > 0 and not silent)
-        if mine.newest.known:
-            assert mine.newest.agreement == pytest.approx(theirs.newest.agreement, abs=1e-5)
-            assert mine.newest.cosine == pytest.approx(theirs.newest.cosine, abs=1e-5)
-    assert taken[-1].mean.steps == (5 if fused else 6)
-    if not fused:
-        expected = plain[-1].mean.agreement
-        assert taken[-1].mean.agreement == pytest.approx(expected, abs=1e-5)
-    assert scaled[4].newest.known is (not fused)
+        assert mine.known == (k > 0 and not silent)
+        if mine.known:
+            assert mine.agreement == pytest.approx(theirs.agreement, abs=1e-5)
+            assert mine.cosine == pytest.approx(theirs.cosine, abs=1e-5)
+    assert scaled[4].known is (not fused)
 
 
 def test_every_optimizer_of_a_model_is_watched_for_itself():
@@ -270,7 +242,7 @@ def test_every_optimizer_of_a_model_is_watched_for_itself():
             optimizer.step()
     for k, watch in enumerate(watches):
         expected = by_hand(snapshots[0][k], snapshots[1][k], gradients[k])
-        assert watch.read().newest.agreement == pytest.approx(expected[0], abs=1e-12)
+        assert watch.read().agreement == pytest.approx(expected[0], abs=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -285,7 +257,7 @@ def test_a_compiled_step_is_watched_too():
             optimizer.zero_grad()
             loss_at(model, t, 0).backward()
             step()
-            read.append(watch.read().newest.agreement)
+            read.append(watch.read().agreement)
         watch.close()
         loss_at(model, 5, 0).backward()
         step()
@@ -324,7 +296,7 @@ def test_gradients_that_come_from_a_closure_are_those_of_the_step(by_name):
         assert loss.requires_grad
 
     expected = _readings(before)
-    assert expected[-1].newest.known
+    assert expected[-1].known
     assert _readings(inside) == expected
 
 
@@ -378,9 +350,7 @@ def test_the_host_never_waits_for_the_device_at_a_step(dtype, scaled):
             optimizer.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    newest, mean = watch.read()
-    assert newest.known
-    assert mean.steps == 2
+    assert watch.read().known
 
 
 def test_a_run_resumed_from_a_state_reads_the_same_to_the_last_bit():
@@ -405,7 +375,7 @@ def test_a_run_resumed_from_a_state_reads_the_same_to_the_last_bit():
     step(model, optimizer, 4)
     step(twin, its_optimizer, 4)
     assert its_watch.read() == watch.read()
-    assert its_watch.read().mean.steps == 4
+    assert its_watch.read().known
 
 
 def test_a_state_of_another_model_is_refused():
@@ -428,5 +398,5 @@ def test_a_state_of_other_shards_is_dropped_with_a_warning(caplog):
     state = {**problem.watch.state_dict(), "shard": [2, 1]}
     problem.watch.assign(problem.watch.parsed(Entries(state, "Explorer")))
     assert "of other shards: dropped" in caplog.text
-    assert problem.watch.read().mean.steps == 0
-    assert problem.step([1.0, 1.0], [1.0]).newest.steps == 0
+    assert problem.watch.read().steps == 0
+    assert problem.step([1.0, 1.0], [1.0]).steps == 0

@@ -125,7 +125,7 @@ def test_a_sync_of_eight_replicas_takes_at_most_a_kilobyte(tmp_path):
         **{"excluded": [], "confounded": False, "sync_ms": 12.345, "probe_ms": 3.21},
         "found": [0.123456789],
         "decision": "step 123456: lr factor 0.7 -> 0.65, larger is worse (t = 2.3, loss slope "
-        "0.004 +- 0.0017); cosine of updates and gradients -0.01: smaller is better",
+        "0.004 +- 0.0017); cosine of old updates and new gradients -0.01: smaller is better",
     }
     RunLog(path, HEADER, writes=True).add(found)
     assert len(path.read_text().splitlines()[1]) <= 1000

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from ...replica.ensemble.permutation import permutation
 from ...replica.explorer.config import DEFAULT, SearchConfig
+from ...replica.explorer.deferral import Deferral
 from ...replica.explorer.dimensions import Dimension
 from ...replica.explorer.exploration import Exploration
 from ...replica.explorer.held_schedule import HeldSchedule
@@ -266,6 +267,8 @@ class Explorer(Readings, Saving):
         self._average = AveragedWeights(self.replicas, self._config)
         self._step = self._begun = self._losses = self._nonfinite = 0
         self._probe.calls = 0
+        self._follows = False
+        self._deferral = Deferral(self._config.evidence_steps, self._config.evidence_delay)
         self._parted, self._last, self._last_line = None, {}, ""
         self._forget_climb()
 

@@ -46,6 +46,8 @@ class Saving(Syncing):
             "highest": self._held.highest,
             "exploration": self._exploration.state_dict(),
             "watched": not self._alone and state.seen.previous is not None,
+            "follows": self._follows,
+            "deferral": self._deferral.state_dict(),
             "state": jax.tree.leaves(state._replace(controls=None)),
             "refused": average.refused,
             "provisional": average.provisional,
@@ -113,6 +115,8 @@ class Saving(Syncing):
         parted = None
         if entries.raw("parted") is not None:
             parted = read(entries, "parted", shapes(trained(one), leading), stacked)
+        follows = entries.boolean("follows")
+        deferral = self._deferral.parsed(entries.entries("deferral"))
         # Nothing can fail any more.
         self._exploration.assign(exploration)
         self._step, self._begun, self._losses, self._nonfinite = steps
@@ -125,6 +129,7 @@ class Saving(Syncing):
         self._snapshots, (self._calls, self._stride) = snapshots, taken
         if parted is not None and (search is None or search.phase != "trial"):
             state, parted = with_trained(state, parted), None  # without a probe, no trial
+        self._follows, self._deferral = follows, deferral
         self._parted, self._last, self._last_line = parted, {}, ""
         return state if self._alone else self._controlled(state)
 

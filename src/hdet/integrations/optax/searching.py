@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from ...replica.explorer.config import SearchConfig
+from ...replica.explorer.deferral import Deferral
 from ...replica.explorer.exploration import Exploration
 from ...replica.explorer.held_schedule import HeldSchedule
-from ...replica.explorer.rate_search import RateSearch
+from ...replica.explorer.rate_search import RateSearch, Turn
 from .averaged_weights import AveragedWeights
 from .probe import CommonProbe
 from .replicas import Replicas
@@ -44,6 +45,8 @@ class Searching:
     _step: int
     _begun: int  # the step from which syncs are counted
     _losses: int  # in the interval
+    _follows: bool  # whether old updates move the rate
+    _deferral: Deferral
     _snapshots: list[Snapshot]
     _calls: int  # for snapshots
     _stride: int  # every how many calls there is one
@@ -74,15 +77,23 @@ class Searching:
         if turn.note:
             self._say(logging.WARNING if turn.lost else logging.INFO, turn.note)
         self._exploration.follow_search()
+        if search.found:
+            state = self._warm_up(state, search, turn)
+        if search.phase != "climb":
+            state = self._new_interval(state)
+        return self._controlled(state)
+
+    def _warm_up(self, state: ExplorerState, search: RateSearch, turn: Turn) -> ExplorerState:
+        """Take in a step at which the rate is found, or has been."""
         if search.phase == "warmup":
             search.decaying = self._held.falls
         if turn.found:
             state = self._follow_schedule(state)
+        if self._config.hold_gain > 0:
+            state, _ = self._advance_evidence(state)
         if turn.done:
-            state = self._end_search(state)
-        if search.phase != "climb":
-            state = self._new_interval(state)
-        return self._controlled(state)
+            self._begun, self._follows = self._step, self._config.hold_gain > 0
+        return state if self._config.hold_gain > 0 else with_seen(state, previous=None)
 
     def _agreement(self, state: ExplorerState) -> float | None:
         """Return how far the last update and the new gradient agree."""
@@ -134,18 +145,13 @@ class Searching:
         return with_trained(state, parted)
 
     def _follow_schedule(self, state: ExplorerState) -> ExplorerState:
-        """Be on the schedule from now on, with new moments, and watch the updates."""
+        """Be on the schedule from now on, with new moments."""
         self._held.peak = None
         rate = self._exploration.base_values()[0] * self._peak
         warmup = f"after at most {self._config.warmup_steps} steps of warm-up"
         self._say(logging.INFO, f"the search is over: learning rate {rate:.3g}, {warmup}")
         opt_state = self._new_moments(state.opt_state, self._first(state.params))
-        return self._forgotten(with_trained(state, (state.params, opt_state, state.extra)))
-
-    def _end_search(self, state: ExplorerState) -> ExplorerState:
-        """Track the rate found from now on."""
-        self._begun = self._step
-        return self._unwatched(state) if self._config.hold_gain == 0 else state
+        return with_trained(state, (state.params, opt_state, state.extra))
 
     def _forget_climb(self) -> None:
         self._snapshots, self._calls, self._stride = [], 0, 1
@@ -162,15 +168,34 @@ class Searching:
         )
         return state._replace(controls=controls)
 
-    def _forgotten(self, state: ExplorerState) -> ExplorerState:
-        """Return the state without sums; the next step, which follows no update, gives none."""
-        zeros, seen = self.replicas.zeros, state.seen
-        known, newest, total = map(zeros, (seen.known, seen.newest, seen.total))
-        return with_seen(state, known=known, newest=newest, total=total)
+    def _advance_evidence(self, state: ExplorerState) -> tuple[ExplorerState, float | None]:
+        """Go on after a step at which the replicas' weights are equal.
 
-    def _unwatched(self, state: ExplorerState) -> ExplorerState:
-        """Compare updates with gradients no longer, and free the memory."""
-        return with_seen(self._forgotten(state), previous=None)
+        Returns:
+            The state, and the cosine where a score is complete.
+        """
+        phase, cosine = self._deferral.due(self._step), None
+        if phase is None:
+            return state, None
+        if self._deferral.phase == "scoring":
+            cosine = self._cosine(state)
+        seen = state.seen
+        if phase == "moving":
+            kept = self.replicas.numbers([True] * self.replicas.size)
+            seen = seen._replace(previous=state.params, kept=kept)
+        if phase == "waiting":
+            moved = jax.tree.map(jnp.subtract, state.params, seen.previous)
+            seen = seen._replace(previous=moved)
+        if phase == "scoring":
+            seen = seen._replace(total=self.replicas.zeros(seen.total))
+        self._deferral.begin(phase, self._step)
+        return state._replace(seen=seen), cosine
+
+    def _cosine(self, state: ExplorerState) -> float | None:
+        signed, _, gradients, moves, _ = mean_sums(state.seen.total)
+        size = math.sqrt(gradients) * math.sqrt(moves)
+        cosine = signed / size if size else math.nan
+        return cosine if math.isfinite(cosine) else None
 
     def _new_interval(self, state: ExplorerState) -> ExplorerState:
         self._losses = 0

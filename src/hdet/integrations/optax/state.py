@@ -6,7 +6,8 @@ All of it is one pytree, so it is saved, sharded and looked at like any other. `
 The agreement of updates and gradients (`hdet.replica.ensemble.update_agreement`) is made of
 four sums over all weights, with w the last update and g the gradient of now: -sum(g w),
 sum|g w|, sum(g g), sum(w w). A fifth, sum(s s) with the shared gradient s, gives the gain of
-sharing it (`hdet.replica.ensemble.gradient_gain`).
+sharing it (`hdet.replica.ensemble.gradient_gain`). After the search w is an older update
+(`hdet.replica.ensemble.deferred_agreement`).
 """
 
 from collections.abc import Callable
@@ -41,13 +42,15 @@ class Seen(NamedTuple):
     Attributes:
         loss: sum of its losses.
         known: whether `previous` are the weights before the last step.
-        previous: those weights; None where nobody asks any more.
+        kept: whether `previous` is an older update, which stays, or where that begins.
+        previous: those weights, or that update; None where nobody asks any more.
         newest: the five sums of the last step; zeros if not known.
-        total: of all steps.
+        total: of all steps since they were zeros.
     """
 
     loss: jax.Array
     known: jax.Array
+    kept: jax.Array
     previous: Any
     newest: jax.Array
     total: jax.Array
@@ -92,7 +95,7 @@ def begun(params: Any, opt_state: Any, extra: Any, watch: bool) -> ExplorerState
     """Return one replica's state before the first step; `watch` is whether w is compared."""
     zero = jnp.zeros((), jnp.result_type(float))
     no, sums = jnp.zeros((), bool), jnp.zeros(5, zero.dtype)
-    seen = Seen(zero, no, params if watch else None, sums, sums)
+    seen = Seen(zero, no, no, params if watch else None, sums, sums)
     controls = Controls(zero, no, no)
     return ExplorerState(params, opt_state, jnp.zeros((), int), extra, controls, seen)
 
@@ -145,7 +148,8 @@ def _look(seen: Seen, params: Any, grads: Any, shared: Any) -> Seen:
     wide = seen.total.dtype
 
     def sums(now: jax.Array, before: jax.Array, own: jax.Array, mean: jax.Array) -> jax.Array:
-        moved = now.astype(wide) - before.astype(wide)
+        start = before.astype(wide)
+        moved = jnp.where(seen.kept, start, now.astype(wide) - start)
         g, s = own.astype(wide), mean.astype(wide)
         product = g * moved
         rows = (-product, jnp.abs(product), g * g, moved * moved, s * s)
@@ -153,5 +157,8 @@ def _look(seen: Seen, params: Any, grads: Any, shared: Any) -> Seen:
 
     parts = jax.tree.leaves(jax.tree.map(sums, params, seen.previous, grads, shared))
     newest = jnp.where(seen.known, jnp.stack(parts).sum(0), 0)
+    previous = jax.tree.map(partial(jnp.where, seen.kept), seen.previous, params)
     known = jnp.ones_like(seen.known)
-    return seen._replace(known=known, previous=params, newest=newest, total=seen.total + newest)
+    return seen._replace(
+        known=known, previous=previous, newest=newest, total=seen.total + newest
+    )

@@ -14,8 +14,7 @@ import jax
 from ...replica.ensemble.gathered import Gathered
 from ...replica.explorer.decision import Decision
 from ...replica.explorer.decision_line import decision_line
-from ...replica.explorer.held_schedule import watched
-from .searching import Searching, mean_sums, with_seen
+from .searching import Searching, with_seen
 from .state import ExplorerState, trained, with_trained
 
 
@@ -37,7 +36,6 @@ class Syncing(Searching):
         shares = [self._held.share]
         before = exploration.base_values()
         decision = exploration.decide(gathered, shares)
-        state, evidence = self._hold(state, shares)
         if not gathered.all_broken:
             silent = {*gathered.broken, *decision.excluded}
             kept = [r not in silent for r in range(self.replicas.size)]
@@ -45,9 +43,9 @@ class Syncing(Searching):
             state = with_trained(state, mean)
         if decision.rollback:
             state = self._go_back(state)
+            self._deferral.begin("none", 0)
         self._average.update(*self._first((state.params, state.extra)))
-        if exploration.differ or decision.rollback:
-            state = self._forgotten(state)
+        state, evidence = self._hold(state, shares)
         self._report(gathered, decision, before, evidence)
         return self._controlled(self._new_interval(state))
 
@@ -81,22 +79,20 @@ class Syncing(Searching):
             )
 
     def _hold(self, state: ExplorerState, shares: list[float]) -> tuple[ExplorerState, str]:
-        """Move the rate's scale by the cosine of updates and gradients, until it decays."""
-        if state.seen.previous is None:
+        """Move the rate's scale by what old updates say, until it decays."""
+        if not self._follows:
             return state, ""
-        signed, _, gradients, moves, _ = mean_sums(state.seen.total)
-        evidence, size = "", math.sqrt(gradients) * math.sqrt(moves)
-        if size and math.isfinite(signed / size):
-            cosine = signed / size
-            warmed = self._exploration.warmed
-            steps = watched(self._step, self._interval, self._begun, warmed)
-            risen = self._held.risen(self._config.hold_from)
-            self._exploration.hold(cosine, steps, shares if risen else [0.0])
+        state, cosine = self._advance_evidence(state)
+        steps = self._step - self._interval, self._step
+        risen = self._held.risen(self._config.hold_from)
+        self._exploration.hold(cosine, steps, shares if risen else [0.0])
+        evidence = ""
+        if cosine is not None:
             better = "larger" if cosine > 0 else "smaller"
-            evidence = f"; cosine of updates and gradients {cosine:+.2g}: {better} is better"
-        state = with_seen(state, total=self.replicas.zeros(state.seen.total))
+            words = f"cosine of old updates and new gradients {cosine:+.2g}"
+            evidence = f"; {words}: {better} is better"
         if shares[0] < self._config.hold_share:
-            state = self._unwatched(state)
+            self._follows, state = False, with_seen(state, previous=None)
         return state, evidence
 
     def _go_back(self, state: ExplorerState) -> ExplorerState:

@@ -121,6 +121,11 @@ class Replicas:
         return (self.rank, *(dist.get_rank(group) for group in self.inner))
 
     @property
+    def shard(self) -> list[int]:
+        """Which part of a replica this process is, and of how many, along each axis."""
+        return [*self.shape[1:], *self.coordinate[1:]]
+
+    @property
     def is_first(self) -> bool:
         """Whether this is the first process of the first replica, which logs for all."""
         return not any(self.coordinate)

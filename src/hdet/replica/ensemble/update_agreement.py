@@ -17,7 +17,7 @@ does not wait before `read`, the one collective. It costs a copy of the weights.
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,11 +28,9 @@ from torch.optim import Optimizer
 from ...state import Entries
 from .groups import Replicas
 from .step_hook import before_update
-from .update_sums import buckets, part
+from .update_sums import SUMS, buckets, part
 
 _log = logging.getLogger("hdet")
-
-_SUMS = 5  # -sum(g w), sum|g w|, sum(g g), sum(w w), and how many steps
 
 
 @dataclass(frozen=True)
@@ -54,18 +52,6 @@ class Agreement:
     known: bool = False
 
 
-class Reading(NamedTuple):
-    """What `UpdateAgreement.read` returns.
-
-    Attributes:
-        newest: of the newest step.
-        mean: over the steps since the last `reset`, weighted by sum|g w|.
-    """
-
-    newest: Agreement
-    mean: Agreement
-
-
 class UpdateAgreement:
     """Watches the updates of one optimizer, from its next step on.
 
@@ -80,26 +66,15 @@ class UpdateAgreement:
         self._replicas = replicas
         self._device = next((p.device for p in self._parameters()), torch.device("cpu"))
         # Written in place only, for captured graphs.
-        self._newest, self._total = self._zeros(), self._zeros()
+        self._newest = torch.zeros(SUMS, dtype=torch.float64, device=self._device)
         # False if the last step was skipped where only the device knows: nothing moved.
         self._stepped = torch.ones((), dtype=torch.bool, device=self._device)
         self._previous: dict[Tensor, Tensor] = {}
         self._hook = before_update(optimizer, self._look)
 
-    def read(self) -> Reading:
-        """Return what the replicas have seen. Collective; waits for the device."""
-        row, replicas = torch.cat([self._newest, self._total]), self._replicas
-        gathered = replicas.connected
-        rows = replicas.gather(replicas.sum_inner_(row)) if gathered else [row.tolist()]
-        means = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
-        processes = math.prod(replicas.shape[1:])
-        return Reading(
-            _agreement(means[:_SUMS], processes), _agreement(means[_SUMS:], processes)
-        )
-
-    def reset(self) -> None:
-        """Begin a new mean. Local."""
-        self._total.zero_()
+    def read(self) -> Agreement:
+        """Return what the replicas saw at the newest step. Collective; waits for the device."""
+        return agreement_of(self._newest, self._replicas)
 
     def forget(self) -> None:
         """Drop the last weights, after they were set to others; frees their memory. Local.
@@ -109,27 +84,10 @@ class UpdateAgreement:
         self._previous.clear()
         self._newest.zero_()
 
-    def merge(self) -> "_State":
-        """Forget, and give all replicas the mean of their sums. Collective.
-
-        Returns:
-            What it was before, for `assign`.
-        """
-        sums = torch.stack([self._newest, self._total])
-        own = _State(self._previous, sums, bool(self._stepped))
-        rows = self._replicas.gather(self._total) if self._replicas.connected else []
-        if rows:
-            means = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
-            self._total.copy_(torch.tensor(means, dtype=torch.float64))
-        self._previous = {}
-        self._newest.zero_()
-        return own
-
     def close(self) -> None:
         """Watch no longer, and free the memory. Local."""
         self._hook.remove()
         self.forget()
-        self.reset()
 
     # --- checkpoints
 
@@ -139,13 +97,13 @@ class UpdateAgreement:
         Replicas whose weights are equal may load one another's.
         """
         return {
-            "shard": self._shard(),
+            "shard": self._replicas.shard,
             "previous": {
                 str(k): self._previous[p].clone()
                 for k, p in enumerate(self._parameters())
                 if p in self._previous
             },
-            "sums": torch.stack([self._newest, self._total]).cpu(),
+            "newest": self._newest.cpu(),
             "stepped": bool(self._stepped),
         }
 
@@ -157,9 +115,9 @@ class UpdateAgreement:
         Raises:
             ValueError: if the state is damaged, or of another model.
         """
-        if entries.integers("shard") != self._shard():
+        if entries.integers("shard") != self._replicas.shard:
             _log.warning("the sums of the learning rate's search are of other shards: dropped")
-            return _State({}, torch.zeros(2, _SUMS, dtype=torch.float64), True)
+            return _State({}, torch.zeros(SUMS, dtype=torch.float64), True)
         saved, previous = entries.entries("previous"), {}
         parameters = list(self._parameters())
         for key in saved.whole():
@@ -169,14 +127,13 @@ class UpdateAgreement:
             own = part(p)
             found = saved.tensor(key, own.shape, own.dtype, finite=False)
             previous[p] = found.to(own.device, copy=True)
-        sums = entries.tensor("sums", (2, _SUMS), torch.float64, finite=False)
-        return _State(previous, sums, entries.boolean("stepped"))
+        newest = entries.tensor("newest", (SUMS,), torch.float64, finite=False)
+        return _State(previous, newest, entries.boolean("stepped"))
 
     def assign(self, parsed: "_State") -> None:
         """Go on from what `parsed` returned."""
         self._previous = parsed.previous
-        self._newest.copy_(parsed.sums[0])
-        self._total.copy_(parsed.sums[1])
+        self._newest.copy_(parsed.newest)
         self._stepped.fill_(parsed.stepped)
 
     # --- at a step
@@ -190,46 +147,54 @@ class UpdateAgreement:
         if sums:
             self._newest[:4] = torch.stack(sums).sum(0)
             self._newest[4].fill_(1)
-        scale = getattr(self._optimizer, "grad_scale", None)
-        if scale is not None:
-            # A fused optimizer unscales in its kernel.
-            self._newest[:3].div_(scale.to(self._device))
-            self._newest[2].div_(scale.to(self._device))
-        found_inf = getattr(self._optimizer, "found_inf", None)
-        if found_inf is not None:
-            # And there it skips; the weights will be the same at the next step.
-            steps = (found_inf.to(self._device) == 0).reshape(())
-            self._newest.masked_fill_(~(steps & self._stepped), 0)
-            self._stepped.copy_(steps)
-        self._total.add_(self._newest)
+        stepped = unscaled_(self._newest, self._optimizer)
+        if stepped is not None:
+            # And where it was skipped the weights will be the same at the next step.
+            self._newest.masked_fill_(~self._stepped, 0)
+            self._stepped.copy_(stepped)
 
     def _parameters(self) -> Iterator[Tensor]:
         return (p for group in self._optimizer.param_groups for p in group["params"])
-
-    def _shard(self) -> list[int]:
-        """Return which part of a replica this process is."""
-        return [*self._replicas.shape[1:], *self._replicas.coordinate[1:]]
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros(_SUMS, dtype=torch.float64, device=self._device)
 
 
 class _State(NamedTuple):
     """What a state holds, read."""
 
     previous: dict[Tensor, Tensor]
-    sums: Tensor
+    newest: Tensor
     stepped: bool
 
 
-def _agreement(sums: Sequence[float], processes: int) -> Agreement:
-    """Return what the four sums and the count say."""
-    signed, size, slope, moved, steps = sums
-    count = round(steps / processes)
-    if not all(map(math.isfinite, sums)):
+def agreement_of(sums: Tensor, replicas: Replicas) -> Agreement:
+    """Return what the sums of this process say, averaged over the replicas. Collective."""
+    gathered = replicas.connected
+    rows = replicas.gather(replicas.sum_inner_(sums.clone())) if gathered else [sums.tolist()]
+    means = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+    signed, size, slope, moved, steps = means
+    count = round(steps / math.prod(replicas.shape[1:]))
+    if not all(map(math.isfinite, means)):
         return Agreement(steps=count, finite=False)
     if not size:
         return Agreement(steps=count)
     return Agreement(
         signed / size, signed / (math.sqrt(slope) * math.sqrt(moved)), count, known=True
     )
+
+
+def unscaled_(sums: Tensor, optimizer: Optimizer) -> Tensor | None:
+    """Divide a step's sums by a GradScaler's scale, where only the optimizer's kernel does.
+
+    Returns:
+        Whether the step is taken, where only the device knows it; then the sums of one that is
+        skipped are zeros.
+    """
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is not None:
+        sums[:3].div_(scale.to(sums.device))
+        sums[2].div_(scale.to(sums.device))
+    found_inf = getattr(optimizer, "found_inf", None)
+    if found_inf is None:
+        return None
+    stepped = (found_inf.to(sums.device) == 0).reshape(())
+    sums.masked_fill_(~stepped, 0)
+    return stepped

@@ -1,9 +1,10 @@
-"""The sums over all parameters that `update_agreement` is made of: one pass, many at a time.
+"""The sums over all parameters that agreements are made of: one pass, many at a time.
 
-Each operation is issued for a bucket of tensors at once, and in the memory of the last
-weights: they become the update, then its products with the gradient, and at last the weights
-of now. Only half precision, in which the products would vanish, takes a float32 copy of a
-bucket besides.
+Each operation is issued for a bucket of tensors at once. Those of the newest update
+(`update_agreement`) are made in the memory of the last weights: they become the update, then
+its products with the gradient, and at last the weights of now. Only half precision, in which
+the products would vanish, takes a float32 copy of a bucket besides. An old update
+(`deferred_agreement`) is kept, and its products take a bucket of their own.
 """
 
 # torch's multi-tensor operations have names with an underscore, and no other.
@@ -20,19 +21,24 @@ from ...errors import where
 from .contents import is_dtensor, local_part
 from .groups import Replicas
 
+SUMS = 5  # -sum(g w), sum|g w|, sum(g g), sum(w w), and how many steps
 _BUCKET = 2**24  # elements: few enough for another copy of half precision, enough for a kernel
 
 
 def buckets(
-    optimizer: Optimizer, previous: dict[Tensor, Tensor], replicas: Replicas
+    optimizer: Optimizer,
+    previous: dict[Tensor, Tensor],
+    replicas: Replicas,
+    noting: bool = True,
 ) -> "Iterator[Bucket]":
     """Yield the parameters that have a gradient and whose last weights are known.
 
     Args:
         optimizer: whose parameters.
-        previous: by parameter, this process's part of the last weights. Weights that are not
-            there yet, or have another layout now, are noted there.
+        previous: by parameter, this process's part of the last weights, or of an old update.
         replicas: who they are.
+        noting: whether weights that are not there yet, or have another layout now, are noted
+            there; else they are left out.
 
     Raises:
         ValueError: before anything changes, if a gradient is sparse.
@@ -56,7 +62,8 @@ def buckets(
             continue
         last = previous.get(p)
         if last is None or _layout(last) != _layout(weight):
-            previous[p] = weight.clone()
+            if noting:
+                previous[p] = weight.clone()
             continue
         share, sign = 1 / _copies(p, processes), -1 if group.get("maximize", False) else 1
         kind = (weight.device, weight.dtype, gradient.dtype, share, sign)
@@ -101,8 +108,19 @@ class Bucket:
         work = self._previous
         if work[0].itemsize < 4:
             work = [t.float() for t in work]
-        wide = torch.promote_types(work[0].dtype, self._gradients[0].dtype)
         torch._foreach_sub_(work, self._weights)
+        sums = self._sums(work)
+        torch._foreach_copy_(self._previous, self._weights)
+        return sums
+
+    def sums_kept(self) -> Tensor:
+        """Return the same where what was added as previous weights is -w itself; keep it."""
+        copied = self._previous[0].itemsize < 4
+        return self._sums([t.float() if copied else t.clone() for t in self._previous])
+
+    def _sums(self, work: list[Tensor]) -> Tensor:
+        """Return the sums for -w, whose memory is used up."""
+        wide = torch.promote_types(work[0].dtype, self._gradients[0].dtype)
         moved = _sum(torch._foreach_norm(work), square=True)
         slope = _sum(torch._foreach_norm(self._gradients, 2, wide), square=True)
         torch._foreach_mul_(work, self._gradients)
@@ -111,7 +129,6 @@ class Bucket:
         # of what is below zero.
         torch._foreach_clamp_max_(work, 0)
         signed = size - 2 * _sum(torch._foreach_norm(work, 1))
-        torch._foreach_copy_(self._previous, self._weights)
         return torch.stack([self._sign * signed, size, slope, moved]) * self._share
 
 

@@ -64,17 +64,17 @@ class SearchConfig:
             one stays: GPTs at a constant rate end up to 15 percent worse with half of it.
         warmup_pace: each step of that warm-up counts so many times while the schedule falls:
             short runs have no steps to spare (measured).
-        hold_gain: after the search, the log rate moves by it, times the cosine of updates and
-            gradients, times the log of the steps so far; 0 holds it (measured).
-        hold_steps: steps over which that cosine is smoothed: a single interval's is noise
-            (measured).
-        hold_damping: factor on downward moves: the cosine says "too low" better than
-            "too high" (measured).
+        evidence_steps: optimizer steps of the updates that move the rate after the search, and
+            over which each is scored (measured).
+        evidence_delay: steps between the two: right away an update is judged by what the next
+            steps undo, and all rates seem too high (measured).
+        hold_gain: after the search, the log rate moves by it, times the cosine of old updates
+            and new gradients, times the log of the steps so far; 0 holds it (measured).
         hold_share: share of the schedule's peak below which the rate moves no more, as it
             decays: a decay is there to remove noise, and the cosine would undo it.
-        hold_from: share of the rate as written up to which a schedule has to have risen before
-            the rate moves: in a long warm-up it would move up all the way, on one run of 3,200
-            steps to 2.9 times the best rate.
+        hold_from: share of the rate as written that a schedule has to have reached before the
+            rate moves: in a long warm-up it would move up all the way, on one run of 3,200
+            steps to 2.9 times the best rate (measured).
         hold_limit: largest move at a sync.
         hold_span: largest factor by which all these moves together raise or lower the rate that
             the search has found: in long runs they could go on for ever.
@@ -147,11 +147,11 @@ class SearchConfig:
     gain_power: float = _constant(2.0, low=0, high=100)
     warmup_steps: int = _constant(80, low=1)
     warmup_pace: int = _constant(2, low=1)
-    hold_gain: float = _constant(20.0, low=0, high=1e6)
-    hold_steps: int = _constant(25, low=1)
-    hold_damping: float = _constant(0.15, low=0, high=1)
-    hold_share: float = _constant(0.8, low=0, high=1)
-    hold_from: float = _constant(0.5, low=0, high=1)
+    evidence_steps: int = _constant(20, low=1)
+    evidence_delay: int = _constant(15, low=0)
+    hold_gain: float = _constant(80.0, low=0, high=1e6)
+    hold_share: float = _constant(0.5, low=0, high=1)
+    hold_from: float = _constant(0.9, low=0, high=1)
     hold_limit: float = _constant(0.35, low=0, high=10)
     hold_span: float = _constant(5.0, low=1, high=1e6)
     trial_span: float = _constant(10.0, above=1, high=1e6)

@@ -59,7 +59,6 @@ class Exploration:
         syncs: decisions so far.
         search: the search for the scale of the learning rates; None when it is over.
         held: whether a search has found their scale. Then `decide` moves only their ratios.
-        warmed: optimizer steps of the warm-up at the end of that search.
         guard: what is known of the losses, and of spikes.
     """
 
@@ -82,8 +81,8 @@ class Exploration:
         self.syncs = 0
         self.guard = RateGuard(config)
         self.search: RateSearch | None = None
-        self.held, self.warmed = False, 0
-        self.cosine = 0.0  # of updates and gradients since the search, smoothed
+        self.held = False
+        self.cosine = 0.0  # of old updates and new gradients, the newest
         self.lifted = 0.0  # sum of the moves that followed it
         self._seed = seed
         self._permutation = permutation
@@ -174,7 +173,6 @@ class Exploration:
     def end_search(self) -> None:
         """End the search with the rates where they stand."""
         assert self.search is not None
-        self.warmed = self.search.warmed
         self.search, self.held = None, True
         self._offsets = self._drawn()
 
@@ -219,24 +217,22 @@ class Exploration:
             note=note,
         )
 
-    def hold(self, cosine: float, steps: Sequence[int], shares: Sequence[float]) -> None:
+    def hold(self, cosine: float | None, steps: Sequence[int], shares: Sequence[float]) -> None:
         """Move the scale of the rates that a search has found by first-order evidence.
 
-            c <- c + (1 - exp((t' - t) / hold_steps)) (cosine - c)
-            x <- x + hold_gain * log(t / t') * (c if c > 0 else hold_damping * c)
+            x <- x + hold_gain * log(t / t') * c
 
         Args:
-            cosine: of the updates with the gradients after them, over the interval.
-            steps: t' and t, optimizer steps at its beginning and its end.
+            cosine: c, of old updates and new gradients; None where there is no newer one.
+            steps: t' and t, optimizer steps at the last sync and at this one.
             shares: as for `decide`, and 0 until a schedule has risen: there the cosine would
                 ask for more because it is low. Once it decays its rate moves no more.
         """
+        if cosine is not None:
+            # Of one parameter the cosine may be above 1 by its last bit.
+            self.cosine = min(max(cosine, -1.0), 1.0)
         began, now = steps
-        weight = 1 - math.exp((began - now) / self.config.hold_steps)
-        # Of one parameter the cosine may be above 1 by its last bit.
-        self.cosine += weight * (min(max(cosine, -1.0), 1.0) - self.cosine)
-        damped = self.cosine if self.cosine > 0 else self.config.hold_damping * self.cosine
-        move = self.config.hold_gain * math.log(now / max(began, 1)) * damped
+        move = self.config.hold_gain * math.log(now / max(began, 1)) * self.cosine
         limit, span = self.config.hold_limit, math.log(self.config.hold_span)
         moved = [j for j in self._rates() if shares[j] >= self.config.hold_share]
         before = self.lifted
@@ -339,7 +335,6 @@ class Exploration:
             "coordinates": dict(zip(names, self.coordinates, strict=True)),
             "rates": self.guard.state_dict(),
             "held": self.held,
-            "warmed": self.warmed,
             "cosine": self.cosine,
             "lifted": self.lifted,
             # The same entries at any time, as `torch.distributed.checkpoint` asks for.
@@ -368,7 +363,6 @@ class Exploration:
         fresh.guard = RateGuard.parsed(entries.entries("rates"), self.config)
         fresh.search = None
         fresh.held = entries.has("held") and entries.boolean("held")
-        fresh.warmed = entries.integer("warmed") if entries.has("warmed") else 0
         if entries.has("cosine"):  # states of v0.1 have neither
             span = math.log(self.config.hold_span)
             fresh.cosine = entries.number("cosine", -1.0, 1.0)

@@ -48,7 +48,6 @@ from ..ensemble.setup_checks import (
     unwrapped,
     unwrapped_schedule,
 )
-from ..ensemble.update_agreement import UpdateAgreement
 from .averaged_weights import AveragedWeights
 from .checks import (
     check_arguments,
@@ -247,7 +246,7 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         on_load(optimizer, self._apply)
         self._apply()
         if mode == "observe" and self._takes_part:
-            self._agreement = UpdateAgreement(optimizer, replicas)
+            self._begin_evidence()
         self._ensemble.appear(self._takes_part)
         if dimensions and replicas.size == 1:
             logging.getLogger("hdet").warning(
@@ -353,15 +352,15 @@ class Explorer(ExplorerIntake, ExplorerSearch):
         shares = shares_of(self._exploration.dimensions, self._schedule.groups)
         before = self._values.base_values()
         decision = self._exploration.decide(gathered, shares)
-        self._hold(shares)
         self._ensemble.average(decision.excluded)
         self._ensemble.meter.reset()
         if decision.rollback:
             self._averaged.restore()
             self._ensemble.weights_changed()
+            if self._watching:
+                self._forget_evidence()
         self._averaged.update()
-        if self._watching and (self._exploration.differ or decision.rollback):
-            self._agreement.forget()
+        self._hold(shares)
         self._report(gathered, decision, before, milliseconds)
         if self._freeze_after is not None and self._step >= self._freeze_after:
             self._freeze()

@@ -60,8 +60,8 @@ class HeldSchedule:
         return self.written > 0 and self.highest > self.written * (1 + _ROUNDING)
 
     def risen(self, least: float) -> bool:
-        """Return whether s(t) has come to a share of s*."""
-        return self.now >= least * self.written
+        """Return whether s has ever come to a share of s*."""
+        return self.highest >= least * self.written
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain numbers."""
@@ -93,22 +93,6 @@ def shares_of(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -
 def decaying(dimensions: Sequence[Dimension], groups: Sequence[HeldSchedule]) -> bool:
     """Return whether the schedules of all rates have fallen below their maxima."""
     return all(groups[d.group].falls for d in dimensions if d.group is not None)
-
-
-def watched(step: int, interval: int, begun: int, warmup: int) -> tuple[int, int]:
-    """Return the steps t' to t of the cosine that comes at a sync.
-
-    The first one after a search is that of its warm-up too: at the rates that lead up to the
-    one found it says soonest that there is room above.
-
-    Args:
-        step: t.
-        interval: optimizer steps between syncs.
-        begun: the step at which the search ended.
-        warmup: steps of its warm-up; 0 where there was no search.
-    """
-    before = step - interval
-    return before - warmup * (before == begun), step
 
 
 def risen_shares(

@@ -100,7 +100,6 @@ class RateSearch:
         log_factor: x.
         steps: optimizer steps of the phase so far; in the warm-up, those on a schedule that
             falls count `warmup_pace` times.
-        warmed: optimizer steps of the warm-up so far.
         decaying: whether the schedule has fallen below its maximum. Set it where the rate is
             found and after each step of the warm-up, the same on every rank.
     """
@@ -119,7 +118,7 @@ class RateSearch:
         self.trials = trials and replicas > 1 and config.max_trials > 0
         self.phase: Phase = "climb"
         self.log_factor = math.log(config.climb_start)
-        self.steps = self.warmed = 0
+        self.steps = 0
         self.trial = 0  # trials behind it
         self._initial = math.inf  # L_0
         self._tried: list[tuple[float, float]] = []  # x_i, L_i
@@ -180,7 +179,6 @@ class RateSearch:
                 on missing count as 1: the weights do not move.
         """
         self.steps += self._pace
-        self.warmed += self.phase == "warmup"
         if self.phase == "climb":
             return self._climb(agreement)
         if self.phase == "settle" and self.steps >= self.config.settle_steps:
@@ -341,7 +339,6 @@ class RateSearch:
             "smoothed": self._smoothed,
             "largest": self._largest,
             "seen": self._seen,
-            "warmed": self.warmed,
             "decaying": self.decaying,
         }
 
@@ -368,8 +365,7 @@ class RateSearch:
         fresh._smoothed = entries.number("smoothed", -1.0, 1.0)
         fresh._largest = entries.number("largest", 0.0, 1.0)
         fresh._seen = entries.integer("seen")
-        if entries.has("warmed"):  # states of v0.1 have neither
-            fresh.warmed = entries.integer("warmed", 0, self.config.warmup_steps)
+        if entries.has("decaying"):  # states of v0.1 have none
             fresh.decaying = entries.boolean("decaying")
         if phase == "trial" and not fresh.trials:
             fresh.postpone_trial()  # and so the search ends with the next step

@@ -27,9 +27,9 @@ from .config import DEFAULT, SearchConfig
 from .decision import Decision
 from .dimensions import Dimension, Request
 from .exploration import Exploration
-from .held_schedule import HeldSchedule, decaying, risen_shares, shares_of, watched
+from .held_schedule import HeldSchedule, decaying, risen_shares, shares_of
 from .probe import Mode, evaluate, evaluation_weights
-from .reference_search import ReferenceSearch, Updates
+from .reference_search import OldUpdates, ReferenceSearch
 
 
 @dataclass
@@ -158,7 +158,7 @@ class _Run:
         self._seed = seed
         self._T = T
         self._calls = 0  # of the probe
-        self._updates = Updates(models)
+        self._updates = OldUpdates(models[0], state.config)
         self._average: list[Tensor] | None = None
         self._provisional = False  # whether it is only to go back to
         self._refused = 0
@@ -186,8 +186,7 @@ class _Run:
             share_gradients(self._models, losses)
         if self.searching is not None:
             self.searching.before_step()
-        if self._state.held or (self._state.search is not None and self._state.search.found):
-            self._updates.look()
+        self._updates.look()
         for optimizer in self._optimizers:
             optimizer.step()
         self.trace.losses.append([x.item() for x in losses])
@@ -198,6 +197,7 @@ class _Run:
     def search_step(self, t: int) -> None:
         """Do what the search asks for after a step."""
         assert self.searching is not None
+        search = self._state.search
         turn = self.searching.after_step(decaying(self._dimensions[0], self._groups))
         self._state.follow_search()
         if turn.roll_back:
@@ -212,6 +212,8 @@ class _Run:
         if turn.done:
             self._interval = []
             self.searching, self.begun = None, t + 1
+        if search is not None and search.found:
+            self._updates.advance(t + 1)
 
     def sync(
         self, t: int, on_sync: Callable[[int, list[float], Decision], None] | None
@@ -223,10 +225,6 @@ class _Run:
         probes = self._score_sync(number)
         shares = shares_of(self._dimensions[0], self._groups)
         decision = state.decide(Gathered(losses=losses, probes=probes), shares)
-        if state.held:
-            steps = watched(t + 1, self._T, self.begun, state.warmed)
-            near = risen_shares(self._dimensions[0], self._groups, config.hold_from)
-            state.hold(self._updates.cosine(), steps, near)
         if on_sync is not None:
             scored = probes if any(map(math.isfinite, probes)) else losses
             on_sync(number, scored, decision)
@@ -234,11 +232,14 @@ class _Run:
         followed = weight_dependent_state if shares_state else all_state
         average_replicas(models, self._optimizers, decision.excluded, followed)
         average = self._average
-        if state.differ or decision.rollback:
+        if decision.rollback:
             self._updates.forget()
         if decision.rollback and average is not None:
             self.trace.rollbacks += 1
             _roll_back(models, self._optimizers, average, self._buffers)
+        if state.held:
+            near = risen_shares(self._dimensions[0], self._groups, config.hold_from)
+            state.hold(self._updates.advance(t + 1), (t + 1 - self._T, t + 1), near)
         if self._provisional:
             average, self._provisional = None, False
         far = average is not None and _far(average, models[0], config.max_weight_move)

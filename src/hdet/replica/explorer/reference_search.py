@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..ensemble.restart import restart_moments
 from .config import SearchConfig
+from .deferral import Deferral
 from .rate_search import RateSearch, Turn
 
 
@@ -28,14 +29,13 @@ class Updates:
     """How far the mean update of all models and the gradient after it agree.
 
     Attributes:
-        newest: -sum(g w), sum|g w|, sum(g g), sum(w w) of the newest step.
-        total: the same since it was set to zeros.
+        newest: -sum(g w), sum|g w| of the newest step.
     """
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self._models = models
         self._previous: list[list[Tensor]] | None = None
-        self.newest = self.total = [0.0] * 4
+        self.newest = [0.0] * 2
 
     @torch.no_grad()
     def look(self) -> None:
@@ -52,25 +52,69 @@ class Updates:
                 [
                     -math.fsum(float((g * w).sum()) for g, w in moved),
                     math.fsum(float((g * w).abs().sum()) for g, w in moved),
-                    math.fsum(float(g.square().sum()) for g, w in moved),
-                    math.fsum(float(w.square().sum()) for g, w in moved),
                 ]
             )
         self.newest = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
-        self.newest = self.newest or [0.0] * 4
-        self.total = [a + b for a, b in zip(self.total, self.newest, strict=True)]
+        self.newest = self.newest or [0.0] * 2
         self._previous = [[p.detach().clone() for p in row] for row in weights]
 
-    def forget(self) -> None:
-        """Drop the last weights: the next step gives no number."""
-        self._previous = None
 
-    def cosine(self) -> float:
-        """Return the cosine over all steps since the last call."""
-        signed, _, gradients, moves = self.total
-        self.total = [0.0] * 4
-        size = math.sqrt(gradients) * math.sqrt(moves)
-        return signed / size if size else 0.0
+class OldUpdates:
+    """How far a displacement of the weights and later gradients agree, by `Deferral`'s beat.
+
+    Args:
+        model: any replica: at syncs their weights are equal, and gradients always are.
+        config: the constants.
+    """
+
+    def __init__(self, model: nn.Module, config: SearchConfig) -> None:
+        self._model = model
+        self._beat = Deferral(config.evidence_steps, config.evidence_delay)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew at the next sync."""
+        self._beat.begin("none", 0)
+        self._start: list[Tensor] = []
+        self._moved: list[Tensor] = []
+        self._scored: list[list[float]] = []
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Take in the gradients of a step."""
+        if self._beat.phase != "scoring":
+            return
+        pairs = [
+            (p.grad.double(), u.double())
+            for p, u in zip(self._model.parameters(), self._moved, strict=True)
+            if p.grad is not None
+        ]
+        self._scored.append(
+            [
+                -math.fsum(float((g * u).sum()) for g, u in pairs),
+                math.fsum(float(g.square().sum()) for g, _ in pairs),
+                math.fsum(float(u.square().sum()) for _, u in pairs),
+            ]
+        )
+
+    @torch.no_grad()
+    def advance(self, step: int) -> float | None:
+        """Go on after a step at which all weights are equal; return the cosine of a score."""
+        phase, cosine = self._beat.due(step), None
+        if phase is None:
+            return None
+        if self._beat.phase == "scoring":
+            signed, gradients, moves = map(math.fsum, zip(*self._scored, strict=True))
+            size = math.sqrt(gradients) * math.sqrt(moves)
+            cosine = signed / size if size else None
+        now = [p.detach().clone() for p in self._model.parameters()]
+        if phase == "moving":
+            self._start = now
+        if phase == "waiting":
+            self._moved = [b - a for a, b in zip(self._start, now, strict=True)]
+        self._scored = []
+        self._beat.begin(phase, step)
+        return cosine
 
 
 class ReferenceSearch:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from ...errors import where
 from ...state import Entries
+from ..ensemble.deferred_agreement import DeferredAgreement
 from ..ensemble.gradient_gain import GradientGain
 from ..ensemble.restart import restart_moments
 from ..ensemble.update_agreement import UpdateAgreement
+from .deferral import Deferral
 from .held_schedule import decaying
 from .probe import evaluate, evaluation_weights
 from .rate_search import RateSearch, Turn
@@ -40,21 +42,24 @@ class ExplorerSearch(ExplorerStill):
         if search is not None and not search.found:
             self._schedule.begin_search()
         self._agreement = UpdateAgreement(self.optimizer, replicas)
+        if search is None or search.phase != "climb":
+            self._agreement.close()
         self._snapshots = Snapshots(self.optimizer, model, replicas, self._config.snapshots)
+        self._begin_evidence()
         if search is not None and search.phase == "trial" and search.steps == 0:
             self._gain = GradientGain(self.optimizer, replicas)
 
     def _follow_schedule(self) -> None:
-        """Be on the schedule from now on, with new moments, and watch the updates. Local."""
+        """Be on the schedule from now on, with new moments. Local."""
         self._schedule.end_search()
         restart_moments(self.optimizer)
-        if self._config.hold_gain > 0:
-            self._agreement = UpdateAgreement(self.optimizer, self._ensemble.replicas)
 
     def _end_search(self) -> None:
         """Track the rate found from now on. Local."""
         self._begun = self._step
-        self._watching = self._config.hold_gain > 0
+        if self._config.hold_gain == 0:
+            self._deferred.close()
+            self._watching = False
 
     def _why_no_trials(self) -> str | None:
         """Return why there can be no trials, with a remedy; None if there can. Local."""
@@ -70,10 +75,10 @@ class ExplorerSearch(ExplorerStill):
         self._warn_of_rise()
         if not self._watching:
             return
-        self._move_by_agreement()
+        self._move_by_evidence()
         rates = [j for j, d in enumerate(self._exploration.dimensions) if d.is_rate]
         if all(shares[j] < self._config.hold_share for j in rates):
-            self._agreement.close()
+            self._deferred.close()
             self._watching = False
 
     def _warn_of_rise(self) -> None:
@@ -101,6 +106,8 @@ class ExplorerSearch(ExplorerStill):
             "snapshots": self._snapshots.state_dict(),
             "trial": self._trial.state_dict(),
             "skipped": self._skipped,
+            "deferral": self._deferral.state_dict(),
+            "deferred": self._deferred.state_dict(),
         }
         file = io.BytesIO()
         torch.save(state, file)
@@ -121,6 +128,9 @@ class ExplorerSearch(ExplorerStill):
         replicas = self._ensemble.replicas
         agreement = UpdateAgreement(self.optimizer, replicas)
         snapshots = Snapshots(self.optimizer, self._model, replicas, self._config.snapshots)
+        deferred = DeferredAgreement(self.optimizer, replicas)
+        deferral = Deferral(self._config.evidence_steps, self._config.evidence_delay)
+        evidence = None
         try:
             seen = agreement.parsed(entries.entries("agreement"))
             kept = snapshots.parsed(entries.entries("snapshots"))
@@ -130,14 +140,19 @@ class ExplorerSearch(ExplorerStill):
                 rule = "has each replica's own weights, which only a trial can take back here"
                 entries.refuse("trial", "begun", rule, f"{why}. Or load a state from before it")
             skipped = entries.boolean("skipped")
+            if entries.has("deferral"):  # states of v0.1 have neither
+                deferral = deferral.parsed(entries.entries("deferral"))
+                evidence = deferred.parsed(entries.entries("deferred"))
         finally:
             agreement.close()
-        return seen, kept, trial, skipped
+            deferred.close()
+        return seen, kept, trial, skipped, evidence and (deferral, evidence)
 
     def _assign_search(self, parsed: Any) -> None:
         """See `ExplorerState`."""
         if self._watching:
             self._agreement.close()
+            self._deferred.close()
         self._watching = self._skipped = False
         self._trial.assign(None if parsed is None else parsed[2])
         searching = self._active and self._exploration.search is not None
@@ -149,6 +164,9 @@ class ExplorerSearch(ExplorerStill):
             self._agreement.assign(parsed[0])
             self._snapshots.assign(parsed[1])
             self._skipped = parsed[3]
+            if parsed[4] is not None:
+                self._deferral, evidence = parsed[4]
+                self._deferred.assign(evidence)
 
     def _search_step(self, search: RateSearch) -> None:
         """Take in a step of the search.
@@ -175,15 +193,22 @@ class ExplorerSearch(ExplorerStill):
         if turn.note:
             self._say(logging.WARNING if turn.lost else logging.INFO, turn.note)
         self._exploration.follow_search()
+        if search.found:
+            self._warm_up(search, turn)
+        if search.phase != "climb":
+            self._ensemble.meter.reset()
+
+    def _warm_up(self, search: RateSearch, turn: Turn) -> None:
+        """Take in a step at which the rate is found, or has been. Collective."""
         if search.phase == "warmup":
             search.decaying = self._falls()
         if turn.found:
             self._follow_schedule()
             self._say(logging.INFO, self._found_message())
+        if self._config.hold_gain > 0:
+            self._advance_evidence()
         if turn.done:
             self._end_search()
-        if search.phase != "climb":
-            self._ensemble.meter.reset()
 
     def _falls(self) -> bool:
         """Return whether the schedule falls on every replica, whose loops may scale it apart.
@@ -197,7 +222,7 @@ class ExplorerSearch(ExplorerStill):
     def _read_agreement(self) -> float | None:
         """Return how far the last update and the new gradient agree. Collective."""
         self._ensemble.assemble("the search", self._step)
-        newest = self._agreement.read().newest
+        newest = self._agreement.read()
         if not newest.finite:
             return math.nan
         return newest.agreement if newest.known else None
@@ -266,19 +291,12 @@ class ExplorerSearch(ExplorerStill):
         it. Without `restore` it begins anew.
         """
         with self._trial_aside(restore), super().converged(restore):
-            own = self._agreement.merge() if self._averages_updates else None
-            try:
-                yield
-            finally:
-                if own is not None and restore:
-                    self._agreement.assign(own)
+            yield
 
     def converge(self) -> None:
         """See `Converging.converge`. A trial that has begun is undone, and begins anew."""
         with self._trial_aside(restore=False):
             super().converge()
-            if self._averages_updates:
-                self._agreement.merge()
 
     @contextmanager
     def _trial_aside(self, restore: bool) -> Iterator[None]:
@@ -299,9 +317,3 @@ class ExplorerSearch(ExplorerStill):
                 search.resume_trial(steps)
             self._ensemble.weights_changed()
             self._apply()
-
-    @property
-    def _averages_updates(self) -> bool:
-        """Whether the replicas' own last updates are of no use once they are averaged."""
-        searching = self._exploration.search is not None
-        return self._watching and not searching and self._exploration.differ

@@ -19,11 +19,13 @@ from ...state import Entries
 from ..ensemble.agreement import Facts, public_numbers
 from ..ensemble.apart import Apart
 from ..ensemble.converging import Converging
+from ..ensemble.deferred_agreement import DeferredAgreement
 from ..ensemble.gradient_gain import GradientGain
 from ..ensemble.permutation import permutation
 from ..ensemble.update_agreement import UpdateAgreement
 from .averaged_weights import AveragedWeights
 from .config import SearchConfig
+from .deferral import Deferral
 from .dimensions import Dimension
 from .exploration import Exploration
 from .outer_scheduler import OuterScheduler
@@ -71,7 +73,9 @@ class ExplorerState(Converging, OuterScheduler):
     _skipped: bool  # whether a GradScaler has ever skipped a step
     _begun: int  # the step from which syncs are counted
     _exploration: Exploration
-    _agreement: UpdateAgreement
+    _agreement: UpdateAgreement  # of the climb
+    _deferral: Deferral  # of what follows it
+    _deferred: DeferredAgreement
     _snapshots: Snapshots
     _trial: Apart
     _gain: GradientGain  # of the trial's first step
