@@ -44,7 +44,6 @@ class DeferredAgreement:
         self._optimizer = optimizer
         self._replicas = replicas
         device = next((p.device for p in self._parameters()), torch.device("cpu"))
-        # Written in place only, for captured graphs.
         self._total = torch.zeros(SUMS, dtype=torch.float64, device=device)
         self._held: dict[Tensor, Tensor] = {}  # where a displacement began, less where it ended
         self._scoring = False
@@ -53,7 +52,7 @@ class DeferredAgreement:
     @torch.no_grad()
     def mark(self) -> None:
         """Note where the weights are: a displacement begins. Local."""
-        self._scoring = False
+        self.forget()  # first, so that there are never two copies
         self._held = {p: part(p).clone() for p in self._parameters() if p.requires_grad}
 
     @torch.no_grad()
